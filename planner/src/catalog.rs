@@ -1,0 +1,307 @@
+//! An immutable snapshot of what exists and where it lives.
+//!
+//! The home shard computes it as one JSON document (`automator67.catalog_document()`, see the
+//! proxy's migrations), so a snapshot is always from one point in time, also inside a
+//! transaction that has just changed tables.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::{key, ring::Ring};
+
+mod document;
+mod portable;
+mod safety;
+
+/// A shard's number, as in `automator67.shard`.
+pub type ShardId = u32;
+
+/// `schema.name`, both as Postgres stores them (unquoted, case folded).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+pub struct QualifiedName {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+}
+
+/// How a key value is read and hashed: by value, not by spelling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum KeyType {
+    /// int2, int4, int8: hashed as an int8, big endian.
+    Integer,
+    /// text, varchar: hashed as UTF-8 bytes.
+    Text,
+    /// uuid: 16 bytes.
+    Uuid,
+    /// date: days since 2000-01-01 as int8.
+    Date,
+    /// timestamp: microseconds since 2000-01-01 as int8.
+    Timestamp,
+    /// timestamptz: microseconds since 2000-01-01 UTC as int8.
+    TimestampTz,
+}
+
+/// The snapshot. Cheap to share (`Arc<Catalog>`), never changed.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    /// Grows by one with every change that commits.
+    pub epoch: u64,
+    /// All shards, by id.
+    pub shards: Vec<Shard>,
+    /// Which shard a token belongs to.
+    pub ring: Ring,
+    /// Every table, view, sequence and foreign table of the home shard outside the system schemas.
+    pub relations: HashMap<QualifiedName, Relation>,
+    /// User-defined functions, procedures and aggregates, by unqualified name: the least safe
+    /// overload counts. Of extensions' functions only those that are not safe are listed.
+    pub functions: HashMap<String, FunctionSafety>,
+    /// Unqualified names of functions that are not built in and have a volatile overload.
+    pub volatile_functions: HashSet<String>,
+    /// User-defined operators, by unqualified name, whose function is not [`FunctionSafety::Safe`].
+    pub operators: HashMap<String, FunctionSafety>,
+    /// All foreign keys between relations of the snapshot.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// Schemas that exist on the home shard, to resolve unqualified names through `search_path`.
+    pub schemas: Vec<String>,
+    /// True when some relation is distributed or a reference table: only then can a statement
+    /// need more than the home shard.
+    pub has_placed_relations: bool,
+}
+
+/// A server that holds a share of the rows.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Shard {
+    /// Its number.
+    pub id: ShardId,
+    /// Its name in messages: `shard1`.
+    pub name: String,
+    /// The home shard: catalog, local tables, sequences.
+    pub home: bool,
+}
+
+/// A relation of the home shard.
+#[derive(Debug, Clone)]
+pub struct Relation {
+    /// Its name.
+    pub name: QualifiedName,
+    /// `pg_class.oid` on the home shard.
+    pub oid: u32,
+    /// Table, view ...
+    pub kind: RelationKind,
+    /// Where its rows are.
+    pub placement: Placement,
+    /// Columns in order, without dropped ones.
+    pub columns: Vec<Column>,
+    /// Column names of the primary key, in key order; empty when none.
+    pub primary_key: Vec<String>,
+    /// For views: the query as `pg_get_viewdef` prints it with an empty `search_path` (all names
+    /// qualified), without the final semicolon.
+    pub view_definition: Option<String>,
+    /// For views and materialized views: the query reads, directly or through other views, a
+    /// distributed or reference table. The rows of a materialized view are on the home shard all
+    /// the same: only REFRESH reads the placed table.
+    pub reads_placed: bool,
+    /// A trigger, rule, default or check on it, or a foreign key to a table whose rows are
+    /// elsewhere, makes writes unsafe: why, as a sentence for the error's detail.
+    pub unsafe_writes: Option<String>,
+    /// Reading it could read other tables behind the proxy's back (a view that calls an unsafe
+    /// function, a placed table under row level security): why, as a sentence for the error's
+    /// detail.
+    pub unsafe_reads: Option<String>,
+    /// It is a parent or a child of another table, by inheritance or as a partition, so it cannot
+    /// be placed.
+    pub inherits: bool,
+}
+
+/// What a relation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// Ordinary table.
+    Table,
+    /// Partitioned table.
+    Partitioned,
+    /// View.
+    View,
+    /// Materialized view (its rows are on the home shard).
+    MaterializedView,
+    /// Sequence.
+    Sequence,
+    /// Foreign table (reached from the home shard).
+    Foreign,
+}
+
+/// Where a table's rows are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// On the home shard (also views: they are judged by what they expand to).
+    Local,
+    /// A full copy on every shard.
+    Reference,
+    /// Split by the hash of a column.
+    Distributed {
+        /// The shard key.
+        key: String,
+        /// How its values are hashed.
+        key_type: KeyType,
+        /// Tables with the same group and key type keep equal keys together.
+        colocation: u32,
+    },
+}
+
+/// A column.
+#[derive(Debug, Clone)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// `pg_type.oid`.
+    pub type_oid: u32,
+    /// `format_type(oid, typmod)`, schema-qualified where needed.
+    pub sql_type: String,
+    /// ` COLLATE "x"` when not the type's default, else empty.
+    pub collate: String,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// The default as `pg_get_expr` prints it with an empty `search_path`.
+    pub default: Option<String>,
+    /// GENERATED ALWAYS AS (...), STORED or VIRTUAL. Such a column has no `default`.
+    pub generated: bool,
+    /// Identity: `Some(true)` is GENERATED ALWAYS.
+    pub identity_always: Option<bool>,
+    /// The sequence of an identity column, or the one that a default of exactly
+    /// `nextval('...'::regclass)` draws from (so also that of a serial column); quoted and
+    /// qualified.
+    pub sequence: Option<String>,
+    /// Values travel in COPY BINARY between any two servers: a built-in type that carries no
+    /// OIDs of user-defined types.
+    pub portable_binary: bool,
+    /// Its collation takes different strings for equal.
+    pub nondeterministic: bool,
+}
+
+/// A foreign key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// The constraint's name.
+    pub name: String,
+    /// The referencing table.
+    pub table: QualifiedName,
+    /// Its columns.
+    pub columns: Vec<String>,
+    /// The referenced table.
+    pub referenced_table: QualifiedName,
+    /// The columns there, in the same order.
+    pub referenced_columns: Vec<String>,
+}
+
+/// Where a function may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FunctionSafety {
+    /// Anywhere: its body names no relation, changes nothing, and runs no dynamic SQL; or it was
+    /// declared safe.
+    Safe,
+    /// In statements that run on the home shard: it reads or writes local tables, sequences or
+    /// other state of one server. Why, as a sentence for the error's detail.
+    HomeOnly(String),
+    /// Nowhere while relations are placed: it may read or write them behind the proxy's back.
+    /// Why, as a sentence for the error's detail.
+    Unsafe(String),
+}
+
+/// Why a catalog document was not understood.
+#[derive(Debug, Error)]
+pub enum DocumentError {
+    /// Not the JSON that `automator67.catalog_document()` gives.
+    #[error("the catalog document is malformed: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A shard key that cannot be one, after a change behind the proxy's back.
+    #[error("the shard key of {table} is not usable: {reason}")]
+    ShardKey {
+        /// `schema.name`.
+        table: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Catalog {
+    /// Reads what `automator67.catalog_document()` gives.
+    pub fn from_document(json: &str) -> Result<Catalog, DocumentError> {
+        document::load(json)
+    }
+
+    /// The relation of this name.
+    pub fn relation(&self, name: &QualifiedName) -> Option<&Relation> {
+        self.relations.get(name)
+    }
+
+    /// The relation that a name in a statement means: that of the given schema, or of the first
+    /// schema on the search path that has one. `pg_catalog` and temporary tables, which come
+    /// before the search path, are the caller's.
+    pub fn resolve(
+        &self,
+        search_path: &[String],
+        schema: Option<&str>,
+        name: &str,
+    ) -> Option<&Relation> {
+        let find = |schema: &str| {
+            self.relations.get(&QualifiedName {
+                schema: schema.to_owned(),
+                name: name.to_owned(),
+            })
+        };
+        match schema {
+            Some(schema) => find(schema),
+            None => search_path.iter().find_map(|schema| find(schema)),
+        }
+    }
+
+    /// The shard of this number.
+    pub fn shard(&self, id: ShardId) -> Option<&Shard> {
+        self.shards.iter().find(|shard| shard.id == id)
+    }
+
+    /// The home shard's number; 1 before any shard is registered.
+    pub fn home(&self) -> ShardId {
+        self.shards
+            .iter()
+            .find(|shard| shard.home)
+            .map_or(1, |shard| shard.id)
+    }
+}
+
+impl Relation {
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
+impl Column {
+    /// How its values hash if it is a shard key; otherwise why it cannot be one, to follow
+    /// "cannot distribute by this column: ".
+    pub fn key_type(&self) -> Result<KeyType, &'static str> {
+        let Some(key_type) = key::key_type_of(self.type_oid) else {
+            return Err(
+                "a shard key is a smallint, integer, bigint, text, varchar, uuid, date, timestamp or timestamptz",
+            );
+        };
+        if self.nondeterministic {
+            return Err("its collation is nondeterministic: equal values can have different bytes");
+        }
+        let timestamp = matches!(key_type, KeyType::Timestamp | KeyType::TimestampTz);
+        // Storing rounds to the precision: the stored value is not the one the client sent.
+        if timestamp && self.sql_type.contains('(') && !self.sql_type.contains("(6)") {
+            return Err("a timestamp with a precision changes values when they are stored");
+        }
+        if self.generated {
+            return Err("it is a generated column");
+        }
+        Ok(key_type)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,585 @@
+//! From the catalog document to a [`Catalog`].
+//!
+//! The document says what exists; everything concluded from it is concluded here, so that the SQL
+//! stays short and a conclusion can be tested without a server.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+
+use super::{
+    Catalog, Column, DocumentError, ForeignKey, FunctionSafety, KeyType, Placement, QualifiedName,
+    Relation, RelationKind, Shard, ShardId, portable,
+    safety::{self, Names},
+};
+use crate::ring::Ring;
+
+/// `automator67.catalog_document()`. Lists without members are null.
+#[derive(Debug, Deserialize)]
+struct Document {
+    epoch: u64,
+    shards: Option<Vec<Shard>>,
+    ring: Option<Vec<(i64, ShardId)>>,
+    schemas: Option<Vec<String>>,
+    domains: Option<Vec<(u32, u32)>>,
+    relations: Option<Vec<StoredRelation>>,
+    view_reads: Option<Vec<(u32, u32)>>,
+    foreign_keys: Option<Vec<StoredForeignKey>>,
+    functions: Option<Vec<Function>>,
+    volatile_functions: Option<Vec<String>>,
+    safe_functions: Option<Vec<String>>,
+    function_calls: Option<Vec<(u32, u32)>>,
+    relation_calls: Option<Vec<(u32, u32)>>,
+    operators: Option<Vec<(String, u32)>>,
+    triggers: Option<Vec<Trigger>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredRelation {
+    oid: u32,
+    schema: String,
+    name: String,
+    kind: StoredKind,
+    placement: Option<StoredPlacement>,
+    #[serde(default)]
+    columns: Vec<StoredColumn>,
+    #[serde(default)]
+    primary_key: Vec<i16>,
+    #[serde(default)]
+    reads_placed: bool,
+    view: Option<String>,
+    #[serde(default)]
+    rules: bool,
+    #[serde(default)]
+    row_security: bool,
+    #[serde(default)]
+    inherits: bool,
+}
+
+/// `pg_class.relkind`
+#[derive(Debug, Clone, Copy, Deserialize)]
+enum StoredKind {
+    #[serde(rename = "r")]
+    Table,
+    #[serde(rename = "p")]
+    Partitioned,
+    #[serde(rename = "v")]
+    View,
+    #[serde(rename = "m")]
+    MaterializedView,
+    #[serde(rename = "S")]
+    Sequence,
+    #[serde(rename = "f")]
+    Foreign,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum StoredPlacement {
+    Reference,
+    Distributed {
+        key: i16,
+        key_type: StoredKeyType,
+        colocation: u32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredKeyType {
+    Integer,
+    Text,
+    Uuid,
+    Date,
+    Timestamp,
+    TimestampTz,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredColumn {
+    attnum: i16,
+    name: String,
+    #[serde(rename = "type")]
+    type_oid: u32,
+    sql_type: String,
+    #[serde(default)]
+    not_null: bool,
+    default: Option<String>,
+    #[serde(default)]
+    generated: bool,
+    identity: Option<Identity>,
+    sequence: Option<String>,
+    collate: Option<String>,
+    #[serde(default)]
+    nondeterministic: bool,
+}
+
+/// `pg_attribute.attidentity`
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+enum Identity {
+    #[serde(rename = "a")]
+    Always,
+    #[serde(rename = "d")]
+    ByDefault,
+}
+
+#[derive(Debug, Deserialize)]
+struct StoredForeignKey {
+    name: String,
+    table: u32,
+    columns: Vec<i16>,
+    referenced_table: u32,
+    referenced_columns: Vec<i16>,
+}
+
+/// A function that is not built in.
+#[derive(Debug, Deserialize)]
+pub(super) struct Function {
+    pub oid: u32,
+    pub name: String,
+    pub language: String,
+    /// The extension it belongs to.
+    pub extension: Option<String>,
+    /// Of functions in SQL and PL/pgSQL.
+    pub body: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Trigger {
+    relation: u32,
+    name: String,
+    function: u32,
+    /// `pg_trigger.tgtype`
+    #[serde(rename = "type")]
+    events: i32,
+    /// Its arguments, each ended by `\000`.
+    arguments: String,
+}
+
+impl Trigger {
+    /// Runs before a row is inserted or updated and may change it
+    /// (`src/include/catalog/pg_trigger.h`).
+    fn changes_rows(&self) -> bool {
+        const ROW: i32 = 1;
+        const BEFORE: i32 = 2;
+        const INSERT: i32 = 4;
+        const UPDATE: i32 = 16;
+        self.events & (ROW | BEFORE) == ROW | BEFORE && self.events & (INSERT | UPDATE) != 0
+    }
+}
+
+/// Reads a document and draws all conclusions.
+pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
+    let mut document: Document = serde_json::from_str(json)?;
+    let domains: HashMap<u32, u32> = document
+        .domains
+        .take()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
+    let stored = document.relations.take().unwrap_or_default();
+    let mut relations = stored
+        .iter()
+        .map(|stored| Ok((stored.oid, relation(stored, &domains)?)))
+        .collect::<Result<HashMap<u32, Relation>, DocumentError>>()?;
+    let foreign_keys = foreign_keys(document.foreign_keys.take().unwrap_or_default(), &stored);
+
+    let declared = document.safe_functions.take().unwrap_or_default();
+    let functions = document.functions.take().unwrap_or_default();
+    let names = names(&relations, &declared);
+    let calls = document.function_calls.take().unwrap_or_default();
+    let verdicts = safety::judge(&functions, &calls, &names);
+
+    for stored in &stored {
+        if let Some(relation) = relations.get_mut(&stored.oid) {
+            let (writes, reads) = own_dangers(stored, relation);
+            relation.unsafe_writes = writes;
+            relation.unsafe_reads = reads;
+        }
+    }
+    mark_foreign_keys(&mut relations, &foreign_keys);
+    for trigger in document.triggers.iter().flatten() {
+        mark_trigger(&mut relations, trigger, &functions, &verdicts, &names);
+    }
+    for (relation, function) in document.relation_calls.iter().flatten() {
+        if let Some(relation) = relations.get_mut(relation) {
+            mark_call(relation, verdicts.get(function));
+        }
+    }
+    mark_views(
+        &mut relations,
+        document.view_reads.as_deref().unwrap_or_default(),
+    );
+
+    let placed = |relation: &Relation| relation.placement != Placement::Local;
+    Ok(Catalog {
+        epoch: document.epoch,
+        shards: document.shards.unwrap_or_default(),
+        ring: Ring::new(document.ring.unwrap_or_default()),
+        has_placed_relations: relations.values().any(placed),
+        functions: functions_by_name(&functions, &verdicts),
+        volatile_functions: document.volatile_functions.into_iter().flatten().collect(),
+        operators: operators(document.operators.unwrap_or_default(), &verdicts),
+        relations: relations
+            .into_values()
+            .map(|relation| (relation.name.clone(), relation))
+            .collect(),
+        foreign_keys,
+        schemas: document.schemas.unwrap_or_default(),
+    })
+}
+
+fn relation(
+    stored: &StoredRelation,
+    domains: &HashMap<u32, u32>,
+) -> Result<Relation, DocumentError> {
+    let columns: Vec<Column> = stored
+        .columns
+        .iter()
+        .map(|it| column(it, domains))
+        .collect();
+    let placement = placement(stored, &columns)?;
+    let kind = match stored.kind {
+        StoredKind::Table => RelationKind::Table,
+        StoredKind::Partitioned => RelationKind::Partitioned,
+        StoredKind::View => RelationKind::View,
+        StoredKind::MaterializedView => RelationKind::MaterializedView,
+        StoredKind::Sequence => RelationKind::Sequence,
+        StoredKind::Foreign => RelationKind::Foreign,
+    };
+    Ok(Relation {
+        name: QualifiedName {
+            schema: stored.schema.clone(),
+            name: stored.name.clone(),
+        },
+        oid: stored.oid,
+        kind,
+        placement,
+        columns,
+        primary_key: column_names(stored, &stored.primary_key),
+        view_definition: stored.view.clone(),
+        // A table with a rule that leads to a placed one is not a view; see `own_dangers`.
+        reads_placed: stored.reads_placed
+            && matches!(kind, RelationKind::View | RelationKind::MaterializedView),
+        unsafe_writes: None,
+        unsafe_reads: None,
+        inherits: stored.inherits,
+    })
+}
+
+fn column(stored: &StoredColumn, domains: &HashMap<u32, u32>) -> Column {
+    let drawn_from = || stored.default.as_deref().and_then(sequence_of_default);
+    Column {
+        name: stored.name.clone(),
+        type_oid: stored.type_oid,
+        sql_type: stored.sql_type.clone(),
+        collate: stored
+            .collate
+            .as_ref()
+            .map_or(String::new(), |name| format!(" COLLATE {name}")),
+        not_null: stored.not_null,
+        default: stored.default.clone(),
+        generated: stored.generated,
+        identity_always: stored.identity.map(|identity| identity == Identity::Always),
+        sequence: stored.sequence.clone().or_else(drawn_from),
+        portable_binary: portable::is_portable(domains, stored.type_oid),
+        nondeterministic: stored.nondeterministic,
+    }
+}
+
+/// The sequence of a default that is exactly `nextval('...'::regclass)`.
+fn sequence_of_default(default: &str) -> Option<String> {
+    let name = default
+        .strip_prefix("nextval('")?
+        .strip_suffix("'::regclass)")?;
+    // What is left must be the inside of one string: a quote in it is doubled.
+    let plain = name.replace("''", "");
+    (!plain.contains(['\'', '\\'])).then(|| name.replace("''", "'"))
+}
+
+fn placement(stored: &StoredRelation, columns: &[Column]) -> Result<Placement, DocumentError> {
+    let (attnum, stored_type, colocation) = match &stored.placement {
+        None => return Ok(Placement::Local),
+        Some(StoredPlacement::Reference) => return Ok(Placement::Reference),
+        Some(StoredPlacement::Distributed {
+            key,
+            key_type,
+            colocation,
+        }) => (*key, *key_type, *colocation),
+    };
+    let unusable = |reason: &str| DocumentError::ShardKey {
+        table: format!("{}.{}", stored.schema, stored.name),
+        reason: reason.to_owned(),
+    };
+    let at = stored
+        .columns
+        .iter()
+        .position(|column| column.attnum == attnum);
+    let column = at
+        .map(|at| &columns[at])
+        .ok_or_else(|| unusable("the column was dropped"))?;
+    let key_type = match stored_type {
+        StoredKeyType::Integer => KeyType::Integer,
+        StoredKeyType::Text => KeyType::Text,
+        StoredKeyType::Uuid => KeyType::Uuid,
+        StoredKeyType::Date => KeyType::Date,
+        StoredKeyType::Timestamp => KeyType::Timestamp,
+        StoredKeyType::TimestampTz => KeyType::TimestampTz,
+    };
+    match column.key_type() {
+        Err(reason) => Err(unusable(reason)),
+        Ok(now) if now != key_type => Err(unusable("its type was changed")),
+        Ok(_) => Ok(Placement::Distributed {
+            key: column.name.clone(),
+            key_type,
+            colocation,
+        }),
+    }
+}
+
+fn column_names(relation: &StoredRelation, attnums: &[i16]) -> Vec<String> {
+    let name = |attnum| {
+        relation
+            .columns
+            .iter()
+            .find(|column| column.attnum == attnum)
+    };
+    attnums
+        .iter()
+        .filter_map(|attnum| Some(name(*attnum)?.name.clone()))
+        .collect()
+}
+
+fn foreign_keys(stored: Vec<StoredForeignKey>, relations: &[StoredRelation]) -> Vec<ForeignKey> {
+    let by_oid: HashMap<u32, &StoredRelation> = relations
+        .iter()
+        .map(|relation| (relation.oid, relation))
+        .collect();
+    let name = |relation: &StoredRelation| QualifiedName {
+        schema: relation.schema.clone(),
+        name: relation.name.clone(),
+    };
+    let read = |stored: StoredForeignKey| {
+        let table = by_oid.get(&stored.table)?;
+        let referenced = by_oid.get(&stored.referenced_table)?;
+        Some(ForeignKey {
+            columns: column_names(table, &stored.columns),
+            table: name(table),
+            referenced_columns: column_names(referenced, &stored.referenced_columns),
+            referenced_table: name(referenced),
+            name: stored.name,
+        })
+    };
+    stored.into_iter().filter_map(read).collect()
+}
+
+fn names<'a>(relations: &HashMap<u32, Relation>, declared: &'a [String]) -> Names<'a> {
+    let mut placed = HashMap::new();
+    let mut local = HashSet::new();
+    for relation in relations.values() {
+        let name = &relation.name.name;
+        let phrase = match &relation.placement {
+            Placement::Distributed { .. } => format!("distributed table \"{name}\""),
+            Placement::Reference => format!("reference table \"{name}\""),
+            Placement::Local if relation.reads_placed => {
+                format!("view \"{name}\", which reads placed tables")
+            }
+            Placement::Local => {
+                local.insert(name.to_lowercase());
+                continue;
+            }
+        };
+        placed.insert(name.to_lowercase(), phrase);
+    }
+    Names {
+        placed,
+        local,
+        declared: declared.iter().map(String::as_str).collect(),
+    }
+}
+
+/// What the relation's own rules and policies make unsafe: writes, reads.
+fn own_dangers(stored: &StoredRelation, relation: &Relation) -> (Option<String>, Option<String>) {
+    let name = &relation.name.name;
+    let placed = relation.placement != Placement::Local;
+    let leads_away = stored.rules && stored.reads_placed;
+    let rules = (stored.rules && placed || leads_away)
+        .then(|| format!("Table \"{name}\" has a rule, which could reach rows of other shards."));
+    let row_security = (stored.row_security && placed).then(|| {
+        format!("Row level security is enabled on \"{name}\"; policies see one shard's rows.")
+    });
+    (rules.or_else(|| row_security.clone()), row_security)
+}
+
+/// Keeps the first reason.
+fn mark(reason: &mut Option<String>, why: impl FnOnce() -> String) {
+    if reason.is_none() {
+        *reason = Some(why());
+    }
+}
+
+fn mark_foreign_keys(relations: &mut HashMap<u32, Relation>, foreign_keys: &[ForeignKey]) {
+    let placements: HashMap<QualifiedName, Placement> = relations
+        .values()
+        .map(|relation| (relation.name.clone(), relation.placement.clone()))
+        .collect();
+    let by_name: HashMap<QualifiedName, u32> = relations
+        .values()
+        .map(|relation| (relation.name.clone(), relation.oid))
+        .collect();
+    for foreign_key in foreign_keys {
+        let from = &placements[&foreign_key.table];
+        let to = &placements[&foreign_key.referenced_table];
+        if let Some(reason) = foreign_key_danger(foreign_key, from, to)
+            && let Some(relation) = relations.get_mut(&by_name[&foreign_key.table])
+        {
+            mark(&mut relation.unsafe_writes, || reason);
+        }
+    }
+}
+
+/// A server checks a foreign key against its own rows. Why those are not all that count.
+fn foreign_key_danger(key: &ForeignKey, from: &Placement, to: &Placement) -> Option<String> {
+    let (name, referenced) = (&key.name, &key.referenced_table.name);
+    match (from, to) {
+        (Placement::Local, Placement::Local) | (_, Placement::Reference) => None,
+        (Placement::Local | Placement::Reference, Placement::Distributed { .. }) => Some(format!(
+            "Foreign key \"{name}\" references distributed table \"{referenced}\"."
+        )),
+        (Placement::Reference | Placement::Distributed { .. }, Placement::Local) => Some(format!(
+            "Foreign key \"{name}\" references local table \"{referenced}\"."
+        )),
+        (
+            Placement::Distributed {
+                key: from_key,
+                colocation: from_group,
+                ..
+            },
+            Placement::Distributed {
+                key: to_key,
+                colocation: to_group,
+                ..
+            },
+        ) => {
+            let mut pairs = key.columns.iter().zip(&key.referenced_columns);
+            let joined = pairs.any(|(column, other)| column == from_key && other == to_key);
+            (from_group != to_group || !joined).then(|| {
+                format!(
+                    "Foreign key \"{name}\" to \"{referenced}\" does not join the shard keys of two colocated tables."
+                )
+            })
+        }
+    }
+}
+
+fn mark_trigger(
+    relations: &mut HashMap<u32, Relation>,
+    trigger: &Trigger,
+    functions: &[Function],
+    verdicts: &HashMap<u32, FunctionSafety>,
+    names: &Names,
+) {
+    let Some(relation) = relations.get_mut(&trigger.relation) else {
+        return;
+    };
+    let placed = relation.placement != Placement::Local;
+    let function = functions
+        .iter()
+        .find(|function| function.oid == trigger.function);
+    let danger = match verdicts.get(&trigger.function) {
+        Some(FunctionSafety::Unsafe(why)) => Some(why.clone()),
+        Some(FunctionSafety::HomeOnly(why)) if placed => Some(why.clone()),
+        Some(FunctionSafety::HomeOnly(_) | FunctionSafety::Safe) | None => None,
+    };
+    let declared = function.is_some_and(|it| names.declared.contains(it.name.as_str()));
+    let moves_key = || match &relation.placement {
+        Placement::Distributed { key, .. } if trigger.changes_rows() && !declared => {
+            let named = trigger
+                .arguments
+                .split("\\000")
+                .any(|argument| argument == key);
+            named
+                .then(|| format!("It is given the shard key \"{key}\"."))
+                .or_else(|| function.and_then(|function| safety::moves_key(function, key)))
+        }
+        Placement::Distributed { .. } | Placement::Reference | Placement::Local => None,
+    };
+    if let Some(why) = danger.or_else(moves_key) {
+        let name = &trigger.name;
+        mark(&mut relation.unsafe_writes, || {
+            format!("Trigger \"{name}\" is not safe. {why}")
+        });
+    }
+}
+
+/// What a function does to the relation whose view, rule, default, check, index or policy calls
+/// it.
+fn mark_call(relation: &mut Relation, safety: Option<&FunctionSafety>) {
+    let placed = relation.placement != Placement::Local;
+    let why = match safety {
+        Some(FunctionSafety::Unsafe(why)) => why,
+        Some(FunctionSafety::HomeOnly(why)) if placed => why,
+        Some(FunctionSafety::HomeOnly(_) | FunctionSafety::Safe) | None => return,
+    };
+    mark(&mut relation.unsafe_writes, || why.clone());
+    if relation.kind == RelationKind::View {
+        mark(&mut relation.unsafe_reads, || why.clone());
+    }
+}
+
+/// A view is no safer to read than the views it reads.
+fn mark_views(relations: &mut HashMap<u32, Relation>, view_reads: &[(u32, u32)]) {
+    let mut again = true;
+    while again {
+        again = false;
+        for (view, read) in view_reads {
+            let reason = relations.get(read).and_then(|read| match read.kind {
+                RelationKind::View => read.unsafe_reads.clone(),
+                _ => None,
+            });
+            if let (Some(reason), Some(view)) = (reason, relations.get_mut(view))
+                && view.unsafe_reads.is_none()
+            {
+                view.unsafe_reads = Some(reason);
+                again = true;
+            }
+        }
+    }
+}
+
+fn functions_by_name(
+    functions: &[Function],
+    verdicts: &HashMap<u32, FunctionSafety>,
+) -> HashMap<String, FunctionSafety> {
+    let mut by_name: HashMap<String, FunctionSafety> = HashMap::new();
+    for function in functions {
+        let safety = &verdicts[&function.oid];
+        let entry = by_name
+            .entry(function.name.clone())
+            .or_insert(FunctionSafety::Safe);
+        if safety::rank(safety) > safety::rank(entry) {
+            *entry = safety.clone();
+        }
+    }
+    by_name
+}
+
+fn operators(
+    stored: Vec<(String, u32)>,
+    verdicts: &HashMap<u32, FunctionSafety>,
+) -> HashMap<String, FunctionSafety> {
+    let mut operators: HashMap<String, FunctionSafety> = HashMap::new();
+    for (name, function) in stored {
+        let Some(safety) = verdicts.get(&function) else {
+            continue;
+        };
+        if *safety == FunctionSafety::Safe {
+            continue;
+        }
+        let entry = operators.entry(name).or_insert(FunctionSafety::Safe);
+        if safety::rank(safety) > safety::rank(entry) {
+            *entry = safety.clone();
+        }
+    }
+    operators
+}

@@ -1,0 +1,306 @@
+//! Which functions, triggers and keys could reach rows behind the proxy's back.
+//!
+//! A function's body is opaque to the planner: it runs on whatever server the statement runs on
+//! and sees only that server's rows. It is judged by the words in it, comments and strings
+//! included. A word too many costs a `declare_safe`; a word too few would cost a wrong answer, so
+//! every doubt counts against the function.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{FunctionSafety, document::Function};
+
+/// Words of built-in functions and commands that run SQL given as text, so that no word of the
+/// body need name what is read. Function families by prefix.
+const DYNAMIC: &[&str] = &["execute", "ts_stat", "ts_rewrite"];
+const DYNAMIC_PREFIXES: &[&str] = &[
+    "query_to_xml",
+    "table_to_xml",
+    "cursor_to_xml",
+    "schema_to_xml",
+    "database_to_xml",
+];
+
+/// Words that read or change state of one server: sequences, locks, notifications, definitions.
+const SERVER_STATE: &[&str] = &[
+    "nextval",
+    "setval",
+    "currval",
+    "lastval",
+    "notify",
+    "listen",
+    "unlisten",
+    "pg_notify",
+    "pg_backend_pid",
+    "create",
+    "alter",
+    "drop",
+    "truncate",
+    "grant",
+    "revoke",
+    "reindex",
+    "refresh",
+    "analyze",
+    "cluster",
+    "lock",
+];
+const SERVER_STATE_PREFIXES: &[&str] = &[
+    "lo_",
+    "pg_advisory_",
+    "pg_try_advisory_",
+    "txid_",
+    "pg_current_xact_",
+    "pg_export_",
+];
+
+/// What a name in a body stands for.
+pub(super) struct Names<'a> {
+    /// Lower-case names of distributed and reference tables and of views on them, and a noun
+    /// phrase for each.
+    pub placed: HashMap<String, String>,
+    /// Lower-case names of all other relations.
+    pub local: HashSet<String>,
+    /// Functions declared safe, as spelled.
+    pub declared: HashSet<&'a str>,
+}
+
+/// The safety of every function, by oid: a function that calls a less safe one is no safer.
+pub(super) fn judge(
+    functions: &[Function],
+    calls: &[(u32, u32)],
+    names: &Names,
+) -> HashMap<u32, FunctionSafety> {
+    let bodies: Vec<Body> = functions.iter().map(Body::of).collect();
+    let mut verdicts: HashMap<u32, FunctionSafety> = functions
+        .iter()
+        .zip(&bodies)
+        .map(|(function, body)| (function.oid, own_safety(function, body, names)))
+        .collect();
+    // Each round raises at least one verdict, and each can be raised twice.
+    loop {
+        let least_safe = by_name(functions, &verdicts);
+        let mut raised = Vec::new();
+        for (function, body) in functions.iter().zip(&bodies) {
+            if names.declared.contains(function.name.as_str()) {
+                continue;
+            }
+            let by_word = least_safe
+                .iter()
+                .filter(|(name, _)| **name != function.name.to_lowercase() && body.mentions(name))
+                .map(|(name, safety)| (name.as_str(), *safety));
+            let by_oid = calls
+                .iter()
+                .filter(|(caller, _)| *caller == function.oid)
+                .filter_map(|(_, callee)| Some((callee, verdicts.get(callee)?)))
+                .map(|(callee, safety)| (name_of(functions, *callee), safety));
+            let worst = by_word.chain(by_oid).max_by_key(|(_, safety)| rank(safety));
+            if let Some((callee, safety)) = worst
+                && rank(safety) > rank(&verdicts[&function.oid])
+            {
+                let reason = format!("Function \"{}\" calls \"{callee}\".", function.name);
+                raised.push((function.oid, because(safety, reason)));
+            }
+        }
+        if raised.is_empty() {
+            return verdicts;
+        }
+        verdicts.extend(raised);
+    }
+}
+
+/// Greater is less safe.
+pub(super) fn rank(safety: &FunctionSafety) -> u8 {
+    match safety {
+        FunctionSafety::Safe => 0,
+        FunctionSafety::HomeOnly(_) => 1,
+        FunctionSafety::Unsafe(_) => 2,
+    }
+}
+
+/// The same verdict for a caller, with the caller's reason before the callee's.
+fn because(safety: &FunctionSafety, reason: String) -> FunctionSafety {
+    match safety {
+        FunctionSafety::Safe => FunctionSafety::Safe,
+        FunctionSafety::HomeOnly(why) => FunctionSafety::HomeOnly(format!("{reason} {why}")),
+        FunctionSafety::Unsafe(why) => FunctionSafety::Unsafe(format!("{reason} {why}")),
+    }
+}
+
+/// Lower-case names of all functions that are not safe, with the least safe overload's verdict.
+fn by_name<'a>(
+    functions: &[Function],
+    verdicts: &'a HashMap<u32, FunctionSafety>,
+) -> HashMap<String, &'a FunctionSafety> {
+    let mut least_safe: HashMap<String, &FunctionSafety> = HashMap::new();
+    for function in functions {
+        let safety = &verdicts[&function.oid];
+        if *safety == FunctionSafety::Safe {
+            continue;
+        }
+        let entry = least_safe
+            .entry(function.name.to_lowercase())
+            .or_insert(safety);
+        if rank(safety) > rank(entry) {
+            *entry = safety;
+        }
+    }
+    least_safe
+}
+
+fn name_of(functions: &[Function], oid: u32) -> &str {
+    functions
+        .iter()
+        .find(|function| function.oid == oid)
+        .map_or("", |function| &function.name)
+}
+
+/// A body, lower-cased and split into words.
+struct Body {
+    text: String,
+    words: HashSet<String>,
+}
+
+impl Body {
+    fn of(function: &Function) -> Body {
+        let text = function.body.as_deref().unwrap_or_default().to_lowercase();
+        let words = words(&text).map(str::to_owned).collect();
+        Body { text, words }
+    }
+
+    /// Whether a lower-case name may stand in the body: as a word, or anywhere if it is not one.
+    fn mentions(&self, name: &str) -> bool {
+        if name.chars().all(continues_word) {
+            self.words.contains(name)
+        } else {
+            // In quotes, a quote in a name is doubled.
+            self.text.contains(name) || self.text.contains(&name.replace('"', "\"\""))
+        }
+    }
+
+    fn has_any(&self, words: &[&'static str]) -> Option<&'static str> {
+        words
+            .iter()
+            .copied()
+            .find(|word| self.words.contains(*word))
+    }
+
+    fn has_prefix(&self, prefixes: &[&str]) -> Option<&str> {
+        let starts = |word: &&String| prefixes.iter().any(|prefix| word.starts_with(prefix));
+        self.words.iter().find(starts).map(String::as_str)
+    }
+}
+
+fn continues_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c| !continues_word(c))
+        .filter(|word| !word.is_empty())
+}
+
+/// What a function is by its own body alone.
+fn own_safety(function: &Function, body: &Body, names: &Names) -> FunctionSafety {
+    let name = &function.name;
+    if names.declared.contains(name.as_str()) {
+        return FunctionSafety::Safe;
+    }
+    if let Some(extension) = &function.extension {
+        return FunctionSafety::Unsafe(format!(
+            "Function \"{name}\" of extension \"{extension}\" can reach any table."
+        ));
+    }
+    match function.language.as_str() {
+        "c" | "internal" => return FunctionSafety::Safe,
+        "sql" | "plpgsql" => {}
+        language => {
+            return FunctionSafety::Unsafe(format!(
+                "Function \"{name}\" is written in {language}, which can read any table."
+            ));
+        }
+    }
+    if let Some(reason) = unsafe_reason(name, body, names) {
+        return FunctionSafety::Unsafe(reason);
+    }
+    if let Some(relation) = names
+        .local
+        .iter()
+        .filter(|local| body.mentions(local))
+        .min()
+    {
+        return FunctionSafety::HomeOnly(format!(
+            "Function \"{name}\" names the local relation \"{relation}\"."
+        ));
+    }
+    let state = body
+        .has_any(SERVER_STATE)
+        .or_else(|| body.has_prefix(SERVER_STATE_PREFIXES));
+    match state {
+        Some(word) => FunctionSafety::HomeOnly(format!(
+            "Function \"{name}\" uses \"{word}\", which belongs to one server."
+        )),
+        None => FunctionSafety::Safe,
+    }
+}
+
+fn unsafe_reason(name: &str, body: &Body, names: &Names) -> Option<String> {
+    let placed = names
+        .placed
+        .iter()
+        .filter(|(placed, _)| body.mentions(placed))
+        .min();
+    if let Some((_, placed)) = placed {
+        return Some(format!("Function \"{name}\" names the {placed}."));
+    }
+    if let Some(word) = body
+        .has_any(DYNAMIC)
+        .or_else(|| body.has_prefix(DYNAMIC_PREFIXES))
+    {
+        return Some(format!(
+            "Function \"{name}\" runs SQL given as text, by \"{word}\"."
+        ));
+    }
+    if body.text.contains("u&\"") {
+        return Some(format!(
+            "Function \"{name}\" spells names by Unicode escapes."
+        ));
+    }
+    let spreads = body.has_any(&["drop", "truncate"]).is_some()
+        && body.has_any(&["cascade", "schema", "owned"]).is_some();
+    spreads.then(|| format!("Function \"{name}\" drops or truncates by cascade."))
+}
+
+/// Why a function that runs before a row is stored may change the row's shard key, so that the
+/// row would be on a shard where nobody looks for it. `None`: it does not.
+pub(super) fn moves_key(function: &Function, key: &str) -> Option<String> {
+    let name = &function.name;
+    let body = Body::of(function);
+    if body.mentions(&key.to_lowercase()) {
+        return Some(format!(
+            "Function \"{name}\" names the shard key \"{key}\"."
+        ));
+    }
+    // Without a word for the key, only a whole new row could change it.
+    let row = ["new", "old", "null"];
+    let mut words = words(&body.text).peekable();
+    while let Some(word) = words.next() {
+        let next = words.peek().copied();
+        if word == "return" && !next.is_some_and(|next| row.contains(&next))
+            || matches!(word, "into" | "for") && next == Some("new")
+        {
+            return Some(format!(
+                "Function \"{name}\" may store another row than it was given."
+            ));
+        }
+    }
+    assigns_new(&body.text)
+        .then(|| format!("Function \"{name}\" may store another row than it was given."))
+}
+
+/// `new := ...` or `new = ...`.
+fn assigns_new(text: &str) -> bool {
+    text.match_indices("new").any(|(at, _)| {
+        let alone = !text[..at].ends_with(|c| continues_word(c) || c == '.');
+        let rest = text[at + 3..].trim_start();
+        alone && (rest.starts_with(":=") || rest.starts_with('='))
+    })
+}

@@ -1,0 +1,656 @@
+//! What a statement becomes: plain data that says which shards get which bytes.
+//!
+//! A [`Plan`] borrows nothing and knows no sockets. Plans marked `reusable` depend on the
+//! statement's literals only through [`KeySource::Literal`] and [`Piece::Literal`], so one plan
+//! serves every statement with the same normalised text.
+
+use crate::catalog::{KeyType, QualifiedName};
+
+/// One statement of a query string, planned.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// What the statement does.
+    pub plan: Plan,
+    /// The statement's bytes in the text that was planned: `text[span.0..span.1]`, without the
+    /// semicolon.
+    pub span: (usize, usize),
+    /// The command, as metrics and `automator67.sessions` name it: `select`, `insert`, `ddl` ...
+    pub kind: &'static str,
+    /// True when the plan also holds for any text with the same normalised form.
+    pub reusable: bool,
+    /// How many parameters (`$1` ... `$n`) the statement mentions: the highest n.
+    pub parameters: usize,
+    /// What the statement needs of, or leaves behind in, its server session.
+    pub session: SessionEffects,
+}
+
+/// State in a server session that a statement reads or leaves behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionEffects {
+    /// The session must keep this server connection from now on (temporary tables, session
+    /// advisory locks, LISTEN, WITH HOLD cursors, `set_config` that cannot be replayed).
+    pub pins: bool,
+    /// May call `nextval` or `setval` in the server session.
+    pub moves_sequence: bool,
+    /// Calls `currval` or `lastval`, which read what an earlier statement of this session left.
+    pub reads_sequence: bool,
+    /// May write rows or take row locks (a failed or forgotten commit would matter).
+    pub writes: bool,
+    /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.
+    pub changes_catalog: bool,
+}
+
+/// The ways a statement runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// Nothing between two semicolons.
+    Empty,
+    /// The client's bytes, unchanged, to one shard.
+    Single(Target),
+    /// Rows of a multi-row INSERT, each to the shard of its key (or all to every copy of a
+    /// reference table).
+    Insert(InsertSplit),
+    /// INSERT ... SELECT into a distributed or reference table: the rows of `query` are computed
+    /// on the home shard and streamed to the shards by COPY.
+    InsertSelect(InsertSelect),
+    /// One UPDATE, DELETE, MERGE, TRUNCATE or LOCK on several shards, in one transaction.
+    Multi(Multi),
+    /// Rows are copied to temporary tables on the home shard, and the text runs there.
+    Gather(Gather),
+    /// COPY ... FROM STDIN.
+    CopyIn(CopyIn),
+    /// COPY table TO STDOUT of a distributed table: every shard's rows, one after the other.
+    CopyOut(CopyOut),
+    /// A change of schema on every shard.
+    Ddl(Ddl),
+    /// CREATE TABLE AS, SELECT INTO, CREATE MATERIALIZED VIEW: with rows on the home shard, the
+    /// empty table everywhere else.
+    CreateTableAs {
+        /// How the home shard runs it: `Single(Home)` or `Gather`.
+        home: Box<Plan>,
+        /// The statement for every other shard (`... WITH NO DATA`).
+        elsewhere: String,
+    },
+    /// `select create_distributed_table(...)` and the other functions that the proxy answers.
+    Admin(AdminCall),
+    /// BEGIN, COMMIT, SAVEPOINT ...
+    Transaction(TransactionCommand),
+    /// SET, RESET, DISCARD: state of the session that the proxy keeps.
+    Setting(SettingCommand),
+    /// DECLARE name CURSOR: `query` says where the cursor lives.
+    DeclareCursor {
+        /// The cursor's name as the server sees it (case folded).
+        name: String,
+        /// WITH HOLD: survives its transaction.
+        hold: bool,
+        /// `Single` or `Gather`; a `Gather`'s statement is the whole DECLARE, rewritten.
+        query: Box<Plan>,
+    },
+    /// FETCH, MOVE: to the shard where the cursor lives.
+    FetchCursor {
+        /// The cursor's name.
+        name: String,
+    },
+    /// CLOSE name; `None` is CLOSE ALL.
+    CloseCursor {
+        /// The cursor's name.
+        name: Option<String>,
+    },
+    /// SQL-level PREPARE (runs on the home shard and pins it) of a statement that needs no other.
+    Prepare {
+        /// The statement's name.
+        name: String,
+    },
+    /// SQL-level EXECUTE.
+    Execute {
+        /// The statement's name.
+        name: String,
+    },
+    /// SQL-level DEALLOCATE; `None` is ALL.
+    Deallocate {
+        /// The statement's name.
+        name: Option<String>,
+    },
+    /// EXPLAIN of a statement that is not `Single(Home)`.
+    Explain(Explain),
+}
+
+/// Where a one-shard statement runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// The home shard: local tables, introspection, server state.
+    Home,
+    /// Any shard that is up: only reference tables, or no tables at all, and nothing volatile that
+    /// belongs to one server.
+    AnyCopy,
+    /// The shard of a key.
+    Key(KeyRoute),
+}
+
+/// The proof that a statement needs one shard: every listed key, once known, names the same one.
+///
+/// When the keys turn out to name several shards, plan again with [`crate::Reach::Many`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyRoute {
+    /// How key values are read and hashed.
+    pub key_type: KeyType,
+    /// The values. Never empty.
+    pub sources: Vec<KeySource>,
+}
+
+/// Where a key's value comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeySource {
+    /// The n-th literal of the normalised text (0-based), as the normaliser cut it out.
+    Literal {
+        /// Index into [`crate::normalise::Normalised::literals`].
+        slot: usize,
+        /// A minus sign stood before it.
+        negated: bool,
+    },
+    /// Parameter `$n`, 0-based.
+    Parameter {
+        /// 0 for `$1`.
+        index: usize,
+        /// True when the parameter's declared or described type must be looked at before its
+        /// bytes are: it occurs more than once, so its type is not that of the key for certain.
+        type_unsure: bool,
+    },
+    /// A value known at planning time (text form of the key type).
+    Constant(String),
+    /// SQL NULL: equal to nothing (reads find no row on any shard), refused as a key of a new row.
+    Null,
+    /// An expression without columns that a server must evaluate once, as `SELECT (expr)::type`.
+    Expression(Template),
+}
+
+/// Text with holes, so that a cached plan can render a new statement's own literals.
+pub type Template = Vec<Piece>;
+
+/// A piece of a [`Template`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    /// Text as it stands.
+    Text(String),
+    /// The n-th literal of the normalised text, as the client spelled it.
+    Literal(usize),
+    /// The row's next value of `InsertSplit::sequences[n]`, as a number.
+    Sequence(usize),
+    /// The row's evaluated key (`InsertRow::key`), as a quoted literal.
+    Key,
+    /// The transaction's timestamp, as a quoted literal (`'2026-01-01 00:00:00.123456+00'`, no
+    /// cast).
+    Now,
+}
+
+/// In rewritten SQL (`Multi::sql`), stands where the transaction's timestamp goes:
+/// the proxy replaces this exact text by a quoted literal.
+pub const NOW_PLACEHOLDER: &str = "'automator67:now'";
+
+/// INSERT ... VALUES over several shards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InsertSplit {
+    /// The target.
+    pub table: QualifiedName,
+    /// The key's type; `None` for a reference table, whose rows all go to every shard.
+    pub key_type: Option<KeyType>,
+    /// The shard key's SQL type for evaluation, like `bigint`.
+    pub key_sql_type: String,
+    /// `INSERT INTO t (a, b) VALUES`, with columns added for filled-in sequences.
+    pub prefix: Template,
+    /// Each row with its parentheses.
+    pub rows: Vec<InsertRow>,
+    /// ` ON CONFLICT ... RETURNING ...`; may be empty.
+    pub suffix: Template,
+    /// The statement returns rows.
+    pub returning: bool,
+    /// Every row comes back exactly once, so results can be put in input order.
+    pub one_result_per_row: bool,
+    /// Sequences (quoted, qualified names) of which each row takes one value.
+    pub sequences: Vec<String>,
+    /// Some key is a [`KeySource::Expression`] or a sequence value is cast: the original text is
+    /// first parsed (not run) on the home shard, so that its errors are Postgres's own.
+    pub check_first: bool,
+}
+
+/// One row of an [`InsertSplit`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct InsertRow {
+    /// `(1, 'ann')`.
+    pub text: Template,
+    /// The value of the shard key. `None` for reference tables. A key that is filled from
+    /// `sequences[n]` is `RowKey::Sequence(n)`.
+    pub key: Option<RowKey>,
+}
+
+/// The key of a new row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowKey {
+    /// From the statement.
+    Source(KeySource),
+    /// The value drawn from `InsertSplit::sequences[n]`.
+    Sequence(usize),
+}
+
+/// INSERT ... SELECT into a distributed or reference table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InsertSelect {
+    /// The target.
+    pub table: QualifiedName,
+    /// How the SELECT, wrapped so that it yields exactly the target columns with the target
+    /// types, runs on the home shard. `Single` targets run `query_sql`; a `Gather`'s `statement`
+    /// is already the wrapped query.
+    pub query: Box<Plan>,
+    /// The wrapped SELECT, for `query` being `Single`.
+    pub query_sql: String,
+    /// The target columns, unquoted, in the order of the SELECT's.
+    pub columns: Vec<String>,
+    /// Index of the shard key in `columns`; `None` for a reference table.
+    pub key_column: Option<usize>,
+    /// The key's type; `None` for a reference table.
+    pub key_type: Option<KeyType>,
+}
+
+/// A write on several shards in one transaction.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Multi {
+    /// Which.
+    pub shards: ShardSet,
+    /// `None`: the client's own text. `Some`: rewritten (see [`NOW_PLACEHOLDER`]).
+    pub sql: Option<String>,
+    /// The statement returns rows.
+    pub returning: bool,
+    /// Every shard changes its own copy of the same rows: report one shard's tag and rows.
+    pub copies: bool,
+}
+
+/// A set of shards that may depend on key values.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ShardSet {
+    /// All of them.
+    All,
+    /// The home shard alone.
+    Home,
+    /// Those of the listed keys.
+    Keys(KeyRoute),
+}
+
+/// The gather tier.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gather {
+    /// What is copied, one entry for each occurrence of a relation that needs its own rows.
+    pub fetches: Vec<Fetch>,
+    /// What runs on the home shard once all fetches are loaded: the user's statement with
+    /// relations renamed and views expanded. Parameters keep their numbers.
+    pub statement: String,
+    /// The one-line reason a cheaper tier was not possible, for EXPLAIN.
+    pub reason: String,
+}
+
+/// Rows to be copied to the home shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fetch {
+    /// The relation the rows come from.
+    pub relation: QualifiedName,
+    /// `Shards`: `select` runs on each. `Proxy`: the proxy knows the rows.
+    pub from: FetchSource,
+    /// The temporary table's unqualified name.
+    pub temp_table: String,
+    /// `CREATE TEMPORARY TABLE ... ON COMMIT DROP`.
+    pub create: String,
+    /// `SELECT cols FROM t [WHERE ...]`, may hold the statement's own `$n`.
+    pub select: String,
+    /// The copied columns, unquoted, in order.
+    pub columns: Vec<String>,
+    /// All column types travel in binary between any two servers; otherwise text is used.
+    pub binary: bool,
+    /// Run after loading (`ALTER TABLE ... ADD PRIMARY KEY ...`).
+    pub after: Vec<String>,
+}
+
+/// Who has the rows of a [`Fetch`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum FetchSource {
+    /// Shards; for a reference table never used (the home shard has a copy).
+    Shards(ShardSet),
+    /// The proxy's own views: `automator67.shards`, `.pools`, `.sessions`.
+    Proxy(ProxyView),
+}
+
+/// Relations whose rows only the proxy knows. Columns: see [`ProxyView::columns`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyView {
+    /// `automator67.shards`
+    Shards,
+    /// `automator67.pools`
+    Pools,
+    /// `automator67.sessions`
+    Sessions,
+}
+
+impl ProxyView {
+    /// The view's unqualified name.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProxyView::Shards => "shards",
+            ProxyView::Pools => "pools",
+            ProxyView::Sessions => "sessions",
+        }
+    }
+
+    /// Column names and SQL types, in order.
+    pub fn columns(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            ProxyView::Shards => &[
+                ("id", "integer"),
+                ("name", "text"),
+                ("host", "text"),
+                ("port", "integer"),
+                ("database", "text"),
+                ("home", "boolean"),
+                ("up", "boolean"),
+                ("error", "text"),
+            ],
+            ProxyView::Pools => &[
+                ("shard", "text"),
+                ("username", "text"),
+                ("size", "integer"),
+                ("idle", "integer"),
+                ("active", "integer"),
+                ("waiting", "integer"),
+                ("waits", "bigint"),
+                ("wait_seconds", "double precision"),
+            ],
+            ProxyView::Sessions => &[
+                ("pid", "integer"),
+                ("username", "text"),
+                ("application_name", "text"),
+                ("client", "text"),
+                ("state", "text"),
+                ("statement_kind", "text"),
+                ("tier", "text"),
+                ("shards", "text"),
+                ("pinned", "boolean"),
+                ("connected_at", "timestamp with time zone"),
+                ("statements", "bigint"),
+            ],
+        }
+    }
+}
+
+/// COPY ... FROM STDIN.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CopyIn {
+    /// The target.
+    pub table: QualifiedName,
+    /// Where each row goes.
+    pub destination: CopyDestination,
+    /// How rows are laid out.
+    pub format: CopyFormat,
+    /// Sent to each shard instead of the client's text when columns were added; `None`: the
+    /// client's own text.
+    pub sql: Option<String>,
+    /// Sequences (quoted, qualified) of which each row takes one value, appended as last columns.
+    pub sequences: Vec<String>,
+}
+
+/// Where COPY's rows go.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CopyDestination {
+    /// Every row to every shard (reference tables).
+    EveryShard,
+    /// Each row to the shard of its key.
+    Key {
+        /// 0-based field of the row that holds the key, or the n-th appended sequence.
+        key: CopyKey,
+        /// How the key is read and hashed.
+        key_type: KeyType,
+    },
+}
+
+/// Where a COPY row's key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyKey {
+    /// In this field (0-based).
+    Field(usize),
+    /// It is the value drawn from `CopyIn::sequences[n]`.
+    Sequence(usize),
+}
+
+/// The layout of a COPY stream, with Postgres's defaults resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// FORMAT text.
+    Text {
+        /// One byte.
+        delimiter: u8,
+        /// The string that stands for NULL.
+        null: String,
+        /// The first line is a header.
+        header: bool,
+    },
+    /// FORMAT csv.
+    Csv {
+        /// One byte.
+        delimiter: u8,
+        /// The string that stands for NULL (unquoted).
+        null: String,
+        /// The first line is a header.
+        header: bool,
+        /// One byte.
+        quote: u8,
+        /// One byte.
+        escape: u8,
+    },
+    /// FORMAT binary.
+    Binary,
+}
+
+/// COPY table TO STDOUT over all shards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CopyOut {
+    /// The layout: only the first shard's header (csv, text) or signature and the last trailer
+    /// (binary) are passed on.
+    pub format: CopyFormat,
+}
+
+/// A change of schema.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ddl {
+    /// The statement refuses a transaction block: shard by shard instead of one transaction.
+    pub outside_transaction: bool,
+    /// What each shard gets; `None`: the client's own text.
+    pub sql: Option<String>,
+    /// Runs on the home shard alone (temporary objects, databases ...).
+    pub home_only: bool,
+    /// For CREATE TABLE (not temporary): the new table's name as written, so that
+    /// `automator67.auto_distribute` can act on it.
+    pub creates_table: Option<QualifiedName>,
+}
+
+/// A function the proxy answers itself. The result is one row of one column named like the
+/// function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdminCall {
+    /// Which, with its arguments.
+    pub function: AdminFunction,
+    /// The result column's name.
+    pub column: String,
+}
+
+/// A constant or parameter given to an [`AdminFunction`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Argument {
+    /// Given in the text. `None` is NULL.
+    Text(Option<String>),
+    /// `$n`, 0-based.
+    Parameter(usize),
+}
+
+/// The administrative functions.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AdminFunction {
+    /// `create_distributed_table(table, column [, 'hash'] [, colocate_with => other])`
+    CreateDistributedTable {
+        /// The table's name as given.
+        table: Argument,
+        /// The shard key.
+        column: Argument,
+        /// The distribution type; only `hash` is accepted.
+        distribution_type: Option<Argument>,
+        /// Another distributed table, `default` or `none`.
+        colocate_with: Option<Argument>,
+    },
+    /// `create_reference_table(table)`
+    CreateReferenceTable {
+        /// The table's name as given.
+        table: Argument,
+    },
+    /// `undistribute_table(table)`
+    UndistributeTable {
+        /// The table's name as given.
+        table: Argument,
+    },
+    /// `automator67.add_shard(name, url)`
+    AddShard {
+        /// The new shard's name.
+        name: Argument,
+        /// A libpq URL.
+        url: Argument,
+    },
+    /// `automator67.declare_safe(function)`: its body was checked by a person; it may run in
+    /// statements over distributed tables and in their triggers.
+    DeclareSafe {
+        /// The function's name as given.
+        function: Argument,
+    },
+}
+
+/// BEGIN and friends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TransactionCommand {
+    /// BEGIN, START TRANSACTION. `options` is what follows, as text for a shard's own BEGIN
+    /// (like ` ISOLATION LEVEL SERIALIZABLE READ ONLY`), empty when none.
+    Begin {
+        /// Text for a shard's own BEGIN.
+        options: String,
+        /// It says READ ONLY.
+        read_only: bool,
+        /// The tag is `START TRANSACTION`, not `BEGIN`.
+        start: bool,
+    },
+    /// COMMIT, END.
+    Commit {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// ROLLBACK, ABORT.
+    Rollback {
+        /// AND CHAIN.
+        chain: bool,
+    },
+    /// SAVEPOINT name.
+    Savepoint(String),
+    /// RELEASE [SAVEPOINT] name.
+    Release(String),
+    /// ROLLBACK TO [SAVEPOINT] name.
+    RollbackTo(String),
+    /// SET TRANSACTION ...: what follows TRANSACTION, as for `Begin::options`.
+    SetTransaction {
+        /// Text for a shard's own SET TRANSACTION.
+        options: String,
+        /// It says READ ONLY.
+        read_only: bool,
+    },
+}
+
+/// SET and friends.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SettingCommand {
+    /// SET [SESSION] name = value, SET ROLE, SET SESSION CHARACTERISTICS, a constant
+    /// `set_config(..., false)`.
+    Set {
+        /// Lower case.
+        name: String,
+        /// A whole statement that sets it again on another server: `SET name TO value`.
+        replay: String,
+        /// The value as plain text, for the proxy's own `automator67.*` settings; `None` is
+        /// DEFAULT.
+        value: Option<String>,
+        /// SET LOCAL.
+        local: bool,
+    },
+    /// RESET name, SET name TO DEFAULT.
+    Reset {
+        /// Lower case.
+        name: String,
+        /// SET LOCAL name TO DEFAULT.
+        local: bool,
+    },
+    /// RESET ALL.
+    ResetAll,
+    /// SHOW of one of the proxy's own settings (`automator67.*`).
+    ShowOwn {
+        /// Lower case.
+        name: String,
+    },
+    /// DISCARD ALL.
+    DiscardAll,
+    /// DISCARD PLANS, SEQUENCES, TEMP.
+    Discard,
+}
+
+/// EXPLAIN.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explain {
+    /// The statement's own plan.
+    pub plan: Box<Planned>,
+    /// ANALYZE was asked for: the statement is executed.
+    pub analyze: bool,
+    /// `EXPLAIN (options) `, to be put before a statement that a shard explains.
+    pub prefix: String,
+    /// The explained statement's text.
+    pub statement: String,
+    /// FORMAT json.
+    pub json: bool,
+}
+
+/// Why a statement is refused, as the client is told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PlanError {
+    /// Five characters.
+    pub sqlstate: &'static str,
+    /// The primary message: lower case, no full stop.
+    pub message: String,
+    /// A sentence that says what stands in the way.
+    pub detail: Option<String>,
+    /// A sentence that says what to do.
+    pub hint: Option<String>,
+    /// The 1-based character position in the text that was planned.
+    pub position: Option<usize>,
+}
+
+impl PlanError {
+    /// An error without detail and hint.
+    pub fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {
+        PlanError { sqlstate, message: message.into(), detail: None, hint: None, position: None }
+    }
+
+    /// Something Postgres does and the proxy does not do over several shards.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        PlanError::new("0A000", message)
+    }
+
+    /// With a detail sentence.
+    pub fn detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// With a hint.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}

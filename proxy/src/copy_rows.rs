@@ -1,0 +1,374 @@
+//! Rows in COPY's three layouts (manual, "COPY", "File Formats"): where a row ends, and one field
+//! of it. Plain functions over slices; bytes of a row are never changed.
+
+use std::borrow::Cow;
+
+use automator67_planner::plan::CopyFormat;
+use bytes::{BufMut, BytesMut};
+use thiserror::Error;
+
+/// Signature, flags and extension length of FORMAT binary.
+pub const BINARY_HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// The trailer of FORMAT binary.
+pub const BINARY_TRAILER: &[u8] = b"\xff\xff";
+/// CopyData is sent in pieces of about this size.
+pub const COPY_CHUNK_BYTES: usize = 32 * 1024;
+
+/// What is wrong with COPY data, in the server's words.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum RowError {
+    /// The signature of FORMAT binary.
+    #[error("COPY file signature not recognized")]
+    Signature,
+    /// A header with flags or extensions that we do not know.
+    #[error("unrecognized critical flags in COPY file header")]
+    Flags,
+    /// A tuple that ends too early.
+    #[error("unexpected EOF in COPY data")]
+    Incomplete,
+    /// A field count or length that cannot be.
+    #[error("invalid field size")]
+    FieldSize,
+    /// Fewer fields than the key's position.
+    #[error("missing data for column {0}")]
+    MissingColumn(usize),
+    /// Not UTF-8.
+    #[error("invalid byte sequence for encoding \"UTF8\"")]
+    Encoding,
+}
+
+/// The piece at the front of the data.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// A row of this many bytes, line end included.
+    Row(usize),
+    /// The end of data marker: what follows is ignored.
+    End,
+    /// More data is needed.
+    More,
+}
+
+/// Where the first row ends. `scanned` is how far earlier calls have looked at the same data; it
+/// is kept up to date, so that a long row is not looked at again for every piece that arrives.
+pub fn next_row(
+    format: &CopyFormat,
+    data: &[u8],
+    scanned: &mut Scan,
+) -> Result<Piece, RowError> {
+    match format {
+        CopyFormat::Text { .. } => Ok(next_text_row(data, scanned)),
+        CopyFormat::Csv { quote, escape, .. } => Ok(next_csv_row(data, *quote, *escape, scanned)),
+        CopyFormat::Binary => next_tuple(data),
+    }
+}
+
+/// How far a row that is not complete yet has been looked at.
+#[derive(Debug, Default, Clone)]
+pub struct Scan {
+    at: usize,
+    quoted: bool,
+}
+
+/// A line feed ends a row unless a backslash stands before it.
+fn next_text_row(data: &[u8], scan: &mut Scan) -> Piece {
+    let mut at = scan.at;
+    loop {
+        match memchr::memchr2(b'\n', b'\\', &data[at.min(data.len())..]) {
+            None => {
+                scan.at = data.len();
+                return Piece::More;
+            }
+            Some(found) if data[at + found] == b'\\' => {
+                if at + found + 1 >= data.len() {
+                    // What the backslash stands before has not arrived.
+                    scan.at = at + found;
+                    return Piece::More;
+                }
+                at += found + 2;
+            }
+            Some(found) => {
+                *scan = Scan::default();
+                let line = &data[..at + found];
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
+                return if line == b"\\." { Piece::End } else { Piece::Row(at + found + 1) };
+            }
+        }
+    }
+}
+
+/// A line feed ends a row unless it is inside quotes.
+fn next_csv_row(data: &[u8], quote: u8, escape: u8, scan: &mut Scan) -> Piece {
+    let mut at = scan.at;
+    while at < data.len() {
+        if scan.quoted {
+            let Some(found) = memchr::memchr2(quote, escape, &data[at..]) else {
+                at = data.len();
+                break;
+            };
+            at += found;
+            if data[at] == escape && escape != quote {
+                if at + 1 >= data.len() {
+                    break;
+                }
+                let escaped = data[at + 1] == quote || data[at + 1] == escape;
+                at += if escaped { 2 } else { 1 };
+                continue;
+            }
+            // A doubled quote closes and opens again: the same as going on.
+            scan.quoted = false;
+            at += 1;
+            continue;
+        }
+        let Some(found) = memchr::memchr2(b'\n', quote, &data[at..]) else {
+            at = data.len();
+            break;
+        };
+        at += found + 1;
+        if data[at - 1] == quote {
+            scan.quoted = true;
+            continue;
+        }
+        *scan = Scan::default();
+        let line = &data[..at - 1];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        return if line == b"\\." { Piece::End } else { Piece::Row(at) };
+    }
+    scan.at = at;
+    Piece::More
+}
+
+/// A tuple says how long it is.
+fn next_tuple(data: &[u8]) -> Result<Piece, RowError> {
+    let Some(count) = data.first_chunk::<2>() else { return Ok(Piece::More) };
+    let count = i16::from_be_bytes(*count);
+    if count == -1 {
+        return Ok(Piece::End);
+    }
+    let mut at = 2;
+    for _ in 0..u16::try_from(count).map_err(|_| RowError::FieldSize)? {
+        let Some(length) = data.get(at..at + 4) else { return Ok(Piece::More) };
+        let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+        at += 4;
+        if length < -1 {
+            return Err(RowError::FieldSize);
+        }
+        at += usize::try_from(length).unwrap_or(0);
+        if at > data.len() {
+            return Ok(Piece::More);
+        }
+    }
+    Ok(Piece::Row(at))
+}
+
+/// The size of FORMAT binary's header, once it has arrived.
+pub fn binary_header(data: &[u8]) -> Result<Option<usize>, RowError> {
+    let known = data.len().min(11);
+    if data[..known] != BINARY_HEADER[..known] {
+        return Err(RowError::Signature);
+    }
+    let Some(rest) = data.get(11..19) else { return Ok(None) };
+    let flags = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
+    let extension = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
+    if flags & 0xffff_0000 != 0 || extension > 1 << 20 {
+        return Err(RowError::Flags);
+    }
+    let size = 19 + extension as usize;
+    Ok((data.len() >= size).then_some(size))
+}
+
+/// One field of a row: `None` is NULL. In binary the bytes are the type's binary form.
+pub fn field<'a>(
+    format: &CopyFormat,
+    row: &'a [u8],
+    index: usize,
+) -> Result<Option<Cow<'a, [u8]>>, RowError> {
+    match format {
+        CopyFormat::Text { delimiter, null, .. } => {
+            let raw = text_field(without_line_end(row), *delimiter, index)?;
+            Ok((raw != null.as_bytes()).then(|| unescape(raw)))
+        }
+        CopyFormat::Csv { delimiter, null, quote, escape, .. } => {
+            let (value, was_quoted) =
+                csv_field(without_line_end(row), *delimiter, *quote, *escape, index)?;
+            Ok((was_quoted || *value != *null.as_bytes()).then_some(value))
+        }
+        CopyFormat::Binary => tuple_field(row, index),
+    }
+}
+
+/// A row without its line feed, or carriage return and line feed.
+pub fn without_line_end(row: &[u8]) -> &[u8] {
+    let row = row.strip_suffix(b"\n").unwrap_or(row);
+    row.strip_suffix(b"\r").unwrap_or(row)
+}
+
+fn text_field(line: &[u8], delimiter: u8, index: usize) -> Result<&[u8], RowError> {
+    let mut start = 0;
+    let mut seen = 0;
+    let mut at = 0;
+    loop {
+        let found = memchr::memchr2(delimiter, b'\\', &line[at.min(line.len())..]);
+        let end = match found {
+            Some(found) if line[at + found] == b'\\' => {
+                at += found + 2;
+                continue;
+            }
+            Some(found) => at + found,
+            None => line.len(),
+        };
+        if seen == index {
+            return Ok(&line[start..end]);
+        }
+        if found.is_none() {
+            return Err(RowError::MissingColumn(index + 1));
+        }
+        seen += 1;
+        start = end + 1;
+        at = start;
+    }
+}
+
+/// Backslash sequences of FORMAT text.
+fn unescape(raw: &[u8]) -> Cow<'_, [u8]> {
+    if !raw.contains(&b'\\') {
+        return Cow::Borrowed(raw);
+    }
+    let mut value = Vec::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        let Some((&escaped, tail)) = rest.split_first().filter(|_| byte == b'\\') else {
+            value.push(byte);
+            continue;
+        };
+        rest = tail;
+        match escaped {
+            b'b' => value.push(8),
+            b'f' => value.push(12),
+            b'n' => value.push(b'\n'),
+            b'r' => value.push(b'\r'),
+            b't' => value.push(b'\t'),
+            b'v' => value.push(11),
+            b'0'..=b'7' => {
+                let more = rest.iter().take(2).take_while(|b| matches!(b, b'0'..=b'7')).count();
+                let digits = std::iter::once(&escaped).chain(&rest[..more]);
+                let code = digits.fold(0u32, |code, digit| code * 8 + u32::from(digit - b'0'));
+                value.push((code & 0xff) as u8);
+                rest = &rest[more..];
+            }
+            b'x' if rest.first().is_some_and(u8::is_ascii_hexdigit) => {
+                let more = rest.iter().take(2).take_while(|b| b.is_ascii_hexdigit()).count();
+                let digits = std::str::from_utf8(&rest[..more]).unwrap_or("0");
+                value.push(u8::from_str_radix(digits, 16).unwrap_or(0));
+                rest = &rest[more..];
+            }
+            other => value.push(other),
+        }
+    }
+    Cow::Owned(value)
+}
+
+/// A field without its quotes, and whether it had any.
+fn csv_field(
+    line: &[u8],
+    delimiter: u8,
+    quote: u8,
+    escape: u8,
+    index: usize,
+) -> Result<(Cow<'_, [u8]>, bool), RowError> {
+    let mut at = 0;
+    for _ in 0..index {
+        at = csv_field_end(line, at, delimiter, quote, escape) + 1;
+        if at > line.len() {
+            return Err(RowError::MissingColumn(index + 1));
+        }
+    }
+    let raw = &line[at..csv_field_end(line, at, delimiter, quote, escape)];
+    if !raw.contains(&quote) {
+        return Ok((Cow::Borrowed(raw), false));
+    }
+    let mut value = Vec::with_capacity(raw.len());
+    let mut quoted = false;
+    let mut rest = raw;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        match tail.first() {
+            Some(&next) if quoted && byte == escape && (next == quote || next == escape) => {
+                value.push(next);
+                rest = &tail[1..];
+            }
+            _ if byte == quote => quoted = !quoted,
+            _ => value.push(byte),
+        }
+    }
+    Ok((Cow::Owned(value), true))
+}
+
+fn csv_field_end(line: &[u8], start: usize, delimiter: u8, quote: u8, escape: u8) -> usize {
+    let mut at = start;
+    let mut quoted = false;
+    while at < line.len() {
+        let byte = line[at];
+        if quoted && byte == escape && escape != quote && at + 1 < line.len() {
+            let next = line[at + 1];
+            at += if next == quote || next == escape { 2 } else { 1 };
+            continue;
+        }
+        if byte == quote {
+            quoted = !quoted;
+        } else if byte == delimiter && !quoted {
+            return at;
+        }
+        at += 1;
+    }
+    line.len()
+}
+
+fn tuple_field(tuple: &[u8], index: usize) -> Result<Option<Cow<'_, [u8]>>, RowError> {
+    let mut at = 2;
+    let count = tuple.first_chunk::<2>().map_or(0, |count| usize::from(u16::from_be_bytes(*count)));
+    if index >= count {
+        return Err(RowError::MissingColumn(index + 1));
+    }
+    for position in 0..=index {
+        let length = tuple.get(at..at + 4).ok_or(RowError::Incomplete)?;
+        let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
+        at += 4;
+        let size = usize::try_from(length).unwrap_or(0);
+        if position == index {
+            if length < 0 {
+                return Ok(None);
+            }
+            return tuple.get(at..at + size).map(|v| Some(Cow::Borrowed(v))).ok_or(RowError::Incomplete);
+        }
+        at += size;
+    }
+    Err(RowError::Incomplete)
+}
+
+/// Appends a row in FORMAT text.
+pub fn put_text_row<'a>(output: &mut BytesMut, values: impl Iterator<Item = Option<&'a [u8]>>) {
+    for (position, value) in values.enumerate() {
+        if position > 0 {
+            output.put_u8(b'\t');
+        }
+        match value {
+            None => output.put_slice(b"\\N"),
+            Some(value) => {
+                for byte in value {
+                    match byte {
+                        b'\\' => output.put_slice(b"\\\\"),
+                        b'\n' => output.put_slice(b"\\n"),
+                        b'\r' => output.put_slice(b"\\r"),
+                        b'\t' => output.put_slice(b"\\t"),
+                        other => output.put_u8(*other),
+                    }
+                }
+            }
+        }
+    }
+    output.put_u8(b'\n');
+}
+
+#[cfg(test)]
+mod tests;

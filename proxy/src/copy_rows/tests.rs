@@ -1,0 +1,133 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn text() -> CopyFormat {
+    CopyFormat::Text { delimiter: b'\t', null: "\\N".to_owned(), header: false }
+}
+
+fn csv() -> CopyFormat {
+    CopyFormat::Csv {
+        delimiter: b',',
+        null: String::new(),
+        header: false,
+        quote: b'"',
+        escape: b'"',
+    }
+}
+
+/// Cuts `data`, arriving in pieces of `piece` bytes, into rows.
+fn rows(format: &CopyFormat, data: &[u8], piece: usize) -> Vec<Vec<u8>> {
+    let mut buffer = Vec::new();
+    let mut scan = Scan::default();
+    let mut rows = Vec::new();
+    for part in data.chunks(piece) {
+        buffer.extend_from_slice(part);
+        while let Ok(Piece::Row(size)) = next_row(format, &buffer, &mut scan) {
+            rows.push(buffer.drain(..size).collect());
+        }
+    }
+    rows
+}
+
+fn check(format: &CopyFormat, row: &[u8], index: usize, expected: Option<&str>) {
+    let value = field(format, row, index).expect("a field");
+    assert_eq!(value.as_deref(), expected.map(str::as_bytes), "{:?}", String::from_utf8_lossy(row));
+}
+
+#[test]
+fn text_rows_end_at_line_feeds_that_are_not_escaped() {
+    for piece in 1..8 {
+        assert_eq!(
+            rows(&text(), b"1\ta\\\nb\n2\t\\\\\n3\tx\r\n", piece),
+            [&b"1\ta\\\nb\n"[..], b"2\t\\\\\n", b"3\tx\r\n"]
+        );
+    }
+    assert_eq!(next_row(&text(), b"\\.\nrest\n", &mut Scan::default()), Ok(Piece::End));
+}
+
+#[test]
+fn text_fields_are_unescaped() {
+    check(&text(), b"1\ta\\tb\n", 1, Some("a\tb"));
+    check(&text(), b"\\x41\\102\\N\t2\n", 0, Some("ABN"));
+    check(&text(), b"\\N\t2\n", 0, None);
+    check(&text(), b"a\\\tb\tc\n", 0, Some("a\tb"));
+    check(&text(), b"\t2\n", 0, Some(""));
+    assert_eq!(field(&text(), b"1\t2\n", 2), Err(RowError::MissingColumn(3)));
+}
+
+#[test]
+fn csv_rows_may_hold_line_feeds_in_quotes() {
+    for piece in 1..8 {
+        assert_eq!(
+            rows(&csv(), b"1,\"a\nb\"\n2,\"\"\"\n\"\n3,x\n", piece),
+            [&b"1,\"a\nb\"\n"[..], b"2,\"\"\"\n\"\n", b"3,x\n"]
+        );
+    }
+}
+
+#[test]
+fn csv_fields_lose_their_quotes() {
+    check(&csv(), b"1,\"a,\"\"b\"\n", 1, Some("a,\"b"));
+    check(&csv(), b",x\n", 0, None);
+    check(&csv(), b"\"\",x\n", 0, Some(""));
+    check(&csv(), b"a\"b,c\"d,e\n", 0, Some("ab,cd"));
+    assert_eq!(field(&csv(), b"1,2\n", 2), Err(RowError::MissingColumn(3)));
+    let backslash = CopyFormat::Csv {
+        delimiter: b';',
+        null: "NULL".to_owned(),
+        header: false,
+        quote: b'\'',
+        escape: b'\\',
+    };
+    check(&backslash, b"'a\\'b;c';NULL\n", 0, Some("a'b;c"));
+    check(&backslash, b"'a';NULL\n", 1, None);
+}
+
+#[test]
+fn tuples_say_their_length() {
+    let mut tuple = BytesMut::new();
+    tuple.put_i16(2);
+    tuple.put_i32(4);
+    tuple.put_i32(7);
+    tuple.put_i32(-1);
+    let format = CopyFormat::Binary;
+    for cut in 0..tuple.len() {
+        assert_eq!(next_row(&format, &tuple[..cut], &mut Scan::default()), Ok(Piece::More));
+    }
+    assert_eq!(next_row(&format, &tuple, &mut Scan::default()), Ok(Piece::Row(14)));
+    assert_eq!(field(&format, &tuple, 0), Ok(Some(Cow::Borrowed(&[0, 0, 0, 7][..]))));
+    assert_eq!(field(&format, &tuple, 1), Ok(None));
+    assert_eq!(field(&format, &tuple, 2), Err(RowError::MissingColumn(3)));
+    assert_eq!(next_row(&format, b"\xff\xff", &mut Scan::default()), Ok(Piece::End));
+    assert_eq!(next_row(&format, b"\xff\xfe", &mut Scan::default()), Err(RowError::FieldSize));
+    let negative = b"\0\x01\xff\xff\xff\xfe";
+    assert_eq!(next_row(&format, negative, &mut Scan::default()), Err(RowError::FieldSize));
+}
+
+#[test]
+fn binary_headers_are_checked() {
+    assert_eq!(binary_header(BINARY_HEADER), Ok(Some(19)));
+    assert_eq!(binary_header(&BINARY_HEADER[..10]), Ok(None));
+    assert_eq!(binary_header(b"PGCOPX"), Err(RowError::Signature));
+    let mut flags = BINARY_HEADER.to_vec();
+    flags[12] = 1;
+    assert_eq!(binary_header(&flags), Err(RowError::Flags));
+}
+
+proptest! {
+    #[test]
+    fn text_rows_read_back_what_was_written(
+        values in proptest::collection::vec(proptest::option::of(proptest::collection::vec(any::<u8>(), 0..12)), 1..5),
+        piece in 1usize..9,
+    ) {
+        let mut data = BytesMut::new();
+        put_text_row(&mut data, values.iter().map(Option::as_deref));
+        let cut = rows(&text(), &data, piece);
+        prop_assert_eq!(cut.len(), 1);
+        for (index, value) in values.iter().enumerate() {
+            let read = field(&text(), &cut[0], index).expect("a field");
+            prop_assert_eq!(read.as_deref(), value.as_deref());
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Settings a session has made, so that they can be made again on another server connection.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Setting name -> the statement that makes it. Cheap to clone and to compare.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SettingMap {
+    entries: Arc<BTreeMap<String, String>>,
+}
+
+impl SettingMap {
+    /// Remembers a setting. `replay` is a whole statement.
+    pub fn set(&mut self, name: &str, replay: &str) {
+        Arc::make_mut(&mut self.entries).insert(name.to_owned(), replay.to_owned());
+    }
+
+    /// Forgets one.
+    pub fn reset(&mut self, name: &str) {
+        if self.entries.contains_key(name) {
+            Arc::make_mut(&mut self.entries).remove(name);
+        }
+    }
+
+    /// The statement that makes `name`, if it was set.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.entries.get(name).map(String::as_str)
+    }
+
+    /// True when both hold the same settings; one comparison of pointers in the common case.
+    pub fn same(&self, other: &SettingMap) -> bool {
+        Arc::ptr_eq(&self.entries, &other.entries) || self.entries == other.entries
+    }
+
+    /// Statements that turn a connection with `self` into one with `wanted`; empty when equal.
+    pub fn difference(&self, wanted: &SettingMap) -> String {
+        let gone = self
+            .entries
+            .keys()
+            .filter(|name| !wanted.entries.contains_key(*name))
+            .map(|name| reset_statement(name));
+        let changed = wanted
+            .entries
+            .iter()
+            .filter(|(name, replay)| self.entries.get(*name) != Some(replay))
+            .map(|(_, replay)| replay.clone());
+        gone.chain(changed).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn reset_statement(name: &str) -> String {
+    match name {
+        "role" => "RESET ROLE".to_owned(),
+        "timezone" => "RESET timezone".to_owned(),
+        _ => format!("RESET {}", quote_setting(name)),
+    }
+}
+
+/// A setting's name as it stands in SET: each part quoted, so that no name is taken for syntax.
+pub fn quote_setting(name: &str) -> String {
+    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+}
+
+/// The statement that sets `name` to a plain value, as a startup packet gives it.
+pub fn set_statement(name: &str, value: &str) -> String {
+    let quoted = quote_literal(value);
+    // A list setting given as one quoted string would become one element.
+    if matches!(name, "search_path" | "datestyle") {
+        let parts: Vec<String> =
+            value.split(',').map(|part| quote_literal(part.trim().trim_matches('"'))).collect();
+        return format!("SET {} TO {}", quote_setting(name), parts.join(", "));
+    }
+    format!("SET {} TO {quoted}", quote_setting(name))
+}
+
+/// A string literal that means `text` whatever `standard_conforming_strings` says.
+pub fn quote_literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if text.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
+}
+
+/// An identifier in double quotes.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The schemas of a `search_path` value, with `"$user"` resolved.
+pub fn search_path(value: &str, user: &str) -> Vec<String> {
+    let mut schemas = Vec::new();
+    let mut rest = value.trim();
+    while !rest.is_empty() {
+        let (name, tail) = match rest.strip_prefix('"') {
+            Some(quoted) => match quoted.split_once('"') {
+                Some((name, tail)) => (name.to_owned(), tail),
+                None => (quoted.to_owned(), ""),
+            },
+            None => match rest.split_once(',') {
+                Some((name, _)) => (name.trim().to_lowercase(), &rest[name.len()..]),
+                None => (rest.trim().to_lowercase(), ""),
+            },
+        };
+        let name = if name == "$user" { user.to_owned() } else { name };
+        if !name.is_empty() {
+            schemas.push(name);
+        }
+        rest = tail.trim_start().trim_start_matches(',').trim_start();
+    }
+    schemas
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! Speaks Postgres to clients and to shards.
+//!
+//! A SELECT goes: [`listener`] -> `login` -> `session` -> `frame` -> planner -> `session/execute`
+//! -> `pool` -> `server`, and its rows come back through `relay`.
+
+mod copy_rows;
+mod error;
+pub mod frame;
+mod guc;
+pub mod listener;
+mod login;
+mod message;
+mod plan_cache;
+mod pool;
+mod process;
+mod relay;
+mod scram;
+mod server;
+mod session;
+pub mod settings;
+mod shard;
+mod store;
+mod telemetry;
+mod tls;
+mod wire;
+
+pub use listener::{Proxy, StartError};

@@ -1,0 +1,233 @@
+//! Accepts clients and gives each to a serving thread; starts and stops everything.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    error::Failure,
+    login,
+    process::{Process, Thread},
+    session,
+    settings::Settings,
+    shard::{self, Shard},
+    store,
+    tls::{ServerTls, TlsError},
+    wire::{Stream, Wire},
+};
+
+/// Accepted connections that wait for their thread.
+const ACCEPTED_MAX: usize = 1024;
+/// How long sessions may take to say goodbye.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Why the proxy could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// No shards in the settings.
+    #[error("no shards are configured")]
+    NoShards,
+    /// TLS files.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] store::StoreError),
+    /// The port.
+    #[error("could not listen on {address}: {cause}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// A thread.
+    #[error("could not start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// A running proxy.
+pub struct Proxy {
+    address: SocketAddr,
+    tracker: TaskTracker,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+impl Proxy {
+    /// Migrates the catalog, loads it, and begins to accept clients. Ends when `stop` is cancelled.
+    pub async fn start(settings: Settings, stop: CancellationToken) -> Result<Proxy, StartError> {
+        let shards = shards(&settings)?;
+        let tls = settings.tls.as_ref().map(ServerTls::load).transpose()?;
+        let home = shards.first().ok_or(StartError::NoShards)?.clone();
+        store::set_up(&home, &settings).await?;
+        let (store, follow) = store::follow(home, stop.clone()).await?;
+        let tracker = TaskTracker::new();
+        tracker.spawn(follow);
+        for shard in &shards {
+            tracker.spawn(shard::watch_health(shard.clone(), settings.health_interval, stop.clone()));
+        }
+        let listen = |cause| StartError::Listen { address: settings.listen, cause };
+        let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let count = settings.threads.max(1);
+        let process = Arc::new(Process::new(settings, shards, store, tls));
+        let mut threads = Vec::with_capacity(count);
+        let mut doors = Vec::with_capacity(count);
+        for number in 0..count {
+            let (door, accepted) = mpsc::channel(ACCEPTED_MAX);
+            doors.push(door);
+            threads.push(serve_on_thread(number, process.clone(), accepted, stop.clone())?);
+        }
+        tracker.spawn(report_pools(process.clone(), stop.clone()));
+        tracker.spawn(accept(listener, doors, stop.clone()));
+        tracker.close();
+        Ok(Proxy { address, tracker, threads, stop })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for the end.
+    pub async fn wait(self) {
+        self.stop.cancelled().await;
+        self.tracker.wait().await;
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().all(|thread| thread.join().is_ok())
+        });
+        if !joined.await.unwrap_or(false) {
+            tracing::error!("a serving thread ended in a panic");
+        }
+    }
+}
+
+fn shards(settings: &Settings) -> Result<Vec<Arc<Shard>>, TlsError> {
+    (1..)
+        .zip(&settings.shards)
+        .map(|(id, shard)| {
+            Shard::new(id, shard.clone(), settings.shard_connect_timeout).map(Arc::new)
+        })
+        .collect()
+}
+
+async fn accept(
+    listener: TcpListener,
+    doors: Vec<mpsc::Sender<(TcpStream, SocketAddr)>>,
+    stop: CancellationToken,
+) {
+    let mut next = 0;
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(client) => {
+                // A full door means that this thread cannot keep up: the client is let go, and
+                // sees a closed connection.
+                if doors[next].try_send(client).is_err() {
+                    tracing::warn!("a client was turned away: too many are logging in");
+                }
+                next = (next + 1) % doors.len();
+            }
+            Err(error) => {
+                tracing::error!(%error, "could not accept a client");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// One thread with a runtime of its own: a client and its server connections stay on one core.
+fn serve_on_thread(
+    number: usize,
+    process: Arc<Process>,
+    accepted: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    stop: CancellationToken,
+) -> Result<std::thread::JoinHandle<()>, StartError> {
+    let thread = process.add_thread();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::Thread)?;
+    std::thread::Builder::new()
+        .name(format!("serve-{number}"))
+        // libpg_query parses by recursive descent on this stack.
+        .stack_size(8 << 20)
+        .spawn(move || runtime.block_on(serve(process, thread, accepted, stop)))
+        .map_err(StartError::Thread)
+}
+
+async fn serve(
+    process: Arc<Process>,
+    thread: Arc<Thread>,
+    mut accepted: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    stop: CancellationToken,
+) {
+    let sessions = TaskTracker::new();
+    loop {
+        let client = tokio::select! {
+            () = stop.cancelled() => break,
+            client = accepted.recv() => client,
+        };
+        let Some((stream, peer)) = client else { break };
+        // The accepting runtime registered the socket; this thread's runtime takes it over.
+        let moved = stream.into_std().and_then(TcpStream::from_std);
+        let Ok(stream) = moved else { continue };
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        sessions.spawn(greet(process.clone(), thread.clone(), stream, peer, stop.clone()));
+    }
+    sessions.close();
+    if tokio::time::timeout(FAREWELL, sessions.wait()).await.is_err() {
+        tracing::warn!("some sessions were ended in the middle of a statement");
+    }
+    process.tasks.close();
+}
+
+async fn greet(
+    process: Arc<Process>,
+    thread: Arc<Thread>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stop: CancellationToken,
+) {
+    let place = match process.admit() {
+        Ok(place) => place,
+        Err(report) => {
+            let mut wire = Wire::new(Stream::Tcp(stream));
+            login::refuse(&mut wire, Failure::from(report)).await;
+            return;
+        }
+    };
+    let Some(hello) = Box::pin(login::welcome(&process, stream, peer)).await else { return };
+    session::serve(process, thread, hello, peer.to_string(), stop).await;
+    drop(place);
+}
+
+/// Pool figures for `/metrics`.
+async fn report_pools(process: Arc<Process>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        for pool in process.pools() {
+            let labels = [("shard", pool.shard), ("user", pool.user)];
+            metrics::gauge!("automator67_pool_connections_max", &labels).set(pool.size_max as f64);
+            metrics::gauge!("automator67_pool_connections_idle", &labels).set(pool.idle as f64);
+            metrics::gauge!("automator67_pool_connections_active", &labels).set(pool.active as f64);
+            metrics::gauge!("automator67_pool_queue", &labels).set(pool.waiting as f64);
+        }
+    }
+}

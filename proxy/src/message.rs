@@ -1,0 +1,490 @@
+//! The few messages we must understand or write ourselves; everything else passes as bytes.
+//!
+//! Decoders take one frame's body, read it to its end, and say what is wrong in the server's
+//! words when it is short, long or not terminated.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::error::{Outcome, Report};
+
+/// Appends a frame whose body `fill` writes.
+pub fn framed(output: &mut BytesMut, tag: u8, fill: impl FnOnce(&mut BytesMut)) {
+    output.put_u8(tag);
+    let start = output.len();
+    output.put_i32(0);
+    fill(output);
+    // A body of ours is far below 2 GiB: it is built from frames that were checked, piece by piece.
+    let length = (output.len() - start) as i32;
+    output[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Appends a NUL-terminated string. The string has no NUL: it came from a NUL-terminated one, or
+/// from the catalog.
+pub fn put_string(output: &mut BytesMut, text: &str) {
+    output.extend_from_slice(text.as_bytes());
+    output.put_u8(0);
+}
+
+// ---- from the client ----
+
+/// Walks through one frame's body.
+pub struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Reads `body`.
+    pub fn new(body: &'a [u8]) -> Self {
+        Reader { rest: body }
+    }
+
+    /// A NUL-terminated UTF-8 string.
+    pub fn string(&mut self) -> Outcome<&'a str> {
+        let end = memchr::memchr(0, self.rest)
+            .ok_or_else(|| Report::protocol("invalid string in message"))?;
+        let (text, rest) = self.rest.split_at(end);
+        self.rest = &rest[1..];
+        std::str::from_utf8(text).map_err(|_| {
+            Report::error("22021", "invalid byte sequence for encoding \"UTF8\"").into()
+        })
+    }
+
+    /// An int16.
+    pub fn int16(&mut self) -> Outcome<i16> {
+        let (value, rest) = self.rest.split_first_chunk().ok_or_else(short)?;
+        self.rest = rest;
+        Ok(i16::from_be_bytes(*value))
+    }
+
+    /// An int32.
+    pub fn int32(&mut self) -> Outcome<i32> {
+        let (value, rest) = self.rest.split_first_chunk().ok_or_else(short)?;
+        self.rest = rest;
+        Ok(i32::from_be_bytes(*value))
+    }
+
+    /// One byte.
+    pub fn byte(&mut self) -> Outcome<u8> {
+        let (value, rest) = self.rest.split_first().ok_or_else(short)?;
+        self.rest = rest;
+        Ok(*value)
+    }
+
+    /// `count` bytes.
+    pub fn bytes(&mut self, count: usize) -> Outcome<&'a [u8]> {
+        if self.rest.len() < count {
+            return Err(short().into());
+        }
+        let (value, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        Ok(value)
+    }
+
+    /// A count that cannot be negative.
+    fn count(&mut self) -> Outcome<usize> {
+        // Counts are unsigned 16 bit on the wire: the server reads up to 65535 of them.
+        Ok(usize::from(self.int16()? as u16))
+    }
+
+    /// Nothing may be left.
+    pub fn end(self) -> Outcome<()> {
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(Report::protocol("invalid message format").into())
+        }
+    }
+}
+
+fn short() -> Report {
+    Report::protocol("insufficient data left in message")
+}
+
+/// `Q`.
+pub fn query(body: &[u8]) -> Outcome<&str> {
+    let mut reader = Reader::new(body);
+    let text = reader.string()?;
+    reader.end()?;
+    Ok(text)
+}
+
+/// `P`: a statement to prepare.
+#[derive(Debug, Clone)]
+pub struct Parse {
+    /// Empty for the unnamed statement.
+    pub name: String,
+    /// SQL.
+    pub text: String,
+    /// Declared parameter types; 0 is unspecified.
+    pub parameter_types: Vec<u32>,
+}
+
+/// Decodes `P`.
+pub fn parse(body: &[u8]) -> Outcome<Parse> {
+    let mut reader = Reader::new(body);
+    let name = reader.string()?.to_owned();
+    let text = reader.string()?.to_owned();
+    let count = reader.count()?;
+    let mut parameter_types = Vec::with_capacity(count.min(64));
+    for _ in 0..count {
+        parameter_types.push(reader.int32()? as u32);
+    }
+    reader.end()?;
+    Ok(Parse { name, text, parameter_types })
+}
+
+/// `B`: a portal to make. Parameters stay in the frame's own bytes.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// Empty for the unnamed portal.
+    pub portal: String,
+    /// The statement's name.
+    pub statement: String,
+    /// What follows the two names: formats, values, result formats. Goes to shards unchanged.
+    pub rest: Bytes,
+    formats: Vec<i16>,
+    values: Vec<Option<(usize, usize)>>,
+    result_formats: Vec<i16>,
+}
+
+/// Decodes `B`.
+pub fn bind(body: &[u8]) -> Outcome<Bind> {
+    let mut reader = Reader::new(body);
+    let portal = reader.string()?.to_owned();
+    let statement = reader.string()?.to_owned();
+    let rest = Bytes::copy_from_slice(reader.rest);
+    let mut bind = Bind {
+        portal,
+        statement,
+        rest,
+        formats: Vec::new(),
+        values: Vec::new(),
+        result_formats: Vec::new(),
+    };
+    read_values(&mut reader, body, &mut bind)?;
+    reader.end()?;
+    Ok(bind)
+}
+
+fn read_values(reader: &mut Reader<'_>, body: &[u8], bind: &mut Bind) -> Outcome<()> {
+    let rest_start = body.len() - bind.rest.len();
+    for _ in 0..reader.count()? {
+        bind.formats.push(reader.int16()?);
+    }
+    let count = reader.count()?;
+    if bind.formats.len() > 1 && bind.formats.len() != count {
+        return Err(Report::protocol(format!(
+            "bind message has {} parameter formats but {count} parameters",
+            bind.formats.len()
+        ))
+        .into());
+    }
+    for _ in 0..count {
+        let length = reader.int32()?;
+        if length == -1 {
+            bind.values.push(None);
+            continue;
+        }
+        let length = usize::try_from(length).map_err(|_| short())?;
+        let start = body.len() - reader.rest.len() - rest_start;
+        reader.bytes(length)?;
+        bind.values.push(Some((start, start + length)));
+    }
+    for _ in 0..reader.count()? {
+        bind.result_formats.push(reader.int16()?);
+    }
+    Ok(())
+}
+
+impl Bind {
+    /// How many parameters were given.
+    pub fn parameter_count(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The value of `$index+1`; `None` is NULL (or not given).
+    pub fn value(&self, index: usize) -> Option<&[u8]> {
+        let (start, end) = (*self.values.get(index)?)?;
+        self.rest.get(start..end)
+    }
+
+    /// True when `$index+1` is in binary format.
+    pub fn is_binary(&self, index: usize) -> bool {
+        let format = match self.formats.as_slice() {
+            [] => 0,
+            [one] => *one,
+            many => many.get(index).copied().unwrap_or(0),
+        };
+        format == 1
+    }
+
+    /// The parameter part of [`Bind::rest`]: formats and values, without the result formats.
+    pub fn parameters(&self) -> &[u8] {
+        let result_bytes = 2 + 2 * self.result_formats.len();
+        &self.rest[..self.rest.len() - result_bytes]
+    }
+
+    /// Result formats as given: none, one for all, or one per column.
+    pub fn result_formats(&self) -> &[i16] {
+        &self.result_formats
+    }
+}
+
+/// `D` and `C` (close): what they name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// A prepared statement.
+    Statement(String),
+    /// A portal.
+    Portal(String),
+}
+
+/// Decodes `D` and `C`.
+pub fn named(body: &[u8], message: &str) -> Outcome<Named> {
+    let mut reader = Reader::new(body);
+    let kind = reader.byte()?;
+    let name = reader.string()?.to_owned();
+    reader.end()?;
+    match kind {
+        b'S' => Ok(Named::Statement(name)),
+        b'P' => Ok(Named::Portal(name)),
+        other => {
+            Err(Report::protocol(format!("invalid {message} message subtype {other}")).into())
+        }
+    }
+}
+
+/// `E`: portal name and row limit (0: no limit).
+pub fn execute(body: &[u8]) -> Outcome<(String, i32)> {
+    let mut reader = Reader::new(body);
+    let portal = reader.string()?.to_owned();
+    let limit = reader.int32()?;
+    reader.end()?;
+    Ok((portal, limit))
+}
+
+// ---- to a shard ----
+
+/// Appends `Q`.
+pub fn put_query(output: &mut BytesMut, text: &str) {
+    framed(output, b'Q', |body| put_string(body, text));
+}
+
+/// Appends `P`.
+pub fn put_parse(output: &mut BytesMut, name: &str, text: &str, parameter_types: &[u32]) {
+    framed(output, b'P', |body| {
+        put_string(body, name);
+        put_string(body, text);
+        body.put_i16(parameter_types.len() as i16);
+        for oid in parameter_types {
+            body.put_u32(*oid);
+        }
+    });
+}
+
+/// Appends `B`; `rest` is everything after the names.
+pub fn put_bind(output: &mut BytesMut, portal: &str, statement: &str, rest: &[u8]) {
+    framed(output, b'B', |body| {
+        put_string(body, portal);
+        put_string(body, statement);
+        body.extend_from_slice(rest);
+    });
+}
+
+/// Appends `B` with the client's parameters and one format for all results.
+pub fn put_bind_with_format(
+    output: &mut BytesMut,
+    portal: &str,
+    statement: &str,
+    parameters: &[u8],
+    result_format: i16,
+) {
+    framed(output, b'B', |body| {
+        put_string(body, portal);
+        put_string(body, statement);
+        body.extend_from_slice(parameters);
+        body.put_i16(1);
+        body.put_i16(result_format);
+    });
+}
+
+/// Parameters of a Bind that has none.
+pub const NO_PARAMETERS: &[u8] = &[0, 0, 0, 0];
+
+/// Appends `D` (kind `S` or `P`).
+pub fn put_describe(output: &mut BytesMut, kind: u8, name: &str) {
+    framed(output, b'D', |body| {
+        body.put_u8(kind);
+        put_string(body, name);
+    });
+}
+
+/// Appends `C` (kind `S` or `P`).
+pub fn put_close(output: &mut BytesMut, kind: u8, name: &str) {
+    framed(output, b'C', |body| {
+        body.put_u8(kind);
+        put_string(body, name);
+    });
+}
+
+/// Appends `E`.
+pub fn put_execute(output: &mut BytesMut, portal: &str, limit: i32) {
+    framed(output, b'E', |body| {
+        put_string(body, portal);
+        body.put_i32(limit);
+    });
+}
+
+/// Appends `S`.
+pub fn put_sync(output: &mut BytesMut) {
+    output.extend_from_slice(b"S\0\0\0\x04");
+}
+
+/// Appends CopyDone.
+pub fn put_copy_done(output: &mut BytesMut) {
+    output.extend_from_slice(b"c\0\0\0\x04");
+}
+
+/// Appends CopyFail.
+pub fn put_copy_fail(output: &mut BytesMut, reason: &str) {
+    framed(output, b'f', |body| put_string(body, reason));
+}
+
+// ---- to the client ----
+
+/// ParseComplete.
+pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+/// BindComplete.
+pub const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
+/// CloseComplete.
+pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+/// NoData.
+pub const NO_DATA: &[u8] = b"n\0\0\0\x04";
+/// EmptyQueryResponse.
+pub const EMPTY_QUERY: &[u8] = b"I\0\0\0\x04";
+
+/// Appends ReadyForQuery with `I`, `T` or `E`.
+pub fn put_ready(output: &mut BytesMut, status: u8) {
+    output.extend_from_slice(&[b'Z', 0, 0, 0, 5, status]);
+}
+
+/// Appends CommandComplete.
+pub fn put_command_complete(output: &mut BytesMut, tag: &str) {
+    framed(output, b'C', |body| put_string(body, tag));
+}
+
+/// Appends ParameterStatus.
+pub fn put_parameter_status(output: &mut BytesMut, name: &str, value: &str) {
+    framed(output, b'S', |body| {
+        put_string(body, name);
+        put_string(body, value);
+    });
+}
+
+/// A column of a RowDescription of our own: name, type OID, type size; text format.
+pub fn put_row_description(output: &mut BytesMut, columns: &[(&str, u32, i16)]) {
+    framed(output, b'T', |body| {
+        body.put_i16(columns.len() as i16);
+        for (name, oid, size) in columns {
+            put_string(body, name);
+            body.put_u32(0);
+            body.put_i16(0);
+            body.put_u32(*oid);
+            body.put_i16(*size);
+            body.put_i32(-1);
+            body.put_i16(0);
+        }
+    });
+}
+
+/// Appends a DataRow of text values.
+pub fn put_text_row(output: &mut BytesMut, values: &[Option<&str>]) {
+    framed(output, b'D', |body| {
+        body.put_i16(values.len() as i16);
+        for value in values {
+            match value {
+                None => body.put_i32(-1),
+                Some(value) => {
+                    body.put_i32(value.len() as i32);
+                    body.extend_from_slice(value.as_bytes());
+                }
+            }
+        }
+    });
+}
+
+// ---- from a shard ----
+
+/// A field of an ErrorResponse or NoticeResponse body.
+pub fn error_field(body: &[u8], code: u8) -> Option<&str> {
+    let mut rest = body;
+    while let Some((&field, tail)) = rest.split_first() {
+        if field == 0 {
+            return None;
+        }
+        let end = memchr::memchr(0, tail)?;
+        if field == code {
+            return std::str::from_utf8(&tail[..end]).ok();
+        }
+        rest = &tail[end + 1..];
+    }
+    None
+}
+
+/// The values of a DataRow body; `None` when it is malformed.
+pub fn data_row(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let count = u16::from_be_bytes(*count);
+    let mut values = Vec::with_capacity(usize::from(count));
+    for _ in 0..count {
+        let (length, tail) = rest.split_first_chunk::<4>()?;
+        let length = i32::from_be_bytes(*length);
+        rest = tail;
+        if length < 0 {
+            values.push(None);
+            continue;
+        }
+        let length = length as usize;
+        values.push(Some(rest.get(..length)?));
+        rest = &rest[length..];
+    }
+    Some(values)
+}
+
+/// The command tag of a CommandComplete body.
+pub fn command_tag(body: &[u8]) -> &str {
+    let text = body.strip_suffix(&[0]).unwrap_or(body);
+    std::str::from_utf8(text).unwrap_or("")
+}
+
+/// The row count at a command tag's end: `UPDATE 3` has 3.
+pub fn tag_rows(tag: &str) -> Option<u64> {
+    tag.rsplit(' ').next()?.parse().ok()
+}
+
+/// Sets table OID and column number of every field of a whole RowDescription frame to zero: the
+/// fields came from temporary tables that mean nothing to the client.
+pub fn forget_tables(frame: &mut BytesMut) {
+    let header = crate::frame::HEADER_BYTES;
+    let mut at = header + 2;
+    while at < frame.len() {
+        let Some(end) = memchr::memchr(0, &frame[at..]) else { return };
+        let start = at + end + 1;
+        let Some(field) = frame.get_mut(start..start + 6) else { return };
+        field.fill(0);
+        at = start + 18;
+    }
+}
+
+/// The parameter types of a ParameterDescription body.
+pub fn parameter_types(body: &[u8]) -> Option<Vec<u32>> {
+    let (count, rest) = body.split_first_chunk::<2>()?;
+    let types: Vec<u32> = rest
+        .chunks_exact(4)
+        .map(|oid| u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]))
+        .collect();
+    (types.len() == usize::from(u16::from_be_bytes(*count))).then_some(types)
+}
+
+#[cfg(test)]
+mod tests;

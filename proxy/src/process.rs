@@ -1,0 +1,306 @@
+//! What all sessions share: settings, shards, the catalog, cancel keys, the list of sessions.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use automator67_planner::catalog::ShardId;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    error::{Report, sqlstate},
+    plan_cache::PlanCache,
+    pool::{PoolState, Pools},
+    scram::Verifier,
+    server::{self, BackendKey},
+    settings::{Settings, User},
+    shard::Shard,
+    store::Store,
+    telemetry::Telemetry,
+    tls::ServerTls,
+};
+
+/// The process.
+pub struct Process {
+    /// As given.
+    pub settings: Settings,
+    /// Shards in the order of their ids, which count from 1.
+    pub shards: Vec<Arc<Shard>>,
+    /// The catalog.
+    pub store: Store,
+    /// TLS towards clients.
+    pub tls: Option<ServerTls>,
+    /// Who may log in.
+    pub logins: HashMap<String, Login>,
+    /// Metrics.
+    pub telemetry: Telemetry,
+    /// Tasks that outlive their session: cancel requests.
+    pub tasks: TaskTracker,
+    sessions: Mutex<HashMap<i32, Arc<SessionCard>>>,
+    session_count: AtomicUsize,
+    next_session: AtomicU64,
+    threads: Mutex<Vec<Arc<Thread>>>,
+}
+
+/// A user and what checks the password.
+pub struct Login {
+    /// Name and password, for the shards.
+    pub user: Arc<User>,
+    /// For clients.
+    pub verifier: Verifier,
+}
+
+/// One serving thread.
+pub struct Thread {
+    /// Its server connections.
+    pub pools: Pools,
+    /// Its plans.
+    pub plans: Mutex<PlanCache>,
+    /// ParameterStatus values by user and startup settings.
+    pub greetings: Mutex<HashMap<String, Arc<Vec<(String, String)>>>>,
+    statements: Mutex<StatementIds>,
+}
+
+/// Numbers of prepared statements: the same text with the same types is one statement on every
+/// server connection, whoever prepared it.
+#[derive(Default)]
+struct StatementIds {
+    known: HashMap<(Arc<str>, Arc<[u32]>), u64>,
+    last: u64,
+}
+
+/// Texts whose number is remembered. A forgotten one gets a new number, and servers drop the old
+/// one in time.
+const STATEMENT_IDS_MAX: usize = 10_000;
+
+impl Thread {
+    /// The number of a statement.
+    pub fn statement_id(&self, text: &Arc<str>, types: &Arc<[u32]>) -> u64 {
+        let mut ids = lock(&self.statements);
+        if let Some(id) = ids.known.get(&(text.clone(), types.clone())) {
+            return *id;
+        }
+        if ids.known.len() >= STATEMENT_IDS_MAX {
+            ids.known.clear();
+        }
+        ids.last += 1;
+        let id = ids.last;
+        ids.known.insert((text.clone(), types.clone()), id);
+        id
+    }
+}
+
+/// What others may see of a session, and what a CancelRequest needs.
+pub struct SessionCard {
+    /// Number of the session in this process.
+    pub id: u64,
+    /// What BackendKeyData said.
+    pub pid: i32,
+    /// The rest of the cancel key.
+    pub secret: i32,
+    /// The role.
+    pub user: String,
+    /// Where the client is.
+    pub client: String,
+    /// Since when.
+    pub connected_at: SystemTime,
+    /// What changes.
+    pub activity: Mutex<Activity>,
+    /// Wakes a statement that waits for something that is not a shard.
+    pub cancelled: tokio::sync::Notify,
+}
+
+/// What a session is doing.
+#[derive(Clone, Default)]
+pub struct Activity {
+    /// Server connections in use.
+    pub keys: Vec<BackendKey>,
+    /// A cancel request has read `keys`: these connections are not lent again.
+    pub tainted: bool,
+    /// `application_name`.
+    pub application_name: String,
+    /// `idle`, `active`, `idle in transaction` ...
+    pub state: &'static str,
+    /// Kind of the current or last statement.
+    pub statement_kind: &'static str,
+    /// Tier of the current or last statement.
+    pub tier: &'static str,
+    /// Keeps its connections.
+    pub pinned: bool,
+    /// Statements so far.
+    pub statements: u64,
+}
+
+impl Process {
+    /// Puts the parts together.
+    pub fn new(
+        settings: Settings,
+        shards: Vec<Arc<Shard>>,
+        store: Store,
+        tls: Option<ServerTls>,
+    ) -> Self {
+        let logins = settings.users.iter().filter_map(login).collect();
+        Process {
+            settings,
+            shards,
+            store,
+            tls,
+            logins,
+            telemetry: Telemetry::new(),
+            tasks: TaskTracker::new(),
+            sessions: Mutex::default(),
+            session_count: AtomicUsize::new(0),
+            next_session: AtomicU64::new(1),
+            threads: Mutex::default(),
+        }
+    }
+
+    /// The shard with this id.
+    pub fn shard(&self, id: ShardId) -> Result<&Arc<Shard>, Report> {
+        (id as usize).checked_sub(1).and_then(|index| self.shards.get(index)).ok_or_else(|| {
+            Report::error(
+                sqlstate::CONNECTION_FAILURE,
+                format!("shard {id} is not in this proxy's configuration"),
+            )
+            .hint("Add the shard to the configuration and restart this proxy.")
+        })
+    }
+
+    /// The home shard.
+    pub fn home(&self) -> &Arc<Shard> {
+        &self.shards[0]
+    }
+
+    /// Adds a serving thread.
+    pub fn add_thread(&self) -> Arc<Thread> {
+        let settings = &self.settings;
+        let thread = Arc::new(Thread {
+            pools: Pools::new(settings.threads, settings.pool_wait_timeout),
+            plans: Mutex::new(PlanCache::new(settings.plan_cache_entries_max)),
+            greetings: Mutex::default(),
+            statements: Mutex::default(),
+        });
+        lock(&self.threads).push(thread.clone());
+        thread
+    }
+
+    /// Pools of all threads, added up.
+    pub fn pools(&self) -> Vec<PoolState> {
+        let mut all: Vec<PoolState> = Vec::new();
+        for state in lock(&self.threads).iter().flat_map(|thread| thread.pools.report()) {
+            let same = |other: &&mut PoolState| {
+                other.shard == state.shard && other.user == state.user
+            };
+            match all.iter_mut().find(same) {
+                None => all.push(state),
+                Some(sum) => {
+                    sum.size_max += state.size_max;
+                    sum.idle += state.idle;
+                    sum.active += state.active;
+                    sum.waiting += state.waiting;
+                    sum.waits += state.waits;
+                    sum.waited += state.waited;
+                }
+            }
+        }
+        all.sort_by(|a, b| (&a.shard, &a.user).cmp(&(&b.shard, &b.user)));
+        all
+    }
+
+    /// Takes a place for a session, or says that there is none.
+    pub fn admit(self: &Arc<Self>) -> Result<Place, Report> {
+        let count = self.session_count.fetch_add(1, Ordering::Relaxed);
+        let place = Place { process: self.clone() };
+        if count >= self.settings.sessions_max {
+            return Err(Report::error(
+                sqlstate::TOO_MANY_CONNECTIONS,
+                "sorry, too many clients already",
+            )
+            .detail(format!("sessions_max is {}.", self.settings.sessions_max))
+            .hint("Close idle connections or raise sessions_max."));
+        }
+        self.telemetry.sessions.set((count + 1) as f64);
+        Ok(place)
+    }
+
+    /// Lists a session so that it can be seen and cancelled.
+    pub fn list_session(&self, user: &str, client: String) -> Arc<SessionCard> {
+        let mut sessions = lock(&self.sessions);
+        let pid = loop {
+            let pid = rand::random_range(1..=i32::MAX);
+            if !sessions.contains_key(&pid) {
+                break pid;
+            }
+        };
+        let card = Arc::new(SessionCard {
+            id: self.next_session.fetch_add(1, Ordering::Relaxed),
+            pid,
+            secret: rand::random(),
+            user: user.to_owned(),
+            client,
+            connected_at: SystemTime::now(),
+            activity: Mutex::new(Activity { state: "idle", ..Activity::default() }),
+            cancelled: tokio::sync::Notify::new(),
+        });
+        sessions.insert(pid, card.clone());
+        card
+    }
+
+    /// Takes a session off the list.
+    pub fn unlist_session(&self, card: &SessionCard) {
+        lock(&self.sessions).remove(&card.pid);
+    }
+
+    /// All sessions.
+    pub fn sessions(&self) -> Vec<Arc<SessionCard>> {
+        let mut all: Vec<_> = lock(&self.sessions).values().cloned().collect();
+        all.sort_by_key(|card| card.id);
+        all
+    }
+
+    /// Passes a CancelRequest on to the shards that work for that session. A wrong key is ignored,
+    /// as the protocol asks.
+    pub async fn cancel(&self, pid: i32, secret: &[u8]) {
+        let card = lock(&self.sessions).get(&pid).cloned();
+        let Some(card) = card.filter(|card| card.secret.to_be_bytes() == *secret) else { return };
+        let keys = {
+            let mut activity = lock(&card.activity);
+            activity.tainted = !activity.keys.is_empty();
+            activity.keys.clone()
+        };
+        card.cancelled.notify_waiters();
+        for key in keys {
+            if let Err(error) = server::cancel(&key).await {
+                tracing::warn!(shard = key.shard.settings.name, %error, "could not pass a cancel request on");
+            }
+        }
+    }
+}
+
+fn login(user: &User) -> Option<(String, Login)> {
+    let text = postgres_protocol::password::scram_sha_256(user.password.as_bytes());
+    let verifier = Verifier::parse(&text)?;
+    Some((user.name.clone(), Login { user: Arc::new(user.clone()), verifier }))
+}
+
+/// A session's place among `sessions_max`; free again when dropped.
+pub struct Place {
+    process: Arc<Process>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let left = self.process.session_count.fetch_sub(1, Ordering::Relaxed) - 1;
+        self.process.telemetry.sessions.set(left as f64);
+    }
+}
+
+/// Locks, also after another thread panicked: every value here is whole between two locks.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

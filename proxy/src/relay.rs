@@ -1,0 +1,310 @@
+//! From a shard to the client: the shard's own bytes, frame by frame, without decoding them.
+
+use bytes::{Buf, BytesMut};
+
+use crate::{
+    error::{Failure, Outcome},
+    frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES},
+    message,
+    server::{Expected, Server, Step},
+    wire::{OUTPUT_BYTES_HIGH, Wire},
+};
+
+/// What a client may send ahead while a statement runs; beyond it we stop reading.
+const READ_AHEAD_BYTES_MAX: usize = 1 << 20;
+/// A shard's answer is passed on in pieces of this size when more of it is slow to come.
+const FLUSH_BYTES: usize = 8 * 1024;
+
+/// The client's side of a session.
+pub struct Client {
+    /// The stream and its buffers.
+    pub wire: Wire,
+}
+
+impl Client {
+    /// Ends only when the client is gone. What it sends meanwhile is kept.
+    pub async fn gone(&mut self) -> Failure {
+        loop {
+            if self.wire.input.len() > READ_AHEAD_BYTES_MAX {
+                std::future::pending::<()>().await;
+            }
+            match self.wire.fill().await {
+                Ok(0) | Err(_) => return Failure::ClientGone,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Sends what is due.
+    pub async fn flush(&mut self) -> Outcome {
+        self.wire.flush().await.map_err(|_| Failure::ClientGone)
+    }
+
+    /// Sends what is due once it is more than a buffer's worth.
+    pub async fn flush_if_high(&mut self) -> Outcome {
+        self.wire.flush_if_high().await.map_err(|_| Failure::ClientGone)
+    }
+
+    /// Where replies go.
+    pub fn output(&mut self) -> &mut BytesMut {
+        &mut self.wire.output
+    }
+}
+
+/// How an exchange ended.
+#[derive(Debug, Default)]
+pub struct Relayed {
+    /// An ErrorResponse was passed on.
+    pub failed: bool,
+    /// The shard waits for CopyData.
+    pub copy_in: bool,
+    /// A portal reached its row limit.
+    pub suspended: bool,
+    /// Bytes passed on.
+    pub bytes: u64,
+}
+
+/// Waits for bytes from the shard; the client leaving ends the wait.
+pub async fn fill(client: &mut Client, server: &mut Server) -> Outcome {
+    // Dropping either future loses nothing: see `Wire::fill`.
+    let filled = tokio::select! {
+        biased;
+        filled = server.wire.fill() => filled,
+        gone = client.gone() => return Err(gone),
+    };
+    match filled {
+        Ok(0) => Err(lost(server, "the server closed the connection")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(lost(server, &error.to_string())),
+    }
+}
+
+/// Sends what is queued for the shard.
+pub async fn send(server: &mut Server) -> Outcome {
+    match server.wire.flush().await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(lost(server, &error.to_string())),
+    }
+}
+
+fn lost(server: &mut Server, cause: &str) -> Failure {
+    // A connection in this state is never lent again: something is still expected of it.
+    server.expect(Step::Sync, false);
+    server.status = b'E';
+    server.shard.broken(cause).into()
+}
+
+/// Sends what is queued and passes the answers on until none is due any more, or until the shard
+/// waits for COPY data. ReadyForQuery is never passed on: the session writes its own.
+pub async fn exchange(client: &mut Client, server: &mut Server) -> Outcome<Relayed> {
+    send(server).await?;
+    let mut relayed = Relayed::default();
+    loop {
+        let drained = drain(&mut client.wire.output, server, &mut relayed)?;
+        if server.expected.is_empty() || relayed.copy_in {
+            return Ok(relayed);
+        }
+        if client.wire.output.len() > FLUSH_BYTES {
+            client.flush().await?;
+        }
+        if drained {
+            fill(client, server).await?;
+        }
+    }
+}
+
+/// Moves what has arrived: to `output`, or away. False when it stopped because `output` is full.
+fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> Outcome<bool> {
+    loop {
+        emit_local(output, server);
+        if output.len() > OUTPUT_BYTES_HIGH {
+            return Ok(false);
+        }
+        let relay = match server.expected.front() {
+            Some(Expected::Answer { relay, .. }) => *relay,
+            Some(Expected::Local(_)) => false,
+            // Between statements: only notices and notifications can come.
+            None => true,
+        };
+        pass_rows(output, server, relay, relayed)?;
+        if server.passing > 0 {
+            return Ok(true);
+        }
+        let Some(frame) = take(server)? else { return Ok(true) };
+        let size = frame.bytes.len();
+        if step(output, server, frame, relay, relayed) {
+            relayed.bytes += size as u64;
+        }
+        if relayed.copy_in {
+            return Ok(true);
+        }
+    }
+}
+
+fn emit_local(output: &mut BytesMut, server: &mut Server) {
+    while let Some(Expected::Local(bytes)) = server.expected.front() {
+        output.extend_from_slice(bytes);
+        server.expected.pop_front();
+    }
+}
+
+fn take(server: &mut Server) -> Outcome<Option<Frame>> {
+    server.take_frame().map_err(|error| lost(server, &error.to_string()))
+}
+
+/// Passes a run of DataRow and CopyData frames on in one piece, also the part of a large one that
+/// has arrived so far.
+fn pass_rows(
+    output: &mut BytesMut,
+    server: &mut Server,
+    relay: bool,
+    relayed: &mut Relayed,
+) -> Outcome {
+    let mut run = server.passing.min(server.wire.input.len());
+    server.passing -= run;
+    while server.passing == 0 {
+        let header = frame::peek(&server.wire.input[run..], FRAME_BYTES_MAX + 1);
+        let header = header.map_err(|error| lost(server, &error.to_string()))?;
+        let Some((b'D' | b'd', size)) = header else { break };
+        let arrived = size.min(server.wire.input.len() - run);
+        run += arrived;
+        server.passing = size - arrived;
+    }
+    if relay {
+        output.extend_from_slice(&server.wire.input[..run]);
+        relayed.bytes += run as u64;
+    }
+    server.wire.input.advance(run);
+    Ok(())
+}
+
+/// Handles one frame that is not a row. True when it was passed on.
+fn step(
+    output: &mut BytesMut,
+    server: &mut Server,
+    mut frame: Frame,
+    relay: bool,
+    relayed: &mut Relayed,
+) -> bool {
+    let front = match server.expected.front() {
+        Some(Expected::Answer { step, .. }) => Some(*step),
+        Some(Expected::Local(_)) | None => None,
+    };
+    let ends_front = match frame.tag {
+        b'Z' => {
+            server.status = frame.body().first().copied().unwrap_or(b'E');
+            // What an error skipped is due no more.
+            skip_to_ready(server);
+            server.expected.pop_front();
+            return false;
+        }
+        b'E' => {
+            relayed.failed |= relay;
+            let hidden = !relay && front != Some(Step::Parse);
+            skip_to_ready(server);
+            if hidden {
+                server.hidden_error.get_or_insert(frame.bytes);
+                return false;
+            }
+            relayed.failed = true;
+            output.extend_from_slice(&frame.bytes);
+            return true;
+        }
+        b'G' => {
+            relayed.copy_in = relay;
+            false
+        }
+        b's' => {
+            relayed.suspended = true;
+            front == Some(Step::Execute)
+        }
+        b'C' | b'I' => front == Some(Step::Execute),
+        b'1' => front == Some(Step::Parse),
+        b'2' => front == Some(Step::Bind),
+        b'3' => front == Some(Step::Close),
+        b'T' if server.forget_tables => {
+            message::forget_tables(&mut frame.bytes);
+            front == Some(Step::Describe)
+        }
+        b'T' | b'n' => front == Some(Step::Describe),
+        // Notifications belong to the client whatever is under way.
+        b'A' => {
+            output.extend_from_slice(&frame.bytes);
+            return true;
+        }
+        _ => false,
+    };
+    if relay {
+        output.extend_from_slice(&frame.bytes);
+    }
+    if ends_front {
+        server.expected.pop_front();
+    }
+    relay
+}
+
+/// After an error the server skips to the next Sync (or the end of a simple query): its
+/// ReadyForQuery is the next answer.
+fn skip_to_ready(server: &mut Server) {
+    while let Some(front) = server.expected.front() {
+        if matches!(front, Expected::Answer { step: Step::Query | Step::Sync, .. }) {
+            return;
+        }
+        server.expected.pop_front();
+    }
+}
+
+/// Sends what is queued and gives every visible frame to `on_frame`, until no answer is due. A
+/// shard's ErrorResponse becomes the failure, after the exchange has come to its end.
+pub async fn collect(
+    client: &mut Client,
+    server: &mut Server,
+    mut on_frame: impl FnMut(&mut BytesMut, Frame) -> Outcome,
+) -> Outcome {
+    send(server).await?;
+    let mut failure = None;
+    while !server.expected.is_empty() {
+        let Some(frame) = next_answer(client, server).await? else { continue };
+        if frame.tag == b'E' {
+            failure.get_or_insert(Failure::Shard(frame.bytes));
+        } else if failure.is_none() {
+            if let Err(error) = on_frame(&mut client.wire.output, frame) {
+                failure = Some(error);
+            }
+            client.flush_if_high().await?;
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// The next frame, with the queue of expected answers kept up. `None`: the frame was not for us
+/// (an answer nobody asked for, ReadyForQuery, or a notice that was passed on).
+pub async fn next_answer(client: &mut Client, server: &mut Server) -> Outcome<Option<Frame>> {
+    let frame = loop {
+        emit_local(&mut client.wire.output, server);
+        match take(server)? {
+            Some(frame) => break frame,
+            None => fill(client, server).await?,
+        }
+    };
+    let relay = matches!(server.expected.front(), Some(Expected::Answer { relay: true, .. }));
+    if matches!(frame.tag, b'D' | b'd') {
+        return Ok(relay.then_some(frame));
+    }
+    if frame.tag == b'N' && relay {
+        client.wire.output.extend_from_slice(&frame.bytes);
+        return Ok(None);
+    }
+    // `step` writes into a buffer of its own what it would pass on.
+    let mut visible = BytesMut::new();
+    let mut relayed = Relayed::default();
+    let passed = step(&mut visible, server, frame, relay, &mut relayed);
+    if !passed || visible.len() < HEADER_BYTES {
+        return Ok(None);
+    }
+    if visible[0] == b'A' {
+        client.wire.output.extend_from_slice(&visible);
+        return Ok(None);
+    }
+    Ok(Some(Frame { tag: visible[0], bytes: visible }))
+}

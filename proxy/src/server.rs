@@ -1,0 +1,474 @@
+//! A connection to a shard: logging in, and the queue of answers that are still to come.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::Arc,
+};
+
+use automator67_planner::catalog::ShardId;
+use bytes::{Buf, BufMut, BytesMut};
+use postgres_protocol::authentication::{
+    md5_hash,
+    sasl::{ChannelBinding, ScramSha256},
+};
+use thiserror::Error;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::{
+    error::Report,
+    frame::{self, FRAME_BYTES_MAX, Frame},
+    guc::SettingMap,
+    message,
+    settings::{ShardHost, ShardTls, User},
+    shard::{self, Shard},
+    tls,
+    wire::{Stream, Wire},
+};
+
+/// Statements kept prepared on one server connection.
+const PREPARED_MAX: usize = 500;
+
+/// Why a server connection could not be opened.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// No connection.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// No answer in time.
+    #[error("no answer in time")]
+    Timeout,
+    /// The server refuses us, in its own words.
+    #[error("{}", .0.message)]
+    Server(Box<Report>),
+    /// The server said something we do not understand.
+    #[error("unexpected answer: {0}")]
+    Protocol(&'static str),
+    /// The server has no TLS and our settings demand it.
+    #[error("server does not support TLS, but it was required")]
+    TlsRequired,
+}
+
+/// What the server answers a message with, and whether the client may see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// The answer to a message that was sent.
+    Answer {
+        /// To which.
+        step: Step,
+        /// The client asked for it.
+        relay: bool,
+    },
+    /// Nothing was sent: these bytes are due to the client at this point.
+    Local(&'static [u8]),
+}
+
+/// A message that has an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Ends with ReadyForQuery.
+    Query,
+    /// ParseComplete.
+    Parse,
+    /// BindComplete.
+    Bind,
+    /// RowDescription or NoData.
+    Describe,
+    /// CommandComplete, EmptyQueryResponse or PortalSuspended.
+    Execute,
+    /// CloseComplete.
+    Close,
+    /// ReadyForQuery.
+    Sync,
+}
+
+/// What a CancelRequest for a server connection needs.
+#[derive(Clone)]
+pub struct BackendKey {
+    /// Where.
+    pub shard: Arc<Shard>,
+    /// Process id and secret, as BackendKeyData gave them.
+    pub key: Box<[u8]>,
+}
+
+/// A logged-in connection to a shard.
+pub struct Server {
+    /// The stream and its buffers.
+    pub wire: Wire,
+    /// Where it leads.
+    pub shard: Arc<Shard>,
+    /// For cancelling.
+    pub key: BackendKey,
+    /// ParameterStatus values of the login.
+    pub parameters: Vec<(String, String)>,
+    /// Settings in force on it, beyond the server's own.
+    pub settings: SettingMap,
+    /// Answers still to come, in order.
+    pub expected: VecDeque<Expected>,
+    /// Transaction status of the last ReadyForQuery.
+    pub status: u8,
+    /// The statement in the unnamed slot.
+    pub unnamed: Option<u64>,
+    /// An error in an answer that nobody asked for.
+    pub hidden_error: Option<BytesMut>,
+    /// Its RowDescriptions speak of temporary tables.
+    pub forget_tables: bool,
+    /// Bytes of a frame too large to wait for that are still to be passed on (or over).
+    pub passing: usize,
+    /// The session whose `nextval` calls this server session remembers; `None` when several.
+    pub sequence_owner: SequenceOwner,
+    prepared: HashMap<u64, u64>,
+    uses: u64,
+}
+
+/// Whose `currval` a server session would answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SequenceOwner {
+    /// No sequence was moved yet.
+    Nobody,
+    /// Only this session (its number) has moved sequences here.
+    Session(u64),
+    /// Several have.
+    Mixed,
+}
+
+impl Server {
+    /// The shard's number.
+    pub fn shard_id(&self) -> ShardId {
+        self.shard.id
+    }
+
+    /// True when nothing is under way and no transaction is open: it may be given to others.
+    pub fn is_clean(&self) -> bool {
+        self.expected.is_empty()
+            && self.passing == 0
+            && self.status == b'I'
+            && self.wire.input.is_empty()
+            && self.wire.output.is_empty()
+    }
+
+    /// Notes that an answer is due.
+    pub fn expect(&mut self, step: Step, relay: bool) {
+        self.expected.push_back(Expected::Answer { step, relay });
+    }
+
+    /// Queues a simple query.
+    pub fn query(&mut self, text: &str, relay: bool) {
+        message::put_query(&mut self.wire.output, text);
+        self.expect(Step::Query, relay);
+        self.unnamed = None;
+    }
+
+    /// Queues Sync.
+    pub fn sync(&mut self) {
+        message::put_sync(&mut self.wire.output);
+        self.expect(Step::Sync, false);
+    }
+
+    /// Notes a use of a prepared statement; true when it is prepared here already.
+    pub fn has_prepared(&mut self, id: u64) -> bool {
+        self.uses += 1;
+        match self.prepared.get_mut(&id) {
+            Some(last_use) => {
+                *last_use = self.uses;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Queues a Parse of statement `id` under its name on every server, and a Close of the least
+    /// used one when there are too many.
+    pub fn prepare(&mut self, id: u64, text: &str, types: &[u32], relay: bool) {
+        if self.prepared.len() >= PREPARED_MAX {
+            if let Some(oldest) = self.prepared.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id) {
+                self.prepared.remove(&oldest);
+                message::put_close(&mut self.wire.output, b'S', &statement_name(oldest));
+                self.expect(Step::Close, false);
+            }
+        }
+        message::put_parse(&mut self.wire.output, &statement_name(id), text, types);
+        self.expect(Step::Parse, relay);
+        self.prepared.insert(id, self.uses);
+    }
+
+    /// Forgets what was prepared: DEALLOCATE ALL or DISCARD ALL ran, or a Parse failed.
+    pub fn forget_prepared(&mut self, id: Option<u64>) {
+        match id {
+            Some(id) => {
+                self.prepared.remove(&id);
+            }
+            None => self.prepared.clear(),
+        }
+        self.unnamed = None;
+    }
+
+    /// Ids prepared here, most recent first, that a failed batch may have left unprepared.
+    pub fn prepared_since(&self, uses: u64) -> Vec<u64> {
+        self.prepared.iter().filter(|(_, used)| **used > uses).map(|(id, _)| *id).collect()
+    }
+
+    /// Grows with every use of a prepared statement.
+    pub fn uses(&self) -> u64 {
+        self.uses
+    }
+
+    /// Takes one whole frame that has arrived.
+    pub fn take_frame(&mut self) -> Result<Option<Frame>, frame::FrameError> {
+        frame::take(&mut self.wire.input, FRAME_BYTES_MAX + 1)
+    }
+
+    /// Notes that `session` moves a sequence here.
+    pub fn move_sequence(&mut self, session: u64) {
+        self.sequence_owner = match self.sequence_owner {
+            SequenceOwner::Nobody => SequenceOwner::Session(session),
+            SequenceOwner::Session(owner) if owner == session => SequenceOwner::Session(session),
+            SequenceOwner::Session(_) | SequenceOwner::Mixed => SequenceOwner::Mixed,
+        };
+    }
+}
+
+/// The name of a prepared statement on every server connection.
+pub fn statement_name(id: u64) -> String {
+    format!("a67_{id}")
+}
+
+/// Opens a connection and logs in.
+pub async fn connect(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
+    match tokio::time::timeout(shard.connect_timeout, open(shard, user)).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout),
+    }
+}
+
+/// Logs in as the shard's admin and leaves again.
+pub async fn probe(shard: &Arc<Shard>) -> Result<(), ConnectError> {
+    let user = User {
+        name: shard.settings.admin_user.clone(),
+        password: shard.settings.admin_password.clone(),
+    };
+    let mut server = connect(shard, &user).await?;
+    server.wire.output.extend_from_slice(b"X\0\0\0\x04");
+    server.wire.flush().await?;
+    Ok(())
+}
+
+/// Asks the server behind `key` to stop what it does. Returns when it has passed the request on.
+pub async fn cancel(key: &BackendKey) -> Result<(), ConnectError> {
+    let request = async {
+        let (mut wire, _) = dial(&key.shard).await?;
+        wire.output.put_i32(8 + key.key.len() as i32);
+        wire.output.put_i32(80_877_102);
+        wire.output.extend_from_slice(&key.key);
+        wire.flush().await?;
+        // The server closes the connection after it has sent the signal.
+        while wire.fill().await? > 0 {}
+        Ok(())
+    };
+    match tokio::time::timeout(key.shard.connect_timeout, request).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout),
+    }
+}
+
+async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
+    let (mut wire, certificate_hash) = dial(shard).await?;
+    put_startup(&mut wire.output, &user.name, &shard.settings.database);
+    wire.flush().await?;
+    authenticate(&mut wire, user, certificate_hash).await?;
+    let mut server = Server {
+        wire,
+        shard: shard.clone(),
+        key: BackendKey { shard: shard.clone(), key: Box::new([0; 8]) },
+        parameters: Vec::new(),
+        settings: SettingMap::default(),
+        expected: VecDeque::new(),
+        status: b'I',
+        unnamed: None,
+        hidden_error: None,
+        forget_tables: false,
+        passing: 0,
+        sequence_owner: SequenceOwner::Nobody,
+        prepared: HashMap::new(),
+        uses: 0,
+    };
+    loop {
+        let frame = login_frame(&mut server.wire).await?;
+        match frame.tag {
+            b'Z' => return Ok(server),
+            b'K' => server.key.key = frame.body().into(),
+            b'S' => {
+                let mut reader = message::Reader::new(frame.body());
+                if let (Ok(name), Ok(value)) = (reader.string(), reader.string()) {
+                    server.parameters.push((name.to_owned(), value.to_owned()));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Connects, with TLS where the settings ask for it. Returns the hash of the server's certificate
+/// for channel binding.
+pub async fn dial(shard: &Shard) -> Result<(Wire, Option<Vec<u8>>), ConnectError> {
+    let host = match &shard.settings.host {
+        ShardHost::Unix(directory) => {
+            let path = directory.join(format!(".s.PGSQL.{}", shard.settings.port));
+            return Ok((Wire::new(Stream::Unix(UnixStream::connect(path).await?)), None));
+        }
+        ShardHost::Tcp(host) => host,
+    };
+    let mut stream = TcpStream::connect((host.as_str(), shard.settings.port)).await?;
+    stream.set_nodelay(true)?;
+    shard::guard_against_silence(&stream, shard.connect_timeout)?;
+    let Some(connector) = &shard.connector else {
+        return Ok((Wire::new(Stream::Tcp(stream)), None));
+    };
+    if !offers_tls(&mut stream).await? {
+        return match shard.settings.tls {
+            ShardTls::Disable | ShardTls::Prefer => Ok((Wire::new(Stream::Tcp(stream)), None)),
+            ShardTls::Require | ShardTls::VerifyCa | ShardTls::VerifyFull => {
+                Err(ConnectError::TlsRequired)
+            }
+        };
+    }
+    let name = rustls_pki_types::ServerName::try_from(host.clone())
+        .map_err(|_| ConnectError::Protocol("host name is not valid for TLS"))?;
+    let stream = connector.connect(name, stream).await?;
+    let hash = stream.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|first| tls::end_point_hash(first));
+    Ok((Wire::new(Stream::TlsClient(Box::new(stream))), hash))
+}
+
+async fn offers_tls(stream: &mut TcpStream) -> Result<bool, ConnectError> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).await?;
+    match stream.read_u8().await? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        _ => Err(ConnectError::Protocol("answer to SSLRequest")),
+    }
+}
+
+fn put_startup(output: &mut BytesMut, user: &str, database: &str) {
+    let start = output.len();
+    output.put_i32(0);
+    output.put_i32(3 << 16);
+    let parameters = [
+        ("user", user),
+        ("database", database),
+        ("client_encoding", "UTF8"),
+        ("application_name", "automator67"),
+    ];
+    for (name, value) in parameters {
+        message::put_string(output, name);
+        message::put_string(output, value);
+    }
+    output.put_u8(0);
+    let length = (output.len() - start) as i32;
+    output[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+async fn authenticate(
+    wire: &mut Wire,
+    user: &User,
+    certificate_hash: Option<Vec<u8>>,
+) -> Result<(), ConnectError> {
+    let mut scram: Option<ScramSha256> = None;
+    loop {
+        let frame = login_frame(wire).await?;
+        if frame.tag != b'R' {
+            return Err(ConnectError::Protocol("message before authentication"));
+        }
+        let mut body = frame.body();
+        if body.len() < 4 {
+            return Err(ConnectError::Protocol("authentication message"));
+        }
+        let bad = |_| ConnectError::Protocol("SCRAM message");
+        match body.get_i32() {
+            0 => return Ok(()),
+            3 => put_password(wire, user.password.as_bytes()),
+            5 => {
+                let salt = body
+                    .first_chunk::<4>()
+                    .ok_or(ConnectError::Protocol("authentication salt"))?;
+                let hash = md5_hash(user.name.as_bytes(), user.password.as_bytes(), *salt);
+                put_password(wire, hash.as_bytes());
+            }
+            10 => {
+                let (mechanism, binding) = choose_mechanism(body, certificate_hash.clone());
+                let conversation = ScramSha256::new(user.password.as_bytes(), binding);
+                message::framed(&mut wire.output, b'p', |out| {
+                    message::put_string(out, mechanism);
+                    out.put_i32(conversation.message().len() as i32);
+                    out.extend_from_slice(conversation.message());
+                });
+                scram = Some(conversation);
+            }
+            11 => {
+                let conversation =
+                    scram.as_mut().ok_or(ConnectError::Protocol("SCRAM message"))?;
+                conversation.update(body).map_err(bad)?;
+                let reply = conversation.message().to_vec();
+                message::framed(&mut wire.output, b'p', |out| out.extend_from_slice(&reply));
+            }
+            12 => {
+                let conversation =
+                    scram.as_mut().ok_or(ConnectError::Protocol("SCRAM message"))?;
+                conversation.finish(body).map_err(bad)?;
+            }
+            _ => return Err(ConnectError::Protocol("unsupported authentication method")),
+        }
+        wire.flush().await?;
+    }
+}
+
+fn choose_mechanism(
+    offered: &[u8],
+    certificate_hash: Option<Vec<u8>>,
+) -> (&'static str, ChannelBinding) {
+    let plus = offered.split(|byte| *byte == 0).any(|name| name == b"SCRAM-SHA-256-PLUS");
+    match certificate_hash {
+        Some(hash) if plus => ("SCRAM-SHA-256-PLUS", ChannelBinding::tls_server_end_point(hash)),
+        Some(_) => ("SCRAM-SHA-256", ChannelBinding::unrequested()),
+        None => ("SCRAM-SHA-256", ChannelBinding::unsupported()),
+    }
+}
+
+fn put_password(wire: &mut Wire, password: &[u8]) {
+    message::framed(&mut wire.output, b'p', |body| {
+        body.extend_from_slice(password);
+        body.put_u8(0);
+    });
+}
+
+/// The next frame of the login; an ErrorResponse is an error.
+async fn login_frame(wire: &mut Wire) -> Result<Frame, ConnectError> {
+    loop {
+        let taken = frame::take(&mut wire.input, FRAME_BYTES_MAX)
+            .map_err(|_| ConnectError::Protocol("malformed frame"))?;
+        match taken {
+            Some(frame) if frame.tag == b'E' => {
+                return Err(ConnectError::Server(Box::new(server_report(frame.body()))));
+            }
+            Some(frame) => return Ok(frame),
+            None => {
+                if wire.fill().await? == 0 {
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+                }
+            }
+        }
+    }
+}
+
+/// An ErrorResponse of the server as a report of ours.
+fn server_report(body: &[u8]) -> Report {
+    let field = |code| message::error_field(body, code).map(str::to_owned);
+    Report {
+        severity: crate::error::Severity::Error,
+        sqlstate: field(b'C').unwrap_or_else(|| "XX000".to_owned()),
+        message: field(b'M').unwrap_or_default(),
+        detail: field(b'D'),
+        hint: field(b'H'),
+        position: None,
+    }
+}

@@ -1,0 +1,361 @@
+//! A client's session: reads messages, plans statements, runs them, answers.
+//!
+//! `run` is the loop; `simple_query` and `extended` are the two ways a statement comes in;
+//! `execute` sends each plan to the step that runs it. State is split by lifetime: the process
+//! and its thread, the session, its transaction, and the request.
+
+mod admin;
+mod copy;
+mod execute;
+mod explain;
+mod extended;
+mod gather;
+mod insert;
+mod links;
+mod multi;
+mod planning;
+mod setting;
+mod transaction;
+mod views;
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use automator67_planner::{catalog::ShardId, plan::Plan};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    extended::{Batch, Portal, Statement},
+    links::Link,
+    planning::Request,
+    transaction::Transaction,
+};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    frame::{self, FRAME_BYTES_MAX, Frame},
+    guc::{self, SettingMap},
+    login::Hello,
+    message,
+    process::{Activity, Process, SessionCard, Thread, lock},
+    relay::Client,
+    settings::User,
+    telemetry::Tier,
+};
+
+/// What `search_path` is when nobody has set it.
+const DEFAULT_SEARCH_PATH: &str = "\"$user\", public";
+
+/// One client's session.
+pub struct Session {
+    process: Arc<Process>,
+    thread: Arc<Thread>,
+    card: Arc<SessionCard>,
+    user: Arc<User>,
+    client: Client,
+    settings: Settings,
+    statements: HashMap<String, Arc<Statement>>,
+    portals: HashMap<String, Portal>,
+    /// Messages of the extended protocol that wait for Sync.
+    batch: Batch,
+    transaction: Transaction,
+    links: Vec<Link>,
+    /// Keeps its server connections between transactions.
+    pinned: bool,
+    /// Its temporary relations on the home shard.
+    temporary_names: Vec<String>,
+    /// After an error in the extended protocol, messages up to Sync are skipped.
+    skipping: bool,
+    /// A COPY in the extended protocol has taken the Sync that was sent with it.
+    sync_taken_by_copy: bool,
+    /// The warning about several shards was given once for single statements.
+    warned_several: bool,
+}
+
+/// Settings of the session.
+#[derive(Clone)]
+struct Settings {
+    /// Made by the client, to be made on every connection it uses.
+    map: SettingMap,
+    /// What RESET ALL goes back to: the startup packet's.
+    initial: SettingMap,
+    /// Schemas of `search_path`.
+    search_path: Arc<Vec<String>>,
+    /// The proxy's own.
+    own: OwnSettings,
+}
+
+/// Settings named `automator67.*`.
+#[derive(Clone)]
+struct OwnSettings {
+    /// `automator67.auto_distribute = 'primary_key'`.
+    auto_distribute: bool,
+    /// `automator67.gather_max_bytes`.
+    gather_bytes_max: u64,
+    /// `automator67.force_tier = 'gather'`: answer no SELECT from one shard.
+    force_gather: bool,
+    /// `client_min_messages` lets warnings through.
+    warnings: bool,
+}
+
+/// Serves one client from its first byte to its last.
+pub async fn serve(
+    process: Arc<Process>,
+    thread: Arc<Thread>,
+    hello: Hello,
+    peer: String,
+    stop: CancellationToken,
+) {
+    let card = process.list_session(&hello.user.name, peer);
+    let mut session = Session::new(process, thread, card, hello.user, Client { wire: hello.wire });
+    let greeted = Box::pin(session.greet(hello.settings)).await;
+    let result = match greeted {
+        Ok(()) => session.run(&stop).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = result {
+        session.say_farewell(failure).await;
+    }
+    session.leave();
+}
+
+impl Session {
+    fn new(
+        process: Arc<Process>,
+        thread: Arc<Thread>,
+        card: Arc<SessionCard>,
+        user: Arc<User>,
+        client: Client,
+    ) -> Self {
+        let settings = Settings {
+            map: SettingMap::default(),
+            initial: SettingMap::default(),
+            search_path: Arc::new(guc::search_path(DEFAULT_SEARCH_PATH, &user.name)),
+            own: OwnSettings {
+                auto_distribute: false,
+                gather_bytes_max: process.settings.gather_bytes_max,
+                force_gather: false,
+                warnings: true,
+            },
+        };
+        Session {
+            process,
+            thread,
+            card,
+            user,
+            client,
+            settings,
+            statements: HashMap::new(),
+            portals: HashMap::new(),
+            batch: Batch::default(),
+            transaction: Transaction::default(),
+            links: Vec::new(),
+            pinned: false,
+            temporary_names: Vec::new(),
+            skipping: false,
+            sync_taken_by_copy: false,
+            warned_several: false,
+        }
+    }
+
+    /// Reads and answers messages until the client or the process ends.
+    async fn run(&mut self, stop: &CancellationToken) -> Outcome {
+        loop {
+            let Some(frame) = self.next_message(stop).await? else { return Ok(()) };
+            match frame.tag {
+                b'Q' => self.simple_query(frame).await?,
+                b'X' => return Ok(()),
+                b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'F' => {
+                    Box::pin(self.extended(frame)).await?;
+                }
+                // Left over from a COPY that failed on the server's side.
+                b'd' | b'c' | b'f' => {}
+                other => {
+                    return Err(Report::protocol(format!(
+                        "invalid frontend message type {other}"
+                    ))
+                    .into());
+                }
+            }
+        }
+    }
+
+    /// The next whole message. `None`: the client has left.
+    async fn next_message(&mut self, stop: &CancellationToken) -> Outcome<Option<Frame>> {
+        loop {
+            let taken = frame::take(&mut self.client.wire.input, FRAME_BYTES_MAX);
+            if let Some(frame) = taken.map_err(|error| Report::protocol(error.to_string()))? {
+                return Ok(Some(frame));
+            }
+            self.client.flush().await?;
+            self.client.wire.shrink();
+            let idle_links = self.links.iter().any(|link| link.is_pinned());
+            if idle_links {
+                self.wait_with_links(stop).await?;
+                continue;
+            }
+            let filled = tokio::select! {
+                biased;
+                filled = self.client.wire.fill() => filled,
+                () = stop.cancelled() => return Err(shutting_down()),
+            };
+            if !matches!(filled, Ok(count) if count > 0) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A simple query: zero, one or more statements, then ReadyForQuery.
+    async fn simple_query(&mut self, frame: Frame) -> Outcome {
+        let started = Instant::now();
+        // A simple query ends what an extended batch left behind.
+        self.skipping = false;
+        let result = self.simple_statements(&frame, started).await;
+        let result = self.tell(result)?;
+        let result = match result {
+            Ok(()) => Box::pin(self.end_implicit()).await,
+            Err(failure) => {
+                Box::pin(self.fail_transaction()).await;
+                Err(failure)
+            }
+        };
+        let _ = self.tell(result)?;
+        self.ready().await
+    }
+
+    async fn simple_statements(&mut self, frame: &Frame, started: Instant) -> Outcome {
+        let text = message::query(frame.body())?;
+        let prepared = self.plan_simple(text)?;
+        match prepared.statements.as_slice() {
+            [] => self.client.output().extend_from_slice(message::EMPTY_QUERY),
+            [planned] => {
+                let request = Request::simple(planned, &prepared, text);
+                self.statement(&request, started).await?;
+            }
+            several => {
+                Box::pin(self.several_statements(text, &prepared, several)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One statement of a simple query. The common case, a statement for one shard outside a
+    /// transaction, takes no other way than this.
+    async fn statement(&mut self, request: &Request<'_>, started: Instant) -> Outcome {
+        self.note_statement(request);
+        if let Plan::Single(target) = &request.planned.plan {
+            if self.is_plain(request) {
+                if let Some(shard) = self.resolve_now(target, request)? {
+                    let result = self.run_single(request, shard).await;
+                    self.count(request, Tier::Single, started);
+                    return result;
+                }
+            }
+        }
+        let result = Box::pin(self.execute(request)).await;
+        let tier = *result.as_ref().unwrap_or(&Tier::Proxy);
+        self.count(request, tier, started);
+        result.map(|_| ())
+    }
+
+    /// Several statements are one transaction, unless they say otherwise (manual, "Multiple
+    /// Statements in a Simple Query").
+    async fn several_statements(
+        &mut self,
+        text: &str,
+        prepared: &planning::Prepared,
+        several: &[Arc<automator67_planner::plan::Planned>],
+    ) -> Outcome {
+        for (position, planned) in several.iter().enumerate() {
+            let started = Instant::now();
+            let changed = self.transaction.catalog.is_some();
+            // A statement after a change of schema, or after SET, is planned anew.
+            let fresh = if position > 0 && (changed || prepared.depends_on_order) {
+                self.replan(text, position)?
+            } else {
+                planned.clone()
+            };
+            let request = Request::part(&fresh, prepared, text, self.catalog());
+            if !matches!(fresh.plan, Plan::Transaction(_) | Plan::Empty) {
+                self.begin_implicit();
+            }
+            self.note_statement(&request);
+            let tier = Box::pin(self.execute(&request)).await?;
+            self.count(&request, tier, started);
+        }
+        Ok(())
+    }
+
+    /// Writes a failure for the client; what cannot be told ends the session.
+    fn tell(&mut self, result: Outcome) -> Outcome<Outcome> {
+        match result {
+            Err(Failure::ClientGone) => Err(Failure::ClientGone),
+            Err(failure) => {
+                self.process.telemetry.errors.increment(1);
+                failure.write(self.client.output());
+                Ok(Err(Failure::Told))
+            }
+            Ok(()) => Ok(Ok(())),
+        }
+    }
+
+    /// ReadyForQuery, with everything sent and connections given back.
+    async fn ready(&mut self) -> Outcome {
+        self.release_links();
+        let status = self.transaction.status();
+        self.note_state(status);
+        message::put_ready(self.client.output(), status);
+        self.client.flush().await
+    }
+
+    fn count(&self, request: &Request<'_>, tier: Tier, started: Instant) {
+        self.process.telemetry.statement(tier, request.planned.kind, started.elapsed());
+        if tier != Tier::Single {
+            lock(&self.card.activity).tier = tier.name();
+        }
+    }
+
+    fn note_statement(&self, request: &Request<'_>) {
+        let mut activity = lock(&self.card.activity);
+        activity.state = "active";
+        activity.statement_kind = request.planned.kind;
+        activity.tier = Tier::Single.name();
+        activity.statements += 1;
+    }
+
+    fn note_state(&self, status: u8) {
+        let mut activity: std::sync::MutexGuard<'_, Activity> = lock(&self.card.activity);
+        activity.pinned = self.pinned;
+        activity.state = match status {
+            b'I' => "idle",
+            b'T' => "idle in transaction",
+            _ => "idle in transaction (aborted)",
+        };
+    }
+
+    async fn say_farewell(&mut self, failure: Failure) {
+        if let Failure::Report(report) = failure {
+            report.fatal().write(self.client.output());
+            // The client may be gone already; there is nobody left to tell.
+            let _ = self.client.flush().await;
+        }
+    }
+
+    /// Frees everything at once: statements still running are cancelled.
+    fn leave(&mut self) {
+        self.process.unlist_session(&self.card);
+        for link in self.links.drain(..) {
+            link.abandon(&self.process);
+        }
+    }
+
+    fn home(&self) -> ShardId {
+        self.process.home().id
+    }
+}
+
+fn shutting_down() -> Failure {
+    Report::error(
+        sqlstate::ADMIN_SHUTDOWN,
+        "terminating connection due to administrator command",
+    )
+    .into()
+}

@@ -1,0 +1,646 @@
+//! COPY over several shards: rows split while they stream, or collected shard by shard; and rows
+//! that move because a table's placement changes.
+
+use automator67_planner::{
+    catalog::{KeyType, ShardId},
+    key::{self, KeyValue},
+    plan::{CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut},
+};
+use bytes::{Buf, BufMut, BytesMut};
+
+use super::{
+    Session,
+    execute::unexpected_in_copy,
+    planning::{Request, shard_of},
+};
+use crate::{
+    copy_rows::{self, COPY_CHUNK_BYTES, Piece, RowError, Scan},
+    error::{Failure, Outcome, Report, sqlstate},
+    guc, message, relay,
+    telemetry::Tier,
+};
+
+/// Sequence values drawn at once for rows of a COPY.
+const SEQUENCE_BLOCK: usize = 1000;
+/// Rows that are read from the home shard at once when they move.
+const MOVE_ROWS: usize = 5000;
+
+/// A COPY FROM STDIN in progress.
+struct Splitter<'a> {
+    copy: &'a CopyIn,
+    shards: Vec<ShardId>,
+    /// Per shard, data that was not sent yet.
+    pending: Vec<BytesMut>,
+    /// Received and not yet cut into rows.
+    input: BytesMut,
+    scan: Scan,
+    started: bool,
+    ended: bool,
+    line: u64,
+    /// Per sequence, values drawn and not used, last first.
+    drawn: Vec<Vec<String>>,
+}
+
+impl Session {
+    /// COPY ... FROM STDIN into a distributed or reference table.
+    pub(super) async fn copy_in(
+        &mut self,
+        copy: &CopyIn,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        if copy.format == CopyFormat::Binary && !copy.sequences.is_empty() {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "binary COPY cannot leave out columns that a sequence fills",
+            )
+            .hint("Use FORMAT text or csv, or give every column.")
+            .into());
+        }
+        self.begin_implicit();
+        let shards = self.all_shards();
+        let text = copy.sql.as_deref().unwrap_or(request.text);
+        let mut response = None;
+        for shard in &shards {
+            let frame = self.start_copy(*shard, text).await?;
+            response.get_or_insert(frame);
+            if let Some(index) = self.link_position(*shard) {
+                self.links[index].wrote = true;
+            }
+        }
+        if let Some(frame) = response {
+            self.client.output().extend_from_slice(&frame.bytes);
+        }
+        self.client.flush().await?;
+        let pending = shards.iter().map(|_| BytesMut::new()).collect();
+        let drawn = copy.sequences.iter().map(|_| Vec::new()).collect();
+        let mut splitter = Splitter {
+            copy,
+            shards: shards.clone(),
+            pending,
+            input: BytesMut::new(),
+            scan: Scan::default(),
+            started: false,
+            ended: false,
+            line: 0,
+            drawn,
+        };
+        let result = self.split_client_data(&mut splitter, request).await;
+        let rows = self.end_copies(&shards, result).await?;
+        let total = match copy.destination {
+            CopyDestination::EveryShard => rows.first().copied().unwrap_or(0),
+            CopyDestination::Key { .. } => rows.iter().sum(),
+        };
+        message::put_command_complete(self.client.output(), &format!("COPY {total}"));
+        Ok(Tier::Multi)
+    }
+
+    /// Reads the client's COPY messages to their end, also when a row was found to be wrong: what
+    /// follows it must not be taken for something else.
+    async fn split_client_data(
+        &mut self,
+        splitter: &mut Splitter<'_>,
+        request: &Request<'_>,
+    ) -> Outcome {
+        let mut failure = None;
+        loop {
+            let frame = self.copy_frame().await?;
+            match frame.tag {
+                b'd' if failure.is_some() => {}
+                b'd' => {
+                    splitter.input.extend_from_slice(frame.body());
+                    if let Err(error) = self.split_rows(splitter, request, false).await {
+                        failure = Some(error);
+                    }
+                }
+                b'H' | b'S' => {}
+                b'c' => {
+                    if failure.is_none() {
+                        failure = self.split_rows(splitter, request, true).await.err();
+                    }
+                    break;
+                }
+                b'f' => {
+                    let reason = message::query(frame.body()).unwrap_or("").to_owned();
+                    failure.get_or_insert(
+                        Report::error(
+                            sqlstate::QUERY_CANCELED,
+                            format!("COPY from stdin failed: {reason}"),
+                        )
+                        .into(),
+                    );
+                    break;
+                }
+                other => return Err(unexpected_in_copy(other)),
+            }
+        }
+        if request.bound.is_some() {
+            self.sync_taken_by_copy = true;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Cuts rows off what has arrived and gives each to its shard.
+    async fn split_rows(
+        &mut self,
+        splitter: &mut Splitter<'_>,
+        request: &Request<'_>,
+        at_end: bool,
+    ) -> Outcome {
+        if !splitter.started && !splitter.start().map_err(|error| bad_row(splitter, &error))? {
+            return Ok(());
+        }
+        let mut input = std::mem::take(&mut splitter.input);
+        while !splitter.ended {
+            let piece = copy_rows::next_row(&splitter.copy.format, &input, &mut splitter.scan)
+                .map_err(|error| bad_row(splitter, &error))?;
+            let size = match piece {
+                Piece::Row(size) => size,
+                Piece::End => {
+                    splitter.ended = true;
+                    break;
+                }
+                // The last line may come without its line feed.
+                Piece::More if at_end && !input.is_empty() && splitter.is_lines() => {
+                    input.put_u8(b'\n');
+                    input.len()
+                }
+                Piece::More if at_end && !input.is_empty() => {
+                    return Err(bad_row(splitter, &RowError::Incomplete));
+                }
+                Piece::More => break,
+            };
+            splitter.line += 1;
+            self.place_row(splitter, &input[..size], request).await?;
+            input.advance(size);
+        }
+        if splitter.ended {
+            input.clear();
+        }
+        splitter.input = input;
+        self.send_pending(splitter, if at_end { 0 } else { COPY_CHUNK_BYTES }).await
+    }
+
+    async fn place_row(
+        &mut self,
+        splitter: &mut Splitter<'_>,
+        row: &[u8],
+        request: &Request<'_>,
+    ) -> Outcome {
+        let copy = splitter.copy;
+        for n in 0..copy.sequences.len() {
+            if splitter.drawn[n].is_empty() {
+                splitter.drawn[n] = self.draw_apart(&copy.sequences[n], SEQUENCE_BLOCK).await?;
+                splitter.drawn[n].reverse();
+            }
+        }
+        let appended: Vec<String> =
+            splitter.drawn.iter_mut().map(|values| values.pop().unwrap_or_default()).collect();
+        let target = match &copy.destination {
+            CopyDestination::EveryShard => None,
+            CopyDestination::Key { key, key_type } => {
+                let value = match key {
+                    CopyKey::Sequence(n) => {
+                        let text = appended.get(*n).map_or("", String::as_str);
+                        key::from_text(*key_type, text)
+                            .ok_or_else(|| bad_row(splitter, &RowError::FieldSize))?
+                    }
+                    CopyKey::Field(index) => {
+                        self.field_key(splitter, row, *index, *key_type).await?
+                    }
+                };
+                Some(shard_of(&request.catalog, &value)?)
+            }
+        };
+        for (shard, pending) in splitter.shards.iter().zip(&mut splitter.pending) {
+            if target.is_some_and(|target| target != *shard) {
+                continue;
+            }
+            put_row(pending, row, &appended, &copy.format);
+        }
+        if splitter.pending.iter().any(|pending| pending.len() > COPY_CHUNK_BYTES) {
+            self.send_pending(splitter, COPY_CHUNK_BYTES).await?;
+        }
+        Ok(())
+    }
+
+    /// The key in a row's field. A spelling that we do not read with certainty is given to a
+    /// server, apart from the copy.
+    async fn field_key(
+        &mut self,
+        splitter: &Splitter<'_>,
+        row: &[u8],
+        index: usize,
+        key_type: KeyType,
+    ) -> Outcome<KeyValue> {
+        let format = &splitter.copy.format;
+        let field = copy_rows::field(format, row, index)
+            .map_err(|error| bad_row(splitter, &error))?;
+        let Some(field) = field else {
+            return Err(Report::error(
+                sqlstate::NOT_NULL_VIOLATION,
+                format!(
+                    "null value in the shard key of relation \"{}\"",
+                    splitter.copy.table.name
+                ),
+            )
+            .detail(format!("Row {} of the COPY data.", splitter.line))
+            .hint("Every row of a distributed table needs a shard key.")
+            .into());
+        };
+        if *format == CopyFormat::Binary {
+            let oid = match (key_type, field.len()) {
+                (KeyType::Integer, 2) => 21,
+                (KeyType::Integer, 4) => 23,
+                (KeyType::Integer, _) => 20,
+                (KeyType::Text, _) => 25,
+                (KeyType::Uuid, _) => 2950,
+                (KeyType::Date, _) => 1082,
+                (KeyType::Timestamp, _) => 1114,
+                (KeyType::TimestampTz, _) => 1184,
+            };
+            return key::from_binary(key_type, oid, &field)
+                .ok_or_else(|| bad_row(splitter, &RowError::FieldSize));
+        }
+        let text = std::str::from_utf8(&field)
+            .map_err(|_| bad_row(splitter, &RowError::Encoding))?;
+        if let Some(value) = key::from_text(key_type, text) {
+            return Ok(value);
+        }
+        let sql_type = sql_type(key_type);
+        let probe = format!("select {}::{sql_type}", guc::quote_literal(text));
+        let canonical = self.query_apart(&probe).await?;
+        let value = canonical.first().and_then(|text| key::from_text(key_type, text));
+        value.ok_or_else(|| {
+            Report::error(
+                "22P02",
+                format!("invalid input syntax for type {sql_type}: \"{text}\""),
+            )
+            .detail(format!("Shard key in row {} of the COPY data.", splitter.line))
+            .into()
+        })
+    }
+
+    async fn send_pending(&mut self, splitter: &mut Splitter<'_>, above: usize) -> Outcome {
+        for (shard, pending) in splitter.shards.iter().zip(&mut splitter.pending) {
+            if pending.len() > above {
+                self.put_copy(*shard, pending).await?;
+                pending.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the copies on all shards: done, or failed everywhere if anything failed.
+    async fn end_copies(&mut self, shards: &[ShardId], result: Outcome) -> Outcome<Vec<u64>> {
+        let mut failure = match result {
+            Ok(()) => None,
+            Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+            Err(failure) => Some(failure),
+        };
+        let mut rows = Vec::new();
+        for shard in shards {
+            let ended = if failure.is_some() {
+                self.fail_copy(*shard).await.map(|()| 0)
+            } else {
+                self.end_copy(*shard).await
+            };
+            match ended {
+                Ok(count) => rows.push(count),
+                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        failure.map_or(Ok(rows), Err)
+    }
+
+    async fn fail_copy(&mut self, shard: ShardId) -> Outcome {
+        let Some(index) = self.link_position(shard) else { return Ok(()) };
+        let server = &mut self.links[index].server;
+        if server.expected.is_empty() {
+            return Ok(());
+        }
+        message::put_copy_fail(&mut server.wire.output, "another row or shard failed");
+        if relay::send(server).await.is_err() {
+            return Ok(());
+        }
+        self.drain_link(index).await
+    }
+
+    /// Values of a sequence, drawn on a connection of their own: this transaction's are all busy
+    /// copying.
+    async fn draw_apart(&mut self, sequence: &str, count: usize) -> Outcome<Vec<String>> {
+        let text = format!(
+            "select nextval({}::regclass) from generate_series(1, {count})",
+            guc::quote_literal(sequence)
+        );
+        self.query_apart(&text).await
+    }
+
+    /// The first column of a statement that runs outside of this session's transaction.
+    async fn query_apart(&mut self, text: &str) -> Outcome<Vec<String>> {
+        let home = self.process.home().clone();
+        let pool = self.thread.pools.pool(&home, &self.user);
+        let mut server = pool.checkout().await?;
+        if !server.settings.same(&Default::default()) {
+            let reset = server.settings.difference(&Default::default());
+            server.settings = Default::default();
+            server.query(&reset, false);
+        }
+        server.query(text, true);
+        server.move_sequence(0);
+        let mut values = Vec::new();
+        relay::collect(&mut self.client, &mut server, |_, frame| {
+            if frame.tag == b'D' {
+                let row = message::data_row(frame.body()).unwrap_or_default();
+                let value = row.first().copied().flatten().unwrap_or_default();
+                values.push(String::from_utf8_lossy(value).into_owned());
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(values)
+    }
+
+    // ---- out ----
+
+    /// COPY table TO STDOUT: one stream out of the shards' streams.
+    pub(super) async fn copy_out(
+        &mut self,
+        copy: &CopyOut,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        let shards = self.all_shards();
+        // All shards see one transaction, so that what is read fits together as well as it can.
+        self.begin_implicit();
+        let header = matches!(
+            copy.format,
+            CopyFormat::Text { header: true, .. } | CopyFormat::Csv { header: true, .. }
+        );
+        let mut rows = 0;
+        for (position, shard) in shards.iter().enumerate() {
+            let index = self.link(*shard).await?;
+            self.links[index].server.query(request.text, true);
+            relay::send(&mut self.links[index].server).await?;
+            let (first, last) = (position == 0, position + 1 == shards.len());
+            rows += self.copy_out_of(index, copy, header, first, last).await?;
+        }
+        self.client.output().extend_from_slice(b"c\0\0\0\x04");
+        message::put_command_complete(self.client.output(), &format!("COPY {rows}"));
+        Ok(Tier::Multi)
+    }
+
+    async fn copy_out_of(
+        &mut self,
+        index: usize,
+        copy: &CopyOut,
+        header: bool,
+        first: bool,
+        last: bool,
+    ) -> Outcome<u64> {
+        let binary = copy.format == CopyFormat::Binary;
+        let mut rows = 0;
+        let mut lead = true;
+        let server = &mut self.links[index].server;
+        relay::collect(&mut self.client, server, |output, frame| {
+            match frame.tag {
+                b'H' if first => output.extend_from_slice(&frame.bytes),
+                b'C' => rows = message::tag_rows(message::command_tag(frame.body())).unwrap_or(0),
+                b'd' => {
+                    let body = frame.body();
+                    let leads = std::mem::take(&mut lead);
+                    let skip = if !leads || first {
+                        0
+                    } else if binary {
+                        copy_rows::BINARY_HEADER.len().min(body.len())
+                    } else if header {
+                        body.len()
+                    } else {
+                        0
+                    };
+                    let mut body = &body[skip..];
+                    if binary && !last && (body == copy_rows::BINARY_TRAILER || leads && body.len() == 21 && body.ends_with(copy_rows::BINARY_TRAILER)) {
+                        body = &body[..body.len() - 2];
+                    }
+                    if !body.is_empty() {
+                        message::framed(output, b'd', |out| out.extend_from_slice(body));
+                    }
+                }
+                _ => {}
+            }
+            Ok(())
+        })
+        .await?;
+        self.hidden_error(index)?;
+        Ok(rows)
+    }
+
+    // ---- rows that move ----
+
+    /// Rows of the home shard's `pg_temp.a67_stage` to where they belong.
+    pub(super) async fn spread_stage(
+        &mut self,
+        target: &str,
+        key: Option<(usize, KeyType)>,
+        request: &Request<'_>,
+    ) -> Outcome<u64> {
+        let source = "SELECT * FROM pg_temp.a67_stage";
+        self.spread(source, target, key, Spread::Stage, &request.catalog).await
+    }
+
+    /// Reads rows on the home shard and copies each to its shard, or to every other one.
+    pub(super) async fn spread(
+        &mut self,
+        source: &str,
+        target: &str,
+        key: Option<(usize, KeyType)>,
+        mode: Spread<'_>,
+        catalog: &automator67_planner::catalog::Catalog,
+    ) -> Outcome<u64> {
+        let home = self.home();
+        let others: Vec<ShardId> =
+            self.all_shards().into_iter().filter(|shard| *shard != home).collect();
+        let declare = format!("DECLARE a67_rows NO SCROLL CURSOR FOR {source}");
+        self.run_hidden(home, &declare).await?;
+        let copy = format!("COPY {target} FROM STDIN");
+        for shard in &others {
+            self.start_copy(*shard, &copy).await?;
+            if let Some(index) = self.link_position(*shard) {
+                self.links[index].wrote = true;
+            }
+        }
+        let mut total = 0;
+        loop {
+            let rows = self.query_rows(home, &format!("FETCH {MOVE_ROWS} FROM a67_rows")).await?;
+            if rows.is_empty() {
+                break;
+            }
+            total += rows.len() as u64;
+            self.spread_rows(&rows, &others, target, key, mode, catalog).await?;
+        }
+        self.run_hidden(home, "CLOSE a67_rows").await?;
+        for shard in &others {
+            self.end_copy(*shard).await?;
+        }
+        Ok(total)
+    }
+
+    async fn spread_rows(
+        &mut self,
+        rows: &[Vec<Option<String>>],
+        others: &[ShardId],
+        target: &str,
+        key: Option<(usize, KeyType)>,
+        mode: Spread<'_>,
+        catalog: &automator67_planner::catalog::Catalog,
+    ) -> Outcome {
+        let home = self.home();
+        let leading = usize::from(matches!(mode, Spread::Move { .. }));
+        let mut data: Vec<BytesMut> = others.iter().map(|_| BytesMut::new()).collect();
+        let mut stay = BytesMut::new();
+        let mut moved: Vec<&str> = Vec::new();
+        for row in rows {
+            let values = row[leading..].iter().map(|value| value.as_deref().map(str::as_bytes));
+            let owner = match key {
+                None => None,
+                Some((column, key_type)) => {
+                    let text = row.get(leading + column).cloned().flatten();
+                    Some(owner_of(catalog, text.as_deref(), key_type)?)
+                }
+            };
+            for (shard, data) in others.iter().zip(&mut data) {
+                if owner.is_none_or(|owner| owner == *shard) {
+                    copy_rows::put_text_row(data, values.clone());
+                }
+            }
+            if mode == Spread::Stage && owner.is_none_or(|owner| owner == home) {
+                copy_rows::put_text_row(&mut stay, values);
+            } else if owner.is_some_and(|owner| owner != home) {
+                moved.extend(row.first().and_then(|ctid| ctid.as_deref()));
+            }
+        }
+        for (shard, data) in others.iter().zip(&data) {
+            self.put_copy(*shard, data).await?;
+        }
+        if !stay.is_empty() {
+            self.start_copy(home, &format!("COPY {target} FROM STDIN")).await?;
+            self.put_copy(home, &stay).await?;
+            self.end_copy(home).await?;
+        }
+        if let (Spread::Move { table }, false) = (mode, moved.is_empty()) {
+            let list = guc::quote_literal(&format!("{{\"{}\"}}", moved.join("\",\"")));
+            let delete = format!("DELETE FROM ONLY {table} WHERE ctid = ANY ({list}::tid[])");
+            self.run_hidden(home, &delete).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What happens to rows that are read on the home shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread<'a> {
+    /// They come from a temporary table: those of the home shard are inserted there, too.
+    Stage,
+    /// They are the table's own, `ctid` first: those that belong elsewhere are deleted.
+    Move {
+        /// The table, quoted.
+        table: &'a str,
+    },
+    /// They stay and are copied to every other shard.
+    Copy,
+}
+
+impl Splitter<'_> {
+    fn is_lines(&self) -> bool {
+        self.copy.format != CopyFormat::Binary
+    }
+
+    /// Gives the header to every shard. False: it has not arrived yet.
+    fn start(&mut self) -> Result<bool, RowError> {
+        let size = match &self.copy.format {
+            CopyFormat::Binary => match copy_rows::binary_header(&self.input)? {
+                Some(size) => size,
+                None => return Ok(false),
+            },
+            CopyFormat::Text { header: true, .. } | CopyFormat::Csv { header: true, .. } => {
+                match copy_rows::next_row(&self.copy.format, &self.input, &mut self.scan)? {
+                    Piece::Row(size) => size,
+                    Piece::End | Piece::More => return Ok(false),
+                }
+            }
+            CopyFormat::Text { .. } | CopyFormat::Csv { .. } => 0,
+        };
+        for pending in &mut self.pending {
+            if self.copy.sequences.is_empty() {
+                pending.extend_from_slice(&self.input[..size]);
+            } else if size > 0 {
+                // The header is not looked at, but it must have as many fields as the rows.
+                let added: Vec<String> = self.copy.sequences.iter().map(|_| String::new()).collect();
+                put_row(pending, &self.input[..size], &added, &self.copy.format);
+            }
+        }
+        self.input.advance(size);
+        self.started = true;
+        Ok(true)
+    }
+}
+
+/// Appends a row, with the values of left out sequence columns behind it.
+fn put_row(pending: &mut BytesMut, row: &[u8], appended: &[String], format: &CopyFormat) {
+    let delimiter = match format {
+        CopyFormat::Text { delimiter, .. } | CopyFormat::Csv { delimiter, .. } => *delimiter,
+        CopyFormat::Binary => b'\t',
+    };
+    if appended.is_empty() {
+        pending.extend_from_slice(row);
+        return;
+    }
+    let line = copy_rows::without_line_end(row);
+    pending.extend_from_slice(line);
+    for value in appended {
+        pending.put_u8(delimiter);
+        pending.extend_from_slice(value.as_bytes());
+    }
+    pending.extend_from_slice(&row[line.len()..]);
+}
+
+fn owner_of(
+    catalog: &automator67_planner::catalog::Catalog,
+    text: Option<&str>,
+    key_type: KeyType,
+) -> Outcome<ShardId> {
+    let Some(text) = text else {
+        return Err(Report::error(
+            sqlstate::NOT_NULL_VIOLATION,
+            "null value in the shard key",
+        )
+        .hint("Every row of a distributed table needs a shard key.")
+        .into());
+    };
+    let value = key::from_text(key_type, text).ok_or_else(|| {
+        Report::error(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            format!("shard key value \"{text}\" cannot be read"),
+        )
+        .hint("SET DateStyle TO ISO and use finite dates as shard keys.")
+    })?;
+    shard_of(catalog, &value)
+}
+
+fn sql_type(key_type: KeyType) -> &'static str {
+    match key_type {
+        KeyType::Integer => "bigint",
+        KeyType::Text => "text",
+        KeyType::Uuid => "uuid",
+        KeyType::Date => "date",
+        KeyType::Timestamp => "timestamp",
+        KeyType::TimestampTz => "timestamptz",
+    }
+}
+
+fn bad_row(splitter: &Splitter<'_>, error: &RowError) -> Failure {
+    Report::error(sqlstate::BAD_COPY_FILE_FORMAT, error.to_string())
+        .detail(format!("Row {} of the COPY data.", splitter.line))
+        .into()
+}

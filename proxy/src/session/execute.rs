@@ -1,0 +1,308 @@
+//! Each plan to the step that runs it, and the step for one shard.
+
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{Plan, SettingCommand, Target, TransactionCommand},
+};
+
+use super::{Session, extended::Bound, planning::{Request, Resolved}};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    frame::{self, FRAME_BYTES_MAX, Frame},
+    message,
+    relay::{self, Relayed},
+    server::{Server, Step},
+    telemetry::Tier,
+};
+
+impl Session {
+    /// Runs one statement to its CommandComplete. Returns the tier that answered it.
+    pub(super) async fn execute(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+        let planned = request.planned;
+        if self.transaction.is_failed() && !ends_failed_transaction(&planned.plan) {
+            return Err(aborted());
+        }
+        match &planned.plan {
+            Plan::Empty => {
+                self.client.output().extend_from_slice(message::EMPTY_QUERY);
+                Ok(Tier::Proxy)
+            }
+            Plan::Single(target) => self.single(target, request).await,
+            Plan::Multi(multi) => self.multi(multi, request).await,
+            Plan::Insert(insert) => self.insert(insert, request).await,
+            Plan::InsertSelect(insert) => self.insert_select(insert, request).await,
+            Plan::Gather(gather) => self.gather(gather, request).await,
+            Plan::CopyIn(copy) => self.copy_in(copy, request).await,
+            Plan::CopyOut(copy) => self.copy_out(copy, request).await,
+            Plan::Ddl(ddl) => self.ddl(ddl, request).await,
+            Plan::CreateTableAs { home, elsewhere } => {
+                self.create_table_as(home, elsewhere, request).await
+            }
+            Plan::Admin(call) => self.admin(call, request).await,
+            Plan::Transaction(command) => {
+                self.transaction_command(command, request.text).await
+            }
+            Plan::Setting(command) => self.setting(command, request).await,
+            Plan::DeclareCursor { name, query, .. } => {
+                self.declare_cursor(name, query, request).await
+            }
+            Plan::FetchCursor { name } => self.fetch_cursor(name, request).await,
+            Plan::CloseCursor { name } => self.close_cursor(name.as_deref(), request).await,
+            Plan::Prepare { .. } | Plan::Execute { .. } | Plan::Deallocate { .. } => {
+                self.run_single(request, self.home()).await?;
+                Ok(Tier::Single)
+            }
+            Plan::Explain(explain) => self.explain(explain, request).await,
+        }
+    }
+
+    async fn single(&mut self, target: &Target, request: &Request<'_>) -> Outcome<Tier> {
+        match target {
+            Target::Home => self.run_single(request, self.home()).await?,
+            Target::AnyCopy => self.run_on_any_copy(request).await?,
+            Target::Key(route) => match self.resolve_surely(route, request).await? {
+                Resolved::One(shard) => self.run_single(request, shard).await?,
+                Resolved::Several(_) | Resolved::Unknown => {
+                    let planned = self.plan_for_many(request)?;
+                    if matches!(planned.plan, Plan::Single(Target::Key(_))) {
+                        return Err(unreadable_key());
+                    }
+                    let request = request.with_plan(&planned);
+                    return Box::pin(self.execute(&request)).await;
+                }
+            },
+        }
+        Ok(Tier::Single)
+    }
+
+    /// Any shard can answer: one that cannot be reached is passed over.
+    async fn run_on_any_copy(&mut self, request: &Request<'_>) -> Outcome {
+        let mut tried = Vec::new();
+        loop {
+            let shard = self.any_copy();
+            match self.link(shard).await {
+                Err(failure)
+                    if failure.sqlstate() == sqlstate::CONNECTION_FAILURE
+                        && !tried.contains(&shard)
+                        && !self.transaction.is_open() =>
+                {
+                    tried.push(shard);
+                }
+                Err(failure) => return Err(failure),
+                Ok(_) => return self.run_single(request, shard).await,
+            }
+        }
+    }
+
+    /// The client's statement on one shard, its answer passed on as it is.
+    pub(super) async fn run_single(&mut self, request: &Request<'_>, shard: ShardId) -> Outcome {
+        self.run_text(request, request.text, shard).await
+    }
+
+    /// `text` in the place of the client's statement on one shard.
+    pub(super) async fn run_text(
+        &mut self,
+        request: &Request<'_>,
+        text: &str,
+        shard: ShardId,
+    ) -> Outcome {
+        let index = self.link(shard).await?;
+        self.note_effects(index, request.planned.session)?;
+        let server = &mut self.links[index].server;
+        queue(server, text, request.bound, true);
+        let relayed = self.exchange_with_copy(index, request.bound.is_some()).await?;
+        self.process.telemetry.bytes_to_clients.increment(relayed.bytes);
+        self.hidden_error(index)?;
+        if relayed.failed {
+            return Err(Failure::Told);
+        }
+        if let (true, Some(bound)) = (relayed.suspended, request.bound) {
+            if let Some(portal) = self.portals.get_mut(&bound.portal) {
+                portal.shard = Some(shard);
+            }
+        }
+        if request.planned.session.changes_catalog {
+            self.announce_change().await?;
+        }
+        Ok(())
+    }
+
+    /// An exchange in which the shard may ask for COPY data.
+    pub(super) async fn exchange_with_copy(
+        &mut self,
+        index: usize,
+        extended: bool,
+    ) -> Outcome<Relayed> {
+        let mut relayed =
+            relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+        while relayed.copy_in {
+            self.client.flush().await?;
+            self.pass_copy_data(index, extended).await?;
+            let more = relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+            relayed.failed |= more.failed;
+            relayed.bytes += more.bytes;
+            relayed.copy_in = more.copy_in;
+        }
+        Ok(relayed)
+    }
+
+    /// Passes the client's CopyData to one shard until CopyDone or CopyFail.
+    async fn pass_copy_data(&mut self, index: usize, extended: bool) -> Outcome {
+        loop {
+            let frame = self.copy_frame().await?;
+            let server = &mut self.links[index].server;
+            match frame.tag {
+                b'd' | b'c' | b'f' => server.wire.output.extend_from_slice(&frame.bytes),
+                // The server ignores these while it copies, too.
+                b'H' | b'S' => continue,
+                other => return Err(unexpected_in_copy(other)),
+            }
+            if frame.tag == b'd' {
+                if server.wire.flush_if_high().await.is_err() {
+                    return Err(server.shard.broken("the server closed the connection").into());
+                }
+                continue;
+            }
+            if extended {
+                // The Sync of the batch was swallowed by the copy; the client sends another.
+                self.sync_taken_by_copy = true;
+                message::put_sync(&mut self.links[index].server.wire.output);
+            }
+            return Ok(());
+        }
+    }
+
+    /// The client's next message while it copies in.
+    pub(super) async fn copy_frame(&mut self) -> Outcome<Frame> {
+        loop {
+            let taken = frame::take(&mut self.client.wire.input, FRAME_BYTES_MAX);
+            if let Some(frame) = taken.map_err(|error| Report::protocol(error.to_string()))? {
+                return Ok(frame);
+            }
+            match self.client.wire.fill().await {
+                Ok(count) if count > 0 => {}
+                _ => return Err(Failure::ClientGone),
+            }
+        }
+    }
+
+    async fn declare_cursor(
+        &mut self,
+        name: &str,
+        query: &Plan,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        let (shard, tier) = match query {
+            Plan::Single(target) => {
+                let shard = match target {
+                    Target::Home => self.home(),
+                    Target::AnyCopy => self.any_copy(),
+                    Target::Key(route) => match self.resolve_surely(route, request).await? {
+                        Resolved::One(shard) => shard,
+                        Resolved::Several(_) | Resolved::Unknown => {
+                            let planned = self.plan_for_many(request)?;
+                            if matches!(&planned.plan, Plan::DeclareCursor { query, .. } if matches!(**query, Plan::Single(Target::Key(_))))
+                            {
+                                return Err(unreadable_key());
+                            }
+                            let request = request.with_plan(&planned);
+                            return Box::pin(self.execute(&request)).await;
+                        }
+                    },
+                };
+                self.run_single(request, shard).await?;
+                (shard, Tier::Single)
+            }
+            Plan::Gather(gather) => {
+                self.gather_for_cursor(gather, request).await?;
+                (self.home(), Tier::Gather)
+            }
+            _ => return Err(unreadable_key()),
+        };
+        self.transaction.cursors.insert(name.to_owned(), shard);
+        Ok(tier)
+    }
+
+    async fn fetch_cursor(&mut self, name: &str, request: &Request<'_>) -> Outcome<Tier> {
+        let shard = self.transaction.cursors.get(name).copied().unwrap_or(self.home());
+        self.run_single(request, shard).await?;
+        Ok(Tier::Single)
+    }
+
+    async fn close_cursor(&mut self, name: Option<&str>, request: &Request<'_>) -> Outcome<Tier> {
+        let Some(name) = name else {
+            self.everywhere("CLOSE ALL").await?;
+            self.transaction.cursors.clear();
+            if self.links.iter().any(super::Link::is_pinned) {
+                self.run_single(request, self.home()).await?;
+            } else {
+                message::put_command_complete(self.client.output(), "CLOSE CURSOR ALL");
+            }
+            return Ok(Tier::Proxy);
+        };
+        let shard = self.transaction.cursors.remove(name).unwrap_or(self.home());
+        self.run_single(request, shard).await?;
+        Ok(Tier::Single)
+    }
+
+    /// Sends a statement of our own to one shard and throws its answer away.
+    pub(super) async fn run_hidden(&mut self, shard: ShardId, text: &str) -> Outcome {
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
+        server.query(text, false);
+        relay::exchange(&mut self.client, server).await?;
+        match self.links[index].server.hidden_error.take() {
+            None => Ok(()),
+            Some(frame) => Err(Failure::Shard(frame)),
+        }
+    }
+}
+
+/// Queues a statement: as a simple query, or with its parameters as one extended batch.
+pub fn queue(server: &mut Server, text: &str, bound: Option<&Bound>, relay: bool) {
+    match bound {
+        None => server.query(text, relay),
+        Some(bound) => {
+            message::put_parse(&mut server.wire.output, "", text, &bound.types);
+            server.expect(Step::Parse, false);
+            message::put_bind(&mut server.wire.output, &bound.portal, "", &bound.bind.rest);
+            server.expect(Step::Bind, false);
+            message::put_execute(&mut server.wire.output, &bound.portal, bound.limit);
+            server.expect(Step::Execute, relay);
+            server.sync();
+            server.unnamed = None;
+        }
+    }
+}
+
+fn ends_failed_transaction(plan: &Plan) -> bool {
+    matches!(
+        plan,
+        Plan::Transaction(
+            TransactionCommand::Commit { .. }
+                | TransactionCommand::Rollback { .. }
+                | TransactionCommand::RollbackTo(_)
+        ) | Plan::Empty
+    ) && !matches!(plan, Plan::Setting(SettingCommand::ResetAll))
+}
+
+/// The answer to everything else in a failed transaction.
+pub fn aborted() -> Failure {
+    Report::error(
+        sqlstate::IN_FAILED_SQL_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+    .into()
+}
+
+/// CopyData, CopyDone and CopyFail are all that may come during COPY FROM STDIN.
+pub fn unexpected_in_copy(tag: u8) -> Failure {
+    Report::protocol(format!("unexpected message type 0x{tag:02X} during COPY from stdin")).into()
+}
+
+fn unreadable_key() -> Failure {
+    Report::error(sqlstate::FEATURE_NOT_SUPPORTED, "the value of the shard key cannot be determined")
+        .detail("The statement compares the shard key with a value whose type or spelling the proxy does not know for certain.")
+        .hint("Cast the parameter to the type of the shard key, or write the value in its plain form.")
+        .into()
+}

@@ -1,0 +1,763 @@
+//! The extended protocol: Parse, Bind, Describe, Execute, Close are collected up to Sync or Flush.
+//!
+//! A batch whose statements all belong to one shard goes there in one write, and its answers come
+//! back as they are (`forward`). Any other batch runs step by step (`step_by_step`), inside a
+//! transaction that Sync commits.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{Plan, SettingCommand},
+};
+
+use super::{
+    Session,
+    execute::aborted,
+    planning::{Prepared, Request},
+};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    frame::Frame,
+    message::{self, Bind, Named, Parse},
+    process::lock,
+    relay,
+    server::{Expected, Step, statement_name},
+    telemetry::Tier,
+};
+
+/// A batch without Sync is worked off when it has grown to this.
+const BATCH_STEPS_MAX: usize = 1000;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// A prepared statement of the session.
+pub struct Statement {
+    /// Names it on every server connection.
+    pub id: u64,
+    /// SQL.
+    pub text: Arc<str>,
+    /// Declared parameter types; 0 is unspecified.
+    pub types: Arc<[u32]>,
+    /// Its plan and what that was made with.
+    pub prepared: Prepared,
+    /// Parameter types as the home shard described them.
+    described: Mutex<Option<Arc<[u32]>>>,
+}
+
+/// A portal of the session.
+pub struct Portal {
+    statement: Arc<Statement>,
+    bind: Bind,
+    /// Where it is open, if it is open on a server.
+    pub shard: Option<ShardId>,
+}
+
+/// A statement's parameters, for running it.
+pub struct Bound {
+    /// The client's Bind.
+    pub bind: Bind,
+    /// Parameter types for Parse.
+    pub types: Arc<[u32]>,
+    /// Rows wanted; 0 is all.
+    pub limit: i32,
+    /// The portal's name.
+    pub portal: String,
+    statement: Arc<Statement>,
+}
+
+/// A message of a batch.
+enum BatchStep {
+    Parse(Parse),
+    Bind(Bind),
+    Describe(Named),
+    Execute { portal: String, limit: i32 },
+    Close(Named),
+}
+
+/// Messages that wait for Sync.
+#[derive(Default)]
+pub struct Batch {
+    steps: Vec<BatchStep>,
+    bytes: usize,
+}
+
+/// What ended a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Sync,
+    Flush,
+    Full,
+}
+
+impl Session {
+    /// One message of the extended protocol.
+    pub(super) async fn extended(&mut self, frame: Frame) -> Outcome {
+        if self.skipping && frame.tag != b'S' {
+            return Ok(());
+        }
+        let end = match frame.tag {
+            b'S' => End::Sync,
+            b'H' => End::Flush,
+            _ => {
+                let size = frame.bytes.len();
+                let step = decode(&frame);
+                match step {
+                    Ok(step) => {
+                        self.batch.steps.push(step);
+                        self.batch.bytes += size;
+                    }
+                    Err(failure) => {
+                        // What came before it still runs, as it would have on a server.
+                        let result = self.work_off(End::Full).await;
+                        let result = result.and(Err(failure));
+                        return self.fail_batch(result, End::Full).await;
+                    }
+                }
+                if self.batch.steps.len() < BATCH_STEPS_MAX && self.batch.bytes < BATCH_BYTES_MAX {
+                    return Ok(());
+                }
+                End::Full
+            }
+        };
+        let result = self.work_off(end).await;
+        self.fail_batch(result, end).await
+    }
+
+    /// Ends a batch: commits, or tells the failure and skips to Sync.
+    async fn fail_batch(&mut self, result: Outcome, end: End) -> Outcome {
+        let mut result = self.tell(result)?;
+        if result.is_err() {
+            self.skipping = true;
+        }
+        if end != End::Sync {
+            return self.client.flush().await;
+        }
+        if std::mem::take(&mut self.sync_taken_by_copy) {
+            // The Sync sent with the copy is not answered; the one after it is.
+            return self.client.flush().await;
+        }
+        if result.is_ok() && !self.skipping {
+            let committed = self.end_implicit().await;
+            result = self.tell(committed)?;
+        }
+        if result.is_err() || self.skipping {
+            self.fail_transaction().await;
+        }
+        self.skipping = false;
+        self.ready().await
+    }
+
+    async fn work_off(&mut self, end: End) -> Outcome {
+        let batch = std::mem::take(&mut self.batch);
+        if self.skipping || batch.steps.is_empty() {
+            return Ok(());
+        }
+        self.refresh_catalog().await?;
+        match self.forward_target(&batch.steps, end).await {
+            Some(forward) => self.forward(forward, batch.steps, end).await,
+            None => self.step_by_step(batch.steps).await,
+        }
+    }
+
+    // ---- a whole batch to one shard ----
+
+    /// Plans a batch; `Some` when one shard can have all of it.
+    async fn forward_target(&mut self, steps: &[BatchStep], end: End) -> Option<Forward> {
+        if self.transaction.is_failed() {
+            return None;
+        }
+        let mut forward = Forward::default();
+        let binds = steps.iter().any(|step| {
+            matches!(step, BatchStep::Bind(_) | BatchStep::Execute { .. } | BatchStep::Describe(Named::Portal(_)))
+        });
+        if binds && end != End::Sync {
+            return None;
+        }
+        for step in steps {
+            match step {
+                BatchStep::Parse(parse) => {
+                    let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
+                    if taken {
+                        return None;
+                    }
+                    let statement = self.new_statement(parse).ok()?;
+                    if matches!(local_answer(&statement), Local::Known) {
+                        return None;
+                    }
+                    forward.statements.push((parse.name.clone(), statement));
+                }
+                BatchStep::Bind(bind) => {
+                    let statement = self.find_for_forward(&forward, &bind.statement)?;
+                    let shard = self.forward_shard(&statement, bind)?;
+                    if *forward.shard.get_or_insert(shard) != shard {
+                        return None;
+                    }
+                    forward.portals.push(bind.portal.clone());
+                    forward.bound.push(statement);
+                }
+                BatchStep::Execute { portal, .. } | BatchStep::Describe(Named::Portal(portal)) => {
+                    if forward.portals.contains(portal) {
+                        continue;
+                    }
+                    let shard = self.portals.get(portal)?.shard?;
+                    if *forward.shard.get_or_insert(shard) != shard {
+                        return None;
+                    }
+                }
+                BatchStep::Describe(Named::Statement(name)) => {
+                    let statement = self.find_for_forward(&forward, name)?;
+                    if matches!(local_answer(&statement), Local::Known) {
+                        return None;
+                    }
+                }
+                BatchStep::Close(_) => {}
+            }
+        }
+        Some(forward)
+    }
+
+    fn find_for_forward(&mut self, forward: &Forward, name: &str) -> Option<Arc<Statement>> {
+        let new = forward.statements.iter().rev().find(|(known, _)| known == name);
+        match new {
+            Some((_, statement)) => Some(statement.clone()),
+            None => self.statement_now(name).ok(),
+        }
+    }
+
+    /// The one shard of a bound statement, if it has one and leaves nothing behind there.
+    fn forward_shard(&self, statement: &Arc<Statement>, bind: &Bind) -> Option<ShardId> {
+        let [planned] = statement.prepared.statements.as_slice() else { return None };
+        let Plan::Single(target) = &planned.plan else { return None };
+        let effects = planned.session;
+        if effects.pins || effects.changes_catalog || effects.reads_sequence {
+            return None;
+        }
+        let bound = Bound {
+            bind: bind.clone(),
+            types: statement.types.clone(),
+            limit: 0,
+            portal: String::new(),
+            statement: statement.clone(),
+        };
+        let request = statement.request(planned, Some(&bound));
+        self.resolve_now(target, &request).ok().flatten()
+    }
+
+    async fn forward(&mut self, forward: Forward, steps: Vec<BatchStep>, end: End) -> Outcome {
+        let started = Instant::now();
+        let shard = forward.shard.unwrap_or_else(|| self.any_copy());
+        let index = self.link(shard).await?;
+        for statement in &forward.bound {
+            for planned in &statement.prepared.statements {
+                self.note_effects(index, planned.session)?;
+            }
+        }
+        for (name, statement) in forward.statements {
+            self.statements.insert(name, statement);
+        }
+        let uses = self.links[index].server.uses();
+        for step in steps {
+            self.forward_step(index, shard, step)?;
+        }
+        self.links[index].server.sync();
+        let result = self.exchange_with_copy(index, true).await;
+        let relayed = result?;
+        self.hidden_error(index)?;
+        self.process.telemetry.bytes_to_clients.increment(relayed.bytes);
+        for statement in &forward.bound {
+            let kind = statement.prepared.statements.first().map_or("other", |planned| planned.kind);
+            self.process.telemetry.statement(Tier::Single, kind, started.elapsed());
+        }
+        self.note_forwarded(&forward.bound);
+        if !relayed.failed {
+            if !self.transaction.is_open() && end == End::Sync {
+                self.portals.clear();
+            }
+            return Ok(());
+        }
+        self.forget_uncertain(index, uses).await?;
+        Err(Failure::Told)
+    }
+
+    fn note_forwarded(&self, bound: &[Arc<Statement>]) {
+        let mut activity = lock(&self.card.activity);
+        activity.statements += bound.len() as u64;
+        if let Some(planned) = bound.last().and_then(|last| last.prepared.statements.first()) {
+            activity.statement_kind = planned.kind;
+            activity.tier = Tier::Single.name();
+        }
+    }
+
+    /// After a failed batch nobody knows which of its statements were prepared: none is.
+    async fn forget_uncertain(&mut self, index: usize, uses: u64) -> Outcome {
+        let server = &mut self.links[index].server;
+        let ids = server.prepared_since(uses);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for id in ids {
+            message::put_close(&mut server.wire.output, b'S', &statement_name(id));
+            server.expect(Step::Close, false);
+            server.forget_prepared(Some(id));
+        }
+        server.sync();
+        relay::exchange(&mut self.client, server).await.map(|_| ())
+    }
+
+    /// Queues one message of the batch, with names as the server knows them.
+    fn forward_step(&mut self, index: usize, shard: ShardId, step: BatchStep) -> Outcome {
+        match step {
+            BatchStep::Parse(parse) => {
+                let statement = self.statement_now(&parse.name)?;
+                let server = &mut self.links[index].server;
+                if parse.name.is_empty() {
+                    message::put_parse(&mut server.wire.output, "", &parse.text, &statement.types);
+                    server.expect(Step::Parse, true);
+                    server.unnamed = Some(statement.id);
+                } else if server.has_prepared(statement.id) {
+                    server.expected.push_back(Expected::Local(message::PARSE_COMPLETE));
+                } else {
+                    server.prepare(statement.id, &statement.text, &statement.types, true);
+                }
+            }
+            BatchStep::Bind(bind) => {
+                let statement = self.statement_now(&bind.statement)?;
+                let name = self.on_server(index, &bind.statement, &statement);
+                let server = &mut self.links[index].server;
+                message::put_bind(&mut server.wire.output, &bind.portal, &name, &bind.rest);
+                server.expect(Step::Bind, true);
+                let portal = Portal { statement, bind, shard: Some(shard) };
+                self.portals.insert(portal.bind.portal.clone(), portal);
+            }
+            BatchStep::Describe(Named::Statement(name)) => {
+                let statement = self.statement_now(&name)?;
+                let name = self.on_server(index, &name, &statement);
+                let server = &mut self.links[index].server;
+                message::put_describe(&mut server.wire.output, b'S', &name);
+                server.expect(Step::Describe, true);
+            }
+            BatchStep::Describe(Named::Portal(name)) => {
+                let server = &mut self.links[index].server;
+                message::put_describe(&mut server.wire.output, b'P', &name);
+                server.expect(Step::Describe, true);
+            }
+            BatchStep::Execute { portal, limit } => {
+                let server = &mut self.links[index].server;
+                message::put_execute(&mut server.wire.output, &portal, limit);
+                server.expect(Step::Execute, true);
+            }
+            BatchStep::Close(named) => {
+                let portal = self.close(named);
+                let server = &mut self.links[index].server;
+                match portal {
+                    Some(portal) => {
+                        message::put_close(&mut server.wire.output, b'P', &portal);
+                        server.expect(Step::Close, true);
+                    }
+                    None => server.expected.push_back(Expected::Local(message::CLOSE_COMPLETE)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a server connection has the statement; returns its name there.
+    fn on_server(&mut self, index: usize, name: &str, statement: &Statement) -> String {
+        let server = &mut self.links[index].server;
+        if name.is_empty() {
+            if server.unnamed != Some(statement.id) {
+                message::put_parse(&mut server.wire.output, "", &statement.text, &statement.types);
+                server.expect(Step::Parse, false);
+                server.unnamed = Some(statement.id);
+            }
+            return String::new();
+        }
+        if !server.has_prepared(statement.id) {
+            server.prepare(statement.id, &statement.text, &statement.types, false);
+        }
+        statement_name(statement.id)
+    }
+
+    /// Forgets what is closed. A portal that is open on a server must be closed there.
+    fn close(&mut self, named: Named) -> Option<String> {
+        match named {
+            Named::Statement(name) => {
+                self.statements.remove(&name);
+                None
+            }
+            Named::Portal(name) => {
+                let portal = self.portals.remove(&name)?;
+                portal.shard.map(|_| name)
+            }
+        }
+    }
+
+    // ---- step by step ----
+
+    async fn step_by_step(&mut self, steps: Vec<BatchStep>) -> Outcome {
+        for step in steps {
+            match step {
+                BatchStep::Parse(parse) => {
+                    let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
+                    if taken {
+                        return Err(Report::error(
+                            sqlstate::DUPLICATE_PREPARED_STATEMENT,
+                            format!("prepared statement \"{}\" already exists", parse.name),
+                        )
+                        .into());
+                    }
+                    self.refresh_catalog().await?;
+                    let statement = self.new_statement(&parse)?;
+                    if self.transaction.is_failed() && !statement.may_end_transaction() {
+                        return Err(aborted());
+                    }
+                    self.statements.insert(parse.name, statement);
+                    self.client.output().extend_from_slice(message::PARSE_COMPLETE);
+                }
+                BatchStep::Bind(bind) => self.bind(bind)?,
+                BatchStep::Describe(Named::Statement(name)) => {
+                    let statement = self.statement_now(&name)?;
+                    self.describe(&statement, None).await?;
+                }
+                BatchStep::Describe(Named::Portal(name)) => self.describe_portal(&name).await?,
+                BatchStep::Execute { portal, limit } => self.execute_portal(&portal, limit).await?,
+                BatchStep::Close(named) => self.close_step(named).await?,
+            }
+            self.client.flush_if_high().await?;
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, bind: Bind) -> Outcome {
+        let statement = self.statement_now(&bind.statement)?;
+        if self.transaction.is_failed() && !statement.may_end_transaction() {
+            return Err(aborted());
+        }
+        let wanted = statement.prepared.statements.first().map_or(0, |planned| planned.parameters);
+        let wanted = wanted.max(statement.types.len());
+        if bind.parameter_count() != wanted {
+            return Err(Report::protocol(format!(
+                "bind message supplies {} parameters, but prepared statement \"{}\" requires {wanted}",
+                bind.parameter_count(),
+                bind.statement
+            ))
+            .into());
+        }
+        self.portals.insert(bind.portal.clone(), Portal { statement, bind, shard: None });
+        self.client.output().extend_from_slice(message::BIND_COMPLETE);
+        Ok(())
+    }
+
+    async fn describe_portal(&mut self, name: &str) -> Outcome {
+        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+        if let Some(index) = portal.shard.and_then(|shard| self.link_position(shard)) {
+            let server = &mut self.links[index].server;
+            message::put_describe(&mut server.wire.output, b'P', name);
+            server.expect(Step::Describe, true);
+            server.sync();
+            let relayed = relay::exchange(&mut self.client, server).await?;
+            return if relayed.failed { Err(Failure::Told) } else { Ok(()) };
+        }
+        let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
+        self.describe(&statement, Some(&bind)).await
+    }
+
+    /// Describes a statement, or a portal, by asking the home shard about the client's own text.
+    async fn describe(&mut self, statement: &Arc<Statement>, bind: Option<&Bind>) -> Outcome {
+        if matches!(local_answer(statement), Local::Known) {
+            self.describe_locally(statement, bind.is_some());
+            return Ok(());
+        }
+        if self.transaction.is_failed() {
+            return Err(aborted());
+        }
+        let home = self.home();
+        let index = self.link(home).await?;
+        let server = &mut self.links[index].server;
+        message::put_parse(&mut server.wire.output, "", &statement.text, &statement.types);
+        server.expect(Step::Parse, false);
+        server.unnamed = Some(statement.id);
+        match bind {
+            None => message::put_describe(&mut server.wire.output, b'S', ""),
+            Some(bind) => {
+                message::put_bind(&mut server.wire.output, "a67_describe", "", &bind.rest);
+                server.expect(Step::Bind, false);
+                message::put_describe(&mut server.wire.output, b'P', "a67_describe");
+            }
+        }
+        server.expect(Step::Describe, true);
+        if bind.is_some() {
+            message::put_close(&mut server.wire.output, b'P', "a67_describe");
+            server.expect(Step::Close, false);
+        }
+        server.sync();
+        let relayed = relay::exchange(&mut self.client, server).await?;
+        self.hidden_error(index)?;
+        if relayed.failed { Err(Failure::Told) } else { Ok(()) }
+    }
+
+    /// Statements that the proxy answers have no parameters, and rows only where they say so.
+    fn describe_locally(&mut self, statement: &Statement, portal: bool) {
+        let planned = statement.prepared.statements.first();
+        if !portal {
+            let count = planned.map_or(0, |planned| planned.parameters);
+            message::framed(self.client.output(), b't', |body| {
+                use bytes::BufMut;
+                body.put_i16(count as i16);
+                for index in 0..count {
+                    let declared = statement.types.get(index).copied().filter(|oid| *oid != 0);
+                    body.put_u32(declared.unwrap_or(25));
+                }
+            });
+        }
+        match planned.map(|planned| &planned.plan) {
+            Some(Plan::Admin(call)) => {
+                message::put_row_description(self.client.output(), &[(&call.column, 2278, 4)]);
+            }
+            Some(Plan::Setting(SettingCommand::ShowOwn { name })) => {
+                message::put_row_description(self.client.output(), &[(name, 25, -1)]);
+            }
+            _ => self.client.output().extend_from_slice(message::NO_DATA),
+        }
+    }
+
+    async fn execute_portal(&mut self, name: &str, limit: i32) -> Outcome {
+        let started = Instant::now();
+        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
+        if let Some(index) = portal.shard.and_then(|shard| self.link_position(shard)) {
+            let server = &mut self.links[index].server;
+            message::put_execute(&mut server.wire.output, name, limit);
+            server.expect(Step::Execute, true);
+            server.sync();
+            let relayed = relay::exchange(&mut self.client, server).await?;
+            return if relayed.failed { Err(Failure::Told) } else { Ok(()) };
+        }
+        let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
+        self.refresh_catalog().await?;
+        let statement = self.renewed(&statement)?;
+        let Some(planned) = statement.prepared.statements.first() else {
+            self.client.output().extend_from_slice(message::EMPTY_QUERY);
+            return Ok(());
+        };
+        if runs_in_transaction(&planned.plan) {
+            self.begin_implicit();
+        }
+        let mut bound = Bound {
+            types: statement.types.clone(),
+            limit,
+            portal: name.to_owned(),
+            statement: statement.clone(),
+            bind,
+        };
+        let request = statement.request(planned, Some(&bound));
+        if bound.bind.parameter_count() > 0
+            && !matches!(planned.plan, Plan::Single(_) | Plan::Admin(_))
+            && !self.transaction.is_failed()
+        {
+            let types = self.described_types(&request).await?;
+            bound.types = types;
+        }
+        let request = statement.request(planned, Some(&bound));
+        self.note_statement(&request);
+        let tier = self.execute(&request).await?;
+        self.count(&request, tier, started);
+        Ok(())
+    }
+
+    async fn close_step(&mut self, named: Named) -> Outcome {
+        let shard = match &named {
+            Named::Portal(name) => self.portals.get(name).and_then(|portal| portal.shard),
+            Named::Statement(_) => None,
+        };
+        if let (Some(name), Some(shard)) = (self.close(named), shard) {
+            if let Some(index) = self.link_position(shard) {
+                let server = &mut self.links[index].server;
+                message::put_close(&mut server.wire.output, b'P', &name);
+                server.expect(Step::Close, false);
+                server.sync();
+                relay::exchange(&mut self.client, server).await?;
+            }
+        }
+        self.client.output().extend_from_slice(message::CLOSE_COMPLETE);
+        Ok(())
+    }
+
+    // ---- statements ----
+
+    fn new_statement(&mut self, parse: &Parse) -> Outcome<Arc<Statement>> {
+        let types: Arc<[u32]> = Arc::from(parse.parameter_types.as_slice());
+        let prepared = self.plan_text(&parse.text, &types)?;
+        if prepared.statements.len() > 1 {
+            return Err(Report::error(
+                "42601",
+                "cannot insert multiple commands into a prepared statement",
+            )
+            .into());
+        }
+        let text: Arc<str> = Arc::from(parse.text.as_str());
+        let id = self.thread.statement_id(&text, &types);
+        Ok(Arc::new(Statement { id, text, types, prepared, described: Mutex::new(None) }))
+    }
+
+    /// A statement by name, with a plan of the current catalog.
+    fn statement_now(&mut self, name: &str) -> Outcome<Arc<Statement>> {
+        let statement = self.statements.get(name).cloned().ok_or_else(|| {
+            let what = if name.is_empty() {
+                "unnamed prepared statement does not exist".to_owned()
+            } else {
+                format!("prepared statement \"{name}\" does not exist")
+            };
+            Report::error(sqlstate::INVALID_SQL_STATEMENT_NAME, what)
+        })?;
+        let renewed = self.renewed(&statement)?;
+        if !Arc::ptr_eq(&renewed, &statement) {
+            self.statements.insert(name.to_owned(), renewed.clone());
+        }
+        Ok(renewed)
+    }
+
+    /// The statement, planned again if the catalog or the search path has changed.
+    fn renewed(&mut self, statement: &Arc<Statement>) -> Outcome<Arc<Statement>> {
+        let catalog = self.catalog();
+        let same_catalog = Arc::ptr_eq(&statement.prepared.catalog, &catalog);
+        let same_path = Arc::ptr_eq(&statement.prepared.search_path, &self.settings.search_path);
+        if same_catalog && same_path {
+            return Ok(statement.clone());
+        }
+        let prepared = self.plan_text(&statement.text, &statement.types)?;
+        let described = lock(&statement.described).clone();
+        Ok(Arc::new(Statement {
+            id: statement.id,
+            text: statement.text.clone(),
+            types: statement.types.clone(),
+            prepared,
+            described: Mutex::new(described.filter(|_| same_catalog)),
+        }))
+    }
+
+    /// Parameter types of a bound statement, as the home shard infers them; asked once.
+    pub(super) async fn described_types(&mut self, request: &Request<'_>) -> Outcome<Arc<[u32]>> {
+        let Some(bound) = request.bound else { return Ok(Arc::from([])) };
+        if let Some(known) = lock(&bound.statement.described).clone() {
+            return Ok(known);
+        }
+        let home = self.home();
+        let index = self.link(home).await?;
+        let server = &mut self.links[index].server;
+        let statement = &bound.statement;
+        message::put_parse(&mut server.wire.output, "", &statement.text, &statement.types);
+        server.expect(Step::Parse, false);
+        message::put_describe(&mut server.wire.output, b'S', "");
+        server.expect(Step::Describe, true);
+        server.sync();
+        server.unnamed = Some(statement.id);
+        let mut types = None;
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b't' {
+                types = message::parameter_types(frame.body());
+            }
+            Ok(())
+        })
+        .await?;
+        self.hidden_error(index)?;
+        let types: Arc<[u32]> = Arc::from(types.unwrap_or_default());
+        *lock(&statement.described) = Some(types.clone());
+        Ok(types)
+    }
+
+    /// Parameter types for a statement of ours that uses some of the client's parameters.
+    pub(super) async fn types_for_shards(&mut self, request: &Request<'_>) -> Outcome<Arc<[u32]>> {
+        match request.bound {
+            None => Ok(Arc::from([])),
+            Some(_) => self.described_types(request).await,
+        }
+    }
+}
+
+impl Statement {
+    /// The statement as a request.
+    pub fn request<'a>(
+        &'a self,
+        planned: &'a automator67_planner::plan::Planned,
+        bound: Option<&'a Bound>,
+    ) -> Request<'a> {
+        Request {
+            planned,
+            text: &self.text,
+            whole: &self.text,
+            literals: &self.prepared.normalised.literals,
+            catalog: self.prepared.catalog.clone(),
+            bound,
+        }
+    }
+
+    fn may_end_transaction(&self) -> bool {
+        self.prepared
+            .statements
+            .first()
+            .is_none_or(|planned| matches!(planned.plan, Plan::Transaction(_) | Plan::Empty))
+    }
+}
+
+/// A batch that goes to one shard as it is.
+#[derive(Default)]
+struct Forward {
+    shard: Option<ShardId>,
+    statements: Vec<(String, Arc<Statement>)>,
+    portals: Vec<String>,
+    bound: Vec<Arc<Statement>>,
+}
+
+/// Who can describe a statement.
+enum Local {
+    /// The proxy.
+    Known,
+    /// A server.
+    AskServer,
+}
+
+fn local_answer(statement: &Statement) -> Local {
+    match statement.prepared.statements.first().map(|planned| &planned.plan) {
+        None | Some(Plan::Empty | Plan::Transaction(_) | Plan::Setting(_) | Plan::Admin(_)) => {
+            Local::Known
+        }
+        Some(_) => Local::AskServer,
+    }
+}
+
+/// False for statements that must not, or need not, be inside a transaction of ours.
+fn runs_in_transaction(plan: &Plan) -> bool {
+    match plan {
+        Plan::Transaction(_) | Plan::Setting(_) | Plan::Empty => false,
+        Plan::Ddl(ddl) => !ddl.outside_transaction,
+        _ => true,
+    }
+}
+
+fn decode(frame: &Frame) -> Outcome<BatchStep> {
+    Ok(match frame.tag {
+        b'P' => BatchStep::Parse(message::parse(frame.body())?),
+        b'B' => BatchStep::Bind(message::bind(frame.body())?),
+        b'D' => BatchStep::Describe(message::named(frame.body(), "DESCRIBE")?),
+        b'C' => BatchStep::Close(message::named(frame.body(), "CLOSE")?),
+        b'E' => {
+            let (portal, limit) = message::execute(frame.body())?;
+            BatchStep::Execute { portal, limit }
+        }
+        _ => {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "the function call protocol is not supported",
+            )
+            .hint("Call the function with SELECT.")
+            .into());
+        }
+    })
+}
+
+fn no_portal(name: &str) -> Failure {
+    Report::error(sqlstate::INVALID_CURSOR_NAME, format!("portal \"{name}\" does not exist")).into()
+}

@@ -1,0 +1,436 @@
+//! The gather tier: the rows a statement needs are copied to temporary tables on the home shard,
+//! undecoded, and the statement runs there.
+
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{Fetch, FetchSource, Gather, InsertSelect},
+};
+use bytes::{BufMut, BytesMut};
+
+use super::{Session, planning::Request};
+use crate::{
+    copy_rows,
+    error::{Failure, Outcome, Report, sqlstate},
+    frame::Frame,
+    guc, message, relay,
+    server::Step,
+    telemetry::Tier,
+};
+
+/// Fetched relations of more rows get statistics, so that the home shard plans with facts.
+const ANALYZE_ROWS_MIN: u64 = 1000;
+
+/// What a fetch has moved.
+#[derive(Debug, Default, Clone)]
+pub struct Moved {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes that came from other shards.
+    pub bytes: u64,
+    /// Per shard: rows, bytes, milliseconds.
+    pub shards: Vec<(ShardId, u64, u64, f64)>,
+}
+
+impl Session {
+    /// A SELECT that needs rows of several shards.
+    pub(super) async fn gather(
+        &mut self,
+        gather: &Gather,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        self.check_on_home(request).await?;
+        self.begin_implicit();
+        self.load_fetches(gather, request).await?;
+        let home = self.home();
+        let index = self.link(home).await?;
+        self.links[index].server.forget_tables = true;
+        let result = self.run_text(request, &gather.statement, home).await;
+        if let Some(link) = self.links.iter_mut().find(|link| link.server.shard_id() == home) {
+            link.server.forget_tables = false;
+        }
+        result?;
+        let suspended = request
+            .bound
+            .and_then(|bound| self.portals.get(&bound.portal))
+            .is_some_and(|portal| portal.shard.is_some());
+        // A portal that still reads them keeps them to the end of the transaction.
+        if !suspended && self.transaction.is_explicit() {
+            self.drop_fetches(gather).await?;
+        } else {
+            self.transaction.gathers += 1;
+        }
+        Ok(Tier::Gather)
+    }
+
+    /// DECLARE CURSOR: the temporary tables live as long as the cursor may.
+    pub(super) async fn gather_for_cursor(
+        &mut self,
+        gather: &Gather,
+        request: &Request<'_>,
+    ) -> Outcome {
+        self.begin_implicit();
+        self.load_fetches(gather, request).await?;
+        self.transaction.gathers += 1;
+        self.run_text(request, &gather.statement, self.home()).await
+    }
+
+    /// Copies everything the statement reads to the home shard.
+    pub(super) async fn load_fetches(
+        &mut self,
+        gather: &Gather,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<Moved>> {
+        if self.transaction.read_only {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "a read-only transaction cannot gather rows of several shards",
+            )
+            .detail("Gathering makes temporary tables, which a read-only transaction does not allow.")
+            .hint("Run the statement in a read-write transaction, or restrict it to one shard key.")
+            .into());
+        }
+        let mut left = self.settings.own.gather_bytes_max;
+        let mut all = Vec::with_capacity(gather.fetches.len());
+        for fetch in &gather.fetches {
+            let moved = self.load(fetch, request, left).await?;
+            left = left.saturating_sub(moved.bytes);
+            self.process.telemetry.bytes_gathered.increment(moved.bytes);
+            all.push(moved);
+        }
+        Ok(all)
+    }
+
+    /// Drops the temporary tables of a statement that is done.
+    pub(super) async fn drop_fetches(&mut self, gather: &Gather) -> Outcome {
+        let names: Vec<String> =
+            gather.fetches.iter().map(|fetch| format!("pg_temp.{}", fetch.temp_table)).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.run_hidden(self.home(), &format!("DROP TABLE {}", names.join(", "))).await
+    }
+
+    async fn load(
+        &mut self,
+        fetch: &Fetch,
+        request: &Request<'_>,
+        bytes_max: u64,
+    ) -> Outcome<Moved> {
+        let home = self.home();
+        self.run_hidden(home, &fetch.create).await?;
+        let moved = match &fetch.from {
+            FetchSource::Proxy(view) => {
+                let rows = self.view_rows(*view);
+                self.load_rows(fetch, &rows).await?
+            }
+            FetchSource::Shards(set) => {
+                let shards = self.shard_set(set, request).await?;
+                self.load_from_shards(fetch, &shards, request, bytes_max).await?
+            }
+        };
+        for statement in &fetch.after {
+            self.run_hidden(home, statement).await?;
+        }
+        if moved.rows > ANALYZE_ROWS_MIN {
+            self.run_hidden(home, &format!("ANALYZE pg_temp.{}", fetch.temp_table)).await?;
+        }
+        Ok(moved)
+    }
+
+    async fn load_from_shards(
+        &mut self,
+        fetch: &Fetch,
+        shards: &[ShardId],
+        request: &Request<'_>,
+        bytes_max: u64,
+    ) -> Outcome<Moved> {
+        let home = self.home();
+        let mut moved = Moved::default();
+        let others: Vec<ShardId> =
+            shards.iter().copied().filter(|shard| *shard != home).collect();
+        for shard in &others {
+            self.ask(fetch, *shard, request).await?;
+        }
+        if shards.contains(&home) {
+            let started = std::time::Instant::now();
+            let rows = self.copy_within_home(fetch, request).await?;
+            moved.rows += rows;
+            moved.shards.push((home, rows, 0, milliseconds(started)));
+        }
+        if !others.is_empty() {
+            self.stream_to_home(fetch, &others, bytes_max, &mut moved).await?;
+        }
+        Ok(moved)
+    }
+
+    /// Sends a fetch's SELECT to a shard; the answer is read later.
+    async fn ask(&mut self, fetch: &Fetch, shard: ShardId, request: &Request<'_>) -> Outcome {
+        let types = self.types_for_shards(request).await?;
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
+        let parameters = request.bound.map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
+        message::put_parse(&mut server.wire.output, "", &fetch.select, &types);
+        message::put_bind_with_format(
+            &mut server.wire.output,
+            "",
+            "",
+            parameters,
+            i16::from(fetch.binary),
+        );
+        message::put_execute(&mut server.wire.output, "", 0);
+        server.expect(Step::Parse, false);
+        server.expect(Step::Bind, false);
+        server.expect(Step::Execute, true);
+        server.sync();
+        server.unnamed = None;
+        relay::send(server).await
+    }
+
+    /// The home shard's own rows never leave it.
+    async fn copy_within_home(&mut self, fetch: &Fetch, request: &Request<'_>) -> Outcome<u64> {
+        let types = self.types_for_shards(request).await?;
+        let index = self.link(self.home()).await?;
+        let server = &mut self.links[index].server;
+        let text = format!("INSERT INTO pg_temp.{} {}", fetch.temp_table, fetch.select);
+        let parameters = request.bound.map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
+        message::put_parse(&mut server.wire.output, "", &text, &types);
+        message::put_bind_with_format(&mut server.wire.output, "", "", parameters, 0);
+        message::put_execute(&mut server.wire.output, "", 0);
+        server.expect(Step::Parse, false);
+        server.expect(Step::Bind, false);
+        server.expect(Step::Execute, true);
+        server.sync();
+        server.unnamed = None;
+        let mut rows = 0;
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'C' {
+                rows = message::tag_rows(message::command_tag(frame.body())).unwrap_or(0);
+            }
+            Ok(())
+        })
+        .await?;
+        self.hidden_error(index)?;
+        Ok(rows)
+    }
+
+    /// DataRows of the other shards become COPY data on the home shard: in binary the two have the
+    /// same form.
+    async fn stream_to_home(
+        &mut self,
+        fetch: &Fetch,
+        shards: &[ShardId],
+        bytes_max: u64,
+        moved: &mut Moved,
+    ) -> Outcome {
+        let home = self.home();
+        let format = if fetch.binary { " (FORMAT binary)" } else { "" };
+        let copy = format!("COPY pg_temp.{} FROM STDIN{format}", fetch.temp_table);
+        self.start_copy(home, &copy).await?;
+        if fetch.binary {
+            self.put_copy(home, copy_rows::BINARY_HEADER).await?;
+        }
+        for shard in shards {
+            let started = std::time::Instant::now();
+            let (rows, bytes) = self.stream_one(fetch, *shard, bytes_max, moved.bytes).await?;
+            moved.rows += rows;
+            moved.bytes += bytes;
+            moved.shards.push((*shard, rows, bytes, milliseconds(started)));
+        }
+        if fetch.binary {
+            self.put_copy(home, copy_rows::BINARY_TRAILER).await?;
+        }
+        self.end_copy(home).await?;
+        Ok(())
+    }
+
+    async fn stream_one(
+        &mut self,
+        fetch: &Fetch,
+        shard: ShardId,
+        bytes_max: u64,
+        bytes_before: u64,
+    ) -> Outcome<(u64, u64)> {
+        let (mut rows, mut bytes) = (0, 0);
+        let mut pending = BytesMut::new();
+        loop {
+            let Some(source) = self.link_position(shard) else { return Ok((rows, bytes)) };
+            if self.links[source].server.expected.is_empty() {
+                break;
+            }
+            let answer =
+                relay::next_answer(&mut self.client, &mut self.links[source].server).await?;
+            let Some(frame) = answer else { continue };
+            match frame.tag {
+                b'D' => {
+                    rows += 1;
+                    bytes += frame.body().len() as u64;
+                    if bytes_before + bytes > bytes_max {
+                        self.abandon_link(shard);
+                        return Err(over_budget(fetch, self.settings.own.gather_bytes_max));
+                    }
+                    put_row(&mut pending, &frame, fetch.binary);
+                    if pending.len() > copy_rows::COPY_CHUNK_BYTES {
+                        self.put_copy(self.home(), &pending).await?;
+                        pending.clear();
+                    }
+                }
+                b'E' => return Err(Failure::Shard(frame.bytes)),
+                _ => {}
+            }
+        }
+        self.put_copy(self.home(), &pending).await?;
+        if let Some(source) = self.link_position(shard) {
+            self.hidden_error(source)?;
+        }
+        Ok((rows, bytes))
+    }
+
+    /// Loads rows that the proxy itself knows.
+    async fn load_rows(&mut self, fetch: &Fetch, rows: &[Vec<Option<String>>]) -> Outcome<Moved> {
+        let home = self.home();
+        self.start_copy(home, &format!("COPY pg_temp.{} FROM STDIN", fetch.temp_table)).await?;
+        let mut text = BytesMut::new();
+        for row in rows {
+            let values = row.iter().map(|value| value.as_deref().map(str::as_bytes));
+            copy_rows::put_text_row(&mut text, values);
+        }
+        self.put_copy(home, &text).await?;
+        self.end_copy(home).await?;
+        Ok(Moved { rows: rows.len() as u64, ..Moved::default() })
+    }
+
+    // ---- COPY into a shard, from our own hands ----
+
+    /// Starts COPY ... FROM STDIN on a shard.
+    pub(super) async fn start_copy(&mut self, shard: ShardId, text: &str) -> Outcome<Frame> {
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
+        server.query(text, true);
+        relay::send(server).await?;
+        while !server.expected.is_empty() {
+            match relay::next_answer(&mut self.client, server).await? {
+                Some(frame) if frame.tag == b'G' => {
+                    self.hidden_error(index)?;
+                    return Ok(frame);
+                }
+                Some(frame) if frame.tag == b'E' => {
+                    self.drain_link(index).await?;
+                    return Err(Failure::Shard(frame.bytes));
+                }
+                Some(_) | None => {}
+            }
+        }
+        self.hidden_error(index)?;
+        Err(Report::error(sqlstate::INTERNAL_ERROR, "a shard did not start COPY").into())
+    }
+
+    /// Sends COPY data.
+    pub(super) async fn put_copy(&mut self, shard: ShardId, data: &[u8]) -> Outcome {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
+        message::framed(&mut server.wire.output, b'd', |body| body.extend_from_slice(data));
+        match server.wire.flush_if_high().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(server.shard.broken(&error.to_string()).into()),
+        }
+    }
+
+    /// Ends COPY. Returns the number of rows.
+    pub(super) async fn end_copy(&mut self, shard: ShardId) -> Outcome<u64> {
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
+        message::put_copy_done(&mut server.wire.output);
+        let mut rows = 0;
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'C' {
+                rows = message::tag_rows(message::command_tag(frame.body())).unwrap_or(0);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(rows)
+    }
+
+    /// Reads a connection's answers to their end and throws them away.
+    pub(super) async fn drain_link(&mut self, index: usize) -> Outcome {
+        let server = &mut self.links[index].server;
+        while !server.expected.is_empty() {
+            relay::next_answer(&mut self.client, server).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives up a connection in the middle of its answer; the shard stops its work.
+    pub(super) fn abandon_link(&mut self, shard: ShardId) {
+        if let Some(position) = self.link_position(shard) {
+            self.links.remove(position).abandon(&self.process);
+        }
+    }
+
+    /// Where the connection to a shard is among the session's links.
+    pub(super) fn link_position(&self, shard: ShardId) -> Option<usize> {
+        self.links.iter().position(|link| link.server.shard_id() == shard)
+    }
+
+    /// Streams a query's rows from the home shard into a distributed or reference table.
+    pub(super) async fn stream_query(
+        &mut self,
+        query: &str,
+        insert: &InsertSelect,
+        request: &Request<'_>,
+    ) -> Outcome<u64> {
+        // The query's rows come over the home connection while COPY data for home rows would have
+        // to go over the same one: rows are first put into a temporary table.
+        let home = self.home();
+        let staged = format!("CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {query}");
+        match request.bound {
+            None => self.run_hidden(home, &staged).await?,
+            Some(_) => {
+                return Err(Report::error(
+                    sqlstate::FEATURE_NOT_SUPPORTED,
+                    "INSERT ... SELECT over several shards does not take parameters",
+                )
+                .hint("Write the values into the statement.")
+                .into());
+            }
+        }
+        let columns: Vec<String> =
+            insert.columns.iter().map(|name| guc::quote_identifier(name)).collect();
+        let target = format!(
+            "{}.{} ({})",
+            guc::quote_identifier(&insert.table.schema),
+            guc::quote_identifier(&insert.table.name),
+            columns.join(", ")
+        );
+        let key = insert.key_column.zip(insert.key_type);
+        let rows = self.spread_stage(&target, key, request).await?;
+        self.run_hidden(home, "DROP TABLE pg_temp.a67_stage").await?;
+        Ok(rows)
+    }
+}
+
+fn put_row(pending: &mut BytesMut, frame: &Frame, binary: bool) {
+    if binary {
+        pending.put_slice(frame.body());
+    } else {
+        let values = message::data_row(frame.body()).unwrap_or_default();
+        copy_rows::put_text_row(pending, values.into_iter());
+    }
+}
+
+fn milliseconds(since: std::time::Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn over_budget(fetch: &Fetch, bytes_max: u64) -> Failure {
+    Report::error(
+        sqlstate::LIMIT_EXCEEDED,
+        format!("statement would copy more than {bytes_max} bytes to the home shard"),
+    )
+    .detail(format!("Reached while copying \"{}\".", fetch.relation.name))
+    .hint("Filter by the shard key or by more columns, or raise automator67.gather_max_bytes.")
+    .into()
+}

@@ -1,0 +1,418 @@
+//! INSERT over several shards: every value that must be the same everywhere, or be drawn once,
+//! is computed once; then each row goes to the shard of its key.
+
+use std::collections::HashMap;
+
+use automator67_planner::{
+    catalog::{KeyType, ShardId},
+    key::{self, KeyValue},
+    plan::{InsertSelect, InsertSplit, Piece, Plan, RowKey, Template},
+};
+use bytes::BytesMut;
+
+use super::{Session, execute::queue, multi::Tally, planning::{Request, shard_of}};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    guc, message, relay,
+    server::Step,
+    telemetry::Tier,
+};
+
+/// Keys evaluated by one statement on the home shard.
+const EVALUATED_MAX: usize = 1000;
+
+/// What fills the holes of a row.
+struct Drawn {
+    /// Per sequence, one value per row.
+    sequences: Vec<Vec<String>>,
+    /// Per row, the key as text, where it had to be evaluated.
+    keys: Vec<Option<(KeyValue, String)>>,
+    /// The transaction's timestamp, where some row stores it.
+    now: String,
+}
+
+impl Session {
+    /// INSERT ... VALUES.
+    pub(super) async fn insert(
+        &mut self,
+        insert: &InsertSplit,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        if insert.check_first {
+            self.check_on_home(request).await?;
+        }
+        let drawn = self.draw(insert, request).await?;
+        let placed = self.place_rows(insert, request, &drawn)?;
+        let mut work: Vec<(ShardId, String)> = Vec::new();
+        match &placed {
+            // A reference table: everything everywhere.
+            None => {
+                let all: Vec<usize> = (0..insert.rows.len()).collect();
+                let text = render(insert, request, &drawn, &all);
+                work.extend(self.all_shards().into_iter().map(|shard| (shard, text.clone())));
+            }
+            Some(groups) => {
+                for (shard, rows) in groups {
+                    work.push((*shard, render(insert, request, &drawn, rows)));
+                }
+            }
+        }
+        if let ([(shard, text)], false) = (work.as_slice(), self.transaction.is_open()) {
+            self.run_text(request, text, *shard).await?;
+            return Ok(Tier::Single);
+        }
+        self.begin_implicit();
+        let tally = match placed {
+            Some(groups) if insert.returning => {
+                self.insert_returning(insert, request, &work, &groups).await?
+            }
+            Some(_) => self.run_everywhere(&work, request, false).await?,
+            None => self.run_everywhere(&work, request, true).await?,
+        };
+        message::put_command_complete(self.client.output(), &tally.tag());
+        Ok(Tier::Multi)
+    }
+
+    /// Parses the statement as the client wrote it on the home shard: its errors are the server's
+    /// own, also when what we send is rewritten.
+    pub(super) async fn check_on_home(&mut self, request: &Request<'_>) -> Outcome {
+        let home = self.home();
+        let index = self.link(home).await?;
+        let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
+        let server = &mut self.links[index].server;
+        message::put_parse(&mut server.wire.output, "", request.text, types);
+        server.expect(Step::Parse, false);
+        server.sync();
+        server.unnamed = None;
+        let relayed = relay::exchange(&mut self.client, server).await?;
+        self.hidden_error(index)?;
+        if relayed.failed { Err(Failure::Told) } else { Ok(()) }
+    }
+
+    async fn draw(&mut self, insert: &InsertSplit, request: &Request<'_>) -> Outcome<Drawn> {
+        let mut sequences = Vec::with_capacity(insert.sequences.len());
+        for sequence in &insert.sequences {
+            sequences.push(self.draw_sequence(sequence, insert.rows.len()).await?);
+        }
+        let mut drawn =
+            Drawn { sequences, keys: vec![None; insert.rows.len()], now: String::new() };
+        if let Some(key_type) = insert.key_type {
+            self.draw_keys(insert, key_type, request, &mut drawn).await?;
+        }
+        let holds_now = |template: &Template| template.contains(&Piece::Now);
+        if insert.rows.iter().any(|row| holds_now(&row.text)) || holds_now(&insert.suffix) {
+            self.begin_implicit();
+            drawn.now = self.transaction_time().await?;
+        }
+        Ok(drawn)
+    }
+
+    /// The next `count` values of a sequence on the home shard.
+    pub(super) async fn draw_sequence(
+        &mut self,
+        sequence: &str,
+        count: usize,
+    ) -> Outcome<Vec<String>> {
+        let home = self.home();
+        let text = format!(
+            "select nextval({}::regclass) from generate_series(1, {count})",
+            guc::quote_literal(sequence)
+        );
+        let rows = self.query_rows(home, &text).await?;
+        let session = self.card.id;
+        if let Some(link) = self.links.iter_mut().find(|link| link.server.shard_id() == home) {
+            link.server.move_sequence(session);
+        }
+        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    }
+
+    /// Reads every row's key; what cannot be read with certainty is evaluated on the home shard.
+    async fn draw_keys(
+        &mut self,
+        insert: &InsertSplit,
+        key_type: KeyType,
+        request: &Request<'_>,
+        drawn: &mut Drawn,
+    ) -> Outcome {
+        let mut unread: Vec<(usize, String)> = Vec::new();
+        for (row, insert_row) in insert.rows.iter().enumerate() {
+            match &insert_row.key {
+                None => {}
+                Some(RowKey::Sequence(n)) => {
+                    let text = drawn.sequences.get(*n).and_then(|values| values.get(row));
+                    let value = text.and_then(|text| key::from_text(key_type, text));
+                    let text = text.cloned().unwrap_or_default();
+                    drawn.keys[row] = Some((value.ok_or_else(bad_key)?, text));
+                }
+                Some(RowKey::Source(source)) => {
+                    match super::planning::read_key(key_type, source, request, None) {
+                        Some(value) => drawn.keys[row] = Some((value, String::new())),
+                        None => unread.push((row, expression(source, request, drawn))),
+                    }
+                }
+            }
+        }
+        for chunk in unread.chunks(EVALUATED_MAX) {
+            let values = self.evaluate(insert, key_type, chunk, request).await?;
+            for ((row, _), value) in chunk.iter().zip(values) {
+                drawn.keys[*row] = Some(value);
+            }
+        }
+        let null = |key: &Option<(KeyValue, String)>| matches!(key, Some((KeyValue::Null, _)));
+        if drawn.keys.iter().any(null) {
+            return Err(Report::error(
+                sqlstate::NOT_NULL_VIOLATION,
+                format!("null value in the shard key of relation \"{}\"", insert.table.name),
+            )
+            .hint("Every row of a distributed table needs a shard key.")
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Evaluates key expressions once, on the home shard. Each key comes in binary (to be hashed)
+    /// and as text (to be stored).
+    async fn evaluate(
+        &mut self,
+        insert: &InsertSplit,
+        key_type: KeyType,
+        expressions: &[(usize, String)],
+        request: &Request<'_>,
+    ) -> Outcome<Vec<(KeyValue, String)>> {
+        let rows: Vec<String> = expressions
+            .iter()
+            .map(|(_, expression)| format!("(({expression})::{})", insert.key_sql_type))
+            .collect();
+        let text =
+            format!("select k, k::text from (values {}) as a67_keys(k)", rows.join(", "));
+        let home = self.home();
+        let types = match request.bound {
+            Some(_) => self.described_types(request).await?,
+            None => std::sync::Arc::from([]),
+        };
+        let index = self.link(home).await?;
+        let server = &mut self.links[index].server;
+        let output = &mut server.wire.output;
+        message::put_parse(output, "", &text, &types);
+        let parameters = request.bound.map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
+        let mut rest = parameters.to_vec();
+        rest.extend_from_slice(&[0, 2, 0, 1, 0, 0]);
+        message::put_bind(output, "", "", &rest);
+        message::put_execute(output, "", 0);
+        server.expect(Step::Parse, false);
+        server.expect(Step::Bind, false);
+        server.expect(Step::Execute, true);
+        server.sync();
+        server.unnamed = None;
+        let mut values = Vec::with_capacity(expressions.len());
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'D' {
+                values.push(evaluated(key_type, frame.body())?);
+            }
+            Ok(())
+        })
+        .await?;
+        self.hidden_error(index)?;
+        if values.len() == expressions.len() { Ok(values) } else { Err(bad_key().into()) }
+    }
+
+    /// Rows by shard; `None` for reference tables.
+    fn place_rows(
+        &self,
+        insert: &InsertSplit,
+        request: &Request<'_>,
+        drawn: &Drawn,
+    ) -> Outcome<Option<Vec<(ShardId, Vec<usize>)>>> {
+        if insert.key_type.is_none() {
+            return Ok(None);
+        }
+        let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
+        for (row, key) in drawn.keys.iter().enumerate() {
+            let (value, _) = key.as_ref().ok_or_else(bad_key)?;
+            let shard = shard_of(&request.catalog, value)?;
+            match groups.iter_mut().find(|(known, _)| *known == shard) {
+                Some((_, rows)) => rows.push(row),
+                None => groups.push((shard, vec![row])),
+            }
+        }
+        groups.sort_unstable_by_key(|(shard, _)| *shard);
+        Ok(Some(groups))
+    }
+
+    /// RETURNING in the order of the input, where each row comes back exactly once; otherwise
+    /// shard by shard.
+    async fn insert_returning(
+        &mut self,
+        insert: &InsertSplit,
+        request: &Request<'_>,
+        work: &[(ShardId, String)],
+        groups: &[(ShardId, Vec<usize>)],
+    ) -> Outcome<Tally> {
+        let mut tally = Tally::default();
+        let mut rows: HashMap<usize, BytesMut> = HashMap::new();
+        let mut rest: Vec<BytesMut> = Vec::new();
+        let mut described = request.bound.is_some();
+        let indexes = self.send_everywhere(work, request).await?;
+        let mut failure = None;
+        for (index, (_, places)) in indexes.into_iter().zip(groups) {
+            let mut places = places.iter();
+            let server = &mut self.links[index].server;
+            let result = relay::collect(&mut self.client, server, |output, frame| {
+                match frame.tag {
+                    b'C' => tally.add(message::command_tag(frame.body())),
+                    b'T' if !described => {
+                        described = true;
+                        output.extend_from_slice(&frame.bytes);
+                    }
+                    b'D' => match places.next().filter(|_| insert.one_result_per_row) {
+                        Some(place) => {
+                            rows.insert(*place, frame.bytes);
+                        }
+                        None => rest.push(frame.bytes),
+                    },
+                    _ => {}
+                }
+                Ok(())
+            })
+            .await;
+            match result.and_then(|()| self.hidden_error(index)) {
+                Ok(()) => {}
+                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        for row in 0..insert.rows.len() {
+            if let Some(bytes) = rows.remove(&row) {
+                self.client.output().extend_from_slice(&bytes);
+                self.client.flush_if_high().await?;
+            }
+        }
+        for bytes in rest {
+            self.client.output().extend_from_slice(&bytes);
+            self.client.flush_if_high().await?;
+        }
+        Ok(tally)
+    }
+
+    /// INSERT ... SELECT: the rows of the query stream from the home shard to their shards.
+    pub(super) async fn insert_select(
+        &mut self,
+        insert: &InsertSelect,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        self.check_on_home(request).await?;
+        self.begin_implicit();
+        let (query, loaded) = match &*insert.query {
+            Plan::Gather(gather) => (gather.statement.clone(), Some(gather)),
+            _ => (insert.query_sql.clone(), None),
+        };
+        if let Some(gather) = loaded {
+            self.load_fetches(gather, request).await?;
+        }
+        let rows = self.stream_query(&query, insert, request).await?;
+        if let Some(gather) = loaded {
+            self.drop_fetches(gather).await?;
+        }
+        message::put_command_complete(self.client.output(), &format!("INSERT 0 {rows}"));
+        Ok(if loaded.is_some() { Tier::Gather } else { Tier::Multi })
+    }
+}
+
+fn render(
+    insert: &InsertSplit,
+    request: &Request<'_>,
+    drawn: &Drawn,
+    rows: &[usize],
+) -> String {
+    let mut text = String::new();
+    let nothing = |piece: &Piece, output: &mut String| {
+        if *piece == Piece::Now {
+            output.push_str(&guc::quote_literal(&drawn.now));
+        }
+    };
+    request.render(&insert.prefix, &nothing, &mut text);
+    for (position, row) in rows.iter().enumerate() {
+        text.push_str(if position == 0 { " " } else { ", " });
+        let fill = |piece: &Piece, output: &mut String| match piece {
+            Piece::Sequence(n) => {
+                let value = drawn.sequences.get(*n).and_then(|values| values.get(*row));
+                output.push_str(value.map_or("NULL", String::as_str));
+            }
+            Piece::Key => match &drawn.keys[*row] {
+                Some((_, text)) => output.push_str(&super::planning::key_literal(text)),
+                None => output.push_str("NULL"),
+            },
+            Piece::Now => output.push_str(&guc::quote_literal(&drawn.now)),
+            Piece::Text(_) | Piece::Literal(_) => {}
+        };
+        if let Some(insert_row) = insert.rows.get(*row) {
+            request.render(&insert_row.text, &fill, &mut text);
+        }
+    }
+    request.render(&insert.suffix, &nothing, &mut text);
+    text
+}
+
+/// A key's source as SQL, to be evaluated by a server.
+fn expression(
+    source: &automator67_planner::plan::KeySource,
+    request: &Request<'_>,
+    drawn: &Drawn,
+) -> String {
+    use automator67_planner::plan::KeySource;
+    match source {
+        KeySource::Expression(template) => {
+            let mut text = String::new();
+            let fill = |piece: &Piece, output: &mut String| match piece {
+                Piece::Now => output.push_str("now()"),
+                Piece::Sequence(n) => {
+                    let first = drawn.sequences.get(*n).and_then(|values| values.first());
+                    output.push_str(first.map_or("NULL", String::as_str));
+                }
+                Piece::Text(_) | Piece::Literal(_) | Piece::Key => {}
+            };
+            request.render(template, &fill, &mut text);
+            text
+        }
+        KeySource::Literal { slot, negated } => {
+            let literal = request.literals.get(*slot);
+            let text = literal.and_then(|literal| request.whole.get(literal.start..literal.end));
+            format!("{}{}", if *negated { "-" } else { "" }, text.unwrap_or("NULL"))
+        }
+        KeySource::Parameter { index, .. } => format!("${}", index + 1),
+        KeySource::Constant(text) => guc::quote_literal(text),
+        KeySource::Null => "NULL".to_owned(),
+    }
+}
+
+/// A row of (key in binary, key as text).
+fn evaluated(key_type: KeyType, body: &[u8]) -> Result<(KeyValue, String), Failure> {
+    let row = message::data_row(body).ok_or_else(bad_key)?;
+    let (Some(binary), Some(text)) = (row.first(), row.get(1)) else {
+        return Err(bad_key().into());
+    };
+    let (Some(binary), Some(text)) = (binary, text) else {
+        return Ok((KeyValue::Null, String::new()));
+    };
+    let oid = match (key_type, binary.len()) {
+        (KeyType::Integer, 2) => 21,
+        (KeyType::Integer, 4) => 23,
+        (KeyType::Integer, _) => 20,
+        (KeyType::Text, _) => 25,
+        (KeyType::Uuid, _) => 2950,
+        (KeyType::Date, _) => 1082,
+        (KeyType::Timestamp, _) => 1114,
+        (KeyType::TimestampTz, _) => 1184,
+    };
+    let value = key::from_binary(key_type, oid, binary).ok_or_else(bad_key)?;
+    Ok((value, String::from_utf8_lossy(text).into_owned()))
+}
+
+fn bad_key() -> Report {
+    Report::error(sqlstate::INTERNAL_ERROR, "the value of a shard key could not be computed")
+}

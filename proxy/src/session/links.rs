@@ -1,0 +1,235 @@
+//! The server connections a session holds: borrowed at a shard's first touch, given back at the
+//! transaction's end.
+
+use std::sync::Arc;
+
+use automator67_planner::{catalog::ShardId, plan::SessionEffects};
+use tokio_util::sync::CancellationToken;
+
+use super::{Session, shutting_down};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    pool::Lease,
+    process::{Process, lock},
+    relay,
+    server::{self, SequenceOwner},
+};
+
+/// A borrowed server connection.
+pub struct Link {
+    /// The connection.
+    pub server: Lease,
+    /// The transaction's BEGIN was sent.
+    pub begun: bool,
+    /// The transaction has written through it.
+    pub wrote: bool,
+    /// Stays with the session.
+    pinned: bool,
+}
+
+impl Link {
+    /// Stays with the session.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// The client has left: the slot is free at once, and the shard stops what it was doing.
+    pub fn abandon(self, process: &Arc<Process>) {
+        let busy = !self.server.is_clean();
+        let key = self.server.key.clone();
+        if !busy && !self.pinned {
+            return;
+        }
+        self.server.close();
+        if busy {
+            // A query that only waits would not notice a closed connection for long.
+            process.tasks.spawn(async move {
+                if let Err(error) = server::cancel(&key).await {
+                    tracing::debug!(%error, "could not cancel for a client that left");
+                }
+            });
+        }
+    }
+}
+
+impl Session {
+    /// The session's connection to a shard, ready for the next statement: borrowed if need be,
+    /// with the session's settings, and with the transaction's BEGIN queued.
+    pub(super) async fn link(&mut self, shard: ShardId) -> Outcome<usize> {
+        let index = match self.links.iter().position(|link| link.server.shard_id() == shard) {
+            Some(index) => index,
+            None => self.borrow(shard).await?,
+        };
+        if !self.links[index].begun && !self.links[index].server.settings.same(&self.settings.map) {
+            self.apply_settings(index).await?;
+        }
+        if self.transaction.is_open() && !self.links[index].begun {
+            self.queue_begin(index).await?;
+        }
+        Ok(index)
+    }
+
+    async fn borrow(&mut self, shard: ShardId) -> Outcome<usize> {
+        let shard = self.process.shard(shard)?;
+        let pool = self.thread.pools.pool(shard, &self.user);
+        let card = self.card.clone();
+        // Dropping either future is safe: an unfinished checkout leaves the queue or closes the
+        // half-open connection, and its slot goes back.
+        let server = tokio::select! {
+            biased;
+            server = pool.checkout() => server?,
+            gone = self.client.gone() => return Err(gone),
+            () = card.cancelled.notified() => return Err(cancelled()),
+        };
+        lock(&self.card.activity).keys.push(server.key.clone());
+        self.links.push(Link { server, begun: false, wrote: false, pinned: self.pinned });
+        Ok(self.links.len() - 1)
+    }
+
+    /// Makes the connection's settings those of the session. The client has seen their effects
+    /// before, so it sees nothing now.
+    pub(super) async fn apply_settings(&mut self, index: usize) -> Outcome {
+        let server = &mut self.links[index].server;
+        let difference = server.settings.difference(&self.settings.map);
+        server.settings = self.settings.map.clone();
+        if difference.is_empty() {
+            return Ok(());
+        }
+        server.query(&difference, false);
+        relay::exchange(&mut self.client, server).await?;
+        self.hidden_error(index)
+    }
+
+    /// Queues BEGIN, and what the transaction has set and marked before this shard joined.
+    async fn queue_begin(&mut self, index: usize) -> Outcome {
+        let statements = self.transaction.begin_statements();
+        let link = &mut self.links[index];
+        link.begun = true;
+        link.server.query(&statements, false);
+        if self.transaction.begins_plainly() {
+            // A plain BEGIN cannot fail on a live connection: it travels with the statement.
+            return Ok(());
+        }
+        relay::exchange(&mut self.client, &mut link.server).await?;
+        self.hidden_error(index)
+    }
+
+    /// An error in an answer that the client did not ask for fails the statement.
+    pub(super) fn hidden_error(&mut self, index: usize) -> Outcome {
+        let server = &mut self.links[index].server;
+        match server.hidden_error.take() {
+            None => Ok(()),
+            Some(frame) => {
+                // Settings may be half applied; do not lend this connection again.
+                server.status = b'E';
+                Err(Failure::Shard(frame))
+            }
+        }
+    }
+
+    /// Notes what a statement leaves behind in the server session it is about to run in.
+    pub(super) fn note_effects(&mut self, index: usize, effects: SessionEffects) -> Outcome {
+        let session = self.card.id;
+        let link = &mut self.links[index];
+        link.wrote |= effects.writes || effects.changes_catalog;
+        if effects.reads_sequence && !(self.pinned || link.server.sequence_owner == SequenceOwner::Session(session) && link.begun) {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "currval and lastval need the server session that called nextval",
+            )
+            .detail("Server connections are shared between transactions.")
+            .hint("Call them in the same transaction as nextval, or use INSERT ... RETURNING.")
+            .into());
+        }
+        if effects.moves_sequence {
+            link.server.move_sequence(session);
+        }
+        if effects.pins && !self.pinned {
+            self.pinned = true;
+            self.links.iter_mut().for_each(|link| link.pinned = true);
+            tracing::debug!(session, "session keeps its server connections");
+        }
+        Ok(())
+    }
+
+    /// The session no longer needs its own connections.
+    pub(super) fn unpin(&mut self) {
+        self.pinned = false;
+        self.links.iter_mut().for_each(|link| link.pinned = false);
+    }
+
+    /// Gives connections back, unless a transaction is open or the session is pinned.
+    pub(super) fn release_links(&mut self) {
+        if self.links.is_empty() || self.transaction.is_open() {
+            return;
+        }
+        let tainted = {
+            let mut activity = lock(&self.card.activity);
+            let tainted = std::mem::take(&mut activity.tainted);
+            activity.keys.clear();
+            tainted
+        };
+        if !self.pinned {
+            for link in self.links.drain(..) {
+                if tainted {
+                    // A cancel request may still be on its way to this connection.
+                    link.server.close();
+                }
+            }
+            return;
+        }
+        let mut activity = lock(&self.card.activity);
+        for link in &mut self.links {
+            link.begun = false;
+            link.wrote = false;
+            activity.keys.push(link.server.key.clone());
+        }
+    }
+
+    /// A pinned session waits for its client and for its connections at once: notifications come
+    /// without being asked for.
+    pub(super) async fn wait_with_links(&mut self, stop: &CancellationToken) -> Outcome {
+        let mut shards: Vec<_> = self.links.iter_mut().map(|link| &mut link.server).collect();
+        let any_shard = async {
+            let fills = shards.iter_mut().map(|server| Box::pin(server.wire.fill()));
+            let mut fills: Vec<_> = fills.collect();
+            std::future::poll_fn(|context| {
+                for (index, fill) in fills.iter_mut().enumerate() {
+                    if let std::task::Poll::Ready(filled) = fill.as_mut().poll(context) {
+                        return std::task::Poll::Ready((index, filled));
+                    }
+                }
+                std::task::Poll::Pending
+            })
+            .await
+        };
+        // All three are safe to drop: bytes are in buffers or in the kernel.
+        let arrived = tokio::select! {
+            biased;
+            filled = self.client.wire.fill() => match filled {
+                Ok(count) if count > 0 => None,
+                _ => return Err(Failure::ClientGone),
+            },
+            () = stop.cancelled() => return Err(shutting_down()),
+            (index, filled) = any_shard => Some((index, matches!(filled, Ok(count) if count > 0))),
+        };
+        match arrived {
+            None => Ok(()),
+            Some((index, true)) => {
+                relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+                Ok(())
+            }
+            Some((index, false)) => {
+                // What pinned the session (temporary tables, locks, LISTEN) is lost with it.
+                let link = self.links.remove(index);
+                let report = link.server.shard.broken("the server closed the connection");
+                link.server.close();
+                Err(report.into())
+            }
+        }
+    }
+}
+
+fn cancelled() -> Failure {
+    Report::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request").into()
+}

@@ -1,0 +1,324 @@
+//! Statements on several shards in one transaction: UPDATE and DELETE without a key, writes to
+//! reference tables, schema changes.
+
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{Ddl, Multi, NOW_PLACEHOLDER, Plan, SessionEffects},
+};
+
+use super::{Session, execute::queue, planning::Request};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    guc, message, relay,
+    telemetry::Tier,
+};
+
+/// Adds up what several shards report.
+#[derive(Default)]
+pub struct Tally {
+    tag: Option<String>,
+    rows: u64,
+}
+
+impl Tally {
+    /// Takes one shard's command tag in.
+    pub fn add(&mut self, tag: &str) {
+        self.rows += message::tag_rows(tag).unwrap_or(0);
+        self.tag.get_or_insert_with(|| tag.to_owned());
+    }
+
+    /// The tag for all of them: the first one's words with the sum of all counts.
+    pub fn tag(&self) -> String {
+        let Some(first) = &self.tag else { return String::new() };
+        match (message::tag_rows(first), first.rsplit_once(' ')) {
+            (Some(_), Some((words, _))) => format!("{words} {}", self.rows),
+            _ => first.clone(),
+        }
+    }
+}
+
+impl Session {
+    /// One statement on several shards.
+    pub(super) async fn multi(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
+        let shards = self.shard_set(&multi.shards, request).await?;
+        let text = match &multi.sql {
+            None => request.text.to_owned(),
+            Some(sql) if sql.contains(NOW_PLACEHOLDER) => {
+                self.begin_implicit();
+                let now = self.transaction_time().await?;
+                sql.replace(NOW_PLACEHOLDER, &guc::quote_literal(&now))
+            }
+            Some(sql) => sql.clone(),
+        };
+        if let ([shard], false) = (shards.as_slice(), self.transaction.is_open()) {
+            self.run_text(request, &text, *shard).await?;
+            return Ok(Tier::Multi);
+        }
+        self.begin_implicit();
+        let work: Vec<(ShardId, String)> =
+            shards.into_iter().map(|shard| (shard, text.clone())).collect();
+        let tally = self.run_everywhere(&work, request, multi.copies).await?;
+        message::put_command_complete(self.client.output(), &tally.tag());
+        Ok(Tier::Multi)
+    }
+
+    /// Runs one text per shard at the same time; rows go to the client as they come. With
+    /// `copies` every shard does the same, and only the first one's answer counts.
+    pub(super) async fn run_everywhere(
+        &mut self,
+        work: &[(ShardId, String)],
+        request: &Request<'_>,
+        copies: bool,
+    ) -> Outcome<Tally> {
+        let indexes = self.send_everywhere(work, request).await?;
+        let mut tally = Tally::default();
+        let mut failure = None;
+        let mut described = request.bound.is_some();
+        for (position, index) in indexes.into_iter().enumerate() {
+            let silent = copies && position > 0;
+            let server = &mut self.links[index].server;
+            let result = relay::collect(&mut self.client, server, |output, frame| {
+                match frame.tag {
+                    b'C' if silent => {}
+                    b'C' => tally.add(message::command_tag(frame.body())),
+                    b'T' if described => {}
+                    b'D' if silent => {}
+                    b'T' | b'D' => {
+                        described = true;
+                        output.extend_from_slice(&frame.bytes);
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })
+            .await;
+            match result.and_then(|()| self.hidden_error(index)) {
+                Ok(()) => {}
+                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        failure.map_or(Ok(tally), Err)
+    }
+
+    /// Borrows, queues and sends, for every shard, before any answer is waited for.
+    pub(super) async fn send_everywhere(
+        &mut self,
+        work: &[(ShardId, String)],
+        request: &Request<'_>,
+    ) -> Outcome<Vec<usize>> {
+        for (shard, _) in work {
+            let index = self.link(*shard).await?;
+            self.note_effects(index, request.planned.session)?;
+        }
+        let mut indexes = Vec::with_capacity(work.len());
+        for (shard, text) in work {
+            // Already borrowed: this finds it and nothing else.
+            let index = self.link(*shard).await?;
+            queue(&mut self.links[index].server, text, request.bound, true);
+            relay::send(&mut self.links[index].server).await?;
+            indexes.push(index);
+        }
+        Ok(indexes)
+    }
+
+    /// The transaction's timestamp, as the home shard has it, in a form that every server reads
+    /// alike.
+    pub(super) async fn transaction_time(&mut self) -> Outcome<String> {
+        let home = self.home();
+        let text = "select to_char(now() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'";
+        Ok(self.query_value(home, text).await?.unwrap_or_default())
+    }
+
+    // ---- schema changes ----
+
+    /// DDL: on every shard or on none.
+    pub(super) async fn ddl(&mut self, ddl: &Ddl, request: &Request<'_>) -> Outcome<Tier> {
+        let text = ddl.sql.as_deref().unwrap_or(request.text);
+        if ddl.home_only {
+            self.run_text(request, text, self.home()).await?;
+            if request.planned.session.pins {
+                self.load_temporary_names().await?;
+            }
+            return Ok(Tier::Single);
+        }
+        if ddl.outside_transaction {
+            return self.ddl_shard_by_shard(text, request).await;
+        }
+        self.begin_implicit();
+        let text = if text.contains(NOW_PLACEHOLDER) {
+            let now = self.transaction_time().await?;
+            text.replace(NOW_PLACEHOLDER, &guc::quote_literal(&now))
+        } else {
+            text.to_owned()
+        };
+        self.announce_change().await?;
+        self.run_on_home(&text, request).await?;
+        self.run_elsewhere(&text).await?;
+        if let Some(table) = &ddl.creates_table {
+            if self.settings.own.auto_distribute {
+                self.refresh_catalog().await?;
+                self.auto_distribute(table).await?;
+            }
+        }
+        Ok(Tier::Multi)
+    }
+
+    /// The home shard's answer is the client's.
+    async fn run_on_home(&mut self, text: &str, request: &Request<'_>) -> Outcome {
+        let index = self.link(self.home()).await?;
+        self.links[index].wrote = true;
+        queue(&mut self.links[index].server, text, request.bound, true);
+        let relayed =
+            relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+        self.hidden_error(index)?;
+        if relayed.failed { Err(Failure::Told) } else { Ok(()) }
+    }
+
+    /// A statement on every shard but home, answers unseen.
+    pub(super) async fn run_elsewhere(&mut self, text: &str) -> Outcome {
+        let home = self.home();
+        let others: Vec<ShardId> =
+            self.all_shards().into_iter().filter(|shard| *shard != home).collect();
+        for shard in &others {
+            let index = self.link(*shard).await?;
+            self.links[index].wrote = true;
+            self.links[index].server.query(text, false);
+            relay::send(&mut self.links[index].server).await?;
+        }
+        let mut failure = None;
+        for shard in others {
+            let Some(index) = self.links.iter().position(|link| link.server.shard_id() == shard)
+            else {
+                continue;
+            };
+            let server = &mut self.links[index].server;
+            match relay::exchange(&mut self.client, server).await {
+                Ok(_) => {}
+                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    continue;
+                }
+            }
+            if let Some(frame) = self.links[index].server.hidden_error.take() {
+                let name = &self.links[index].server.shard.settings.name;
+                failure.get_or_insert(on_shard(name, &frame));
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Statements that refuse a transaction block: shard by shard; a failure says how far it came.
+    async fn ddl_shard_by_shard(&mut self, text: &str, request: &Request<'_>) -> Outcome<Tier> {
+        if self.transaction.is_open() {
+            let words: Vec<&str> = text.split_whitespace().take(2).collect();
+            return Err(Report::error(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                format!("{} cannot run inside a transaction block", words.join(" ").to_uppercase()),
+            )
+            .into());
+        }
+        let shards = self.all_shards();
+        let mut done: Vec<String> = Vec::new();
+        for (position, shard) in shards.iter().enumerate() {
+            let name = self.process.shard(*shard)?.settings.name.clone();
+            let result = if position == 0 {
+                self.run_on_home(text, request).await
+            } else {
+                self.run_hidden(*shard, text).await
+            };
+            if let Err(failure) = result {
+                let rest: Vec<String> = self.shard_names(&shards[position + 1..]);
+                return Err(stopped_at(&name, failure, &done, &rest));
+            }
+            done.push(name);
+        }
+        if request.planned.session.changes_catalog {
+            self.announce_change().await?;
+        }
+        Ok(Tier::Multi)
+    }
+
+    fn shard_names(&self, shards: &[ShardId]) -> Vec<String> {
+        shards
+            .iter()
+            .filter_map(|shard| self.process.shard(*shard).ok())
+            .map(|shard| shard.settings.name.clone())
+            .collect()
+    }
+
+    /// Tells every proxy, once the transaction commits, that the catalog has changed; from now on
+    /// this transaction plans with a snapshot of its own. The lock on the epoch makes sessions
+    /// that change the schema wait for each other here, before they hold any other lock.
+    pub(super) async fn announce_change(&mut self) -> Outcome {
+        let home = self.home();
+        let epoch = self.query_value(home, "select automator67.bump()").await?;
+        let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+        if self.transaction.is_open() {
+            self.transaction.epoch = Some(epoch);
+            self.transaction.stale = true;
+        } else {
+            self.process.store.follow(epoch).await;
+        }
+        Ok(())
+    }
+
+    /// Loads the transaction's own snapshot if it has changed the schema since the last time.
+    pub(super) async fn refresh_catalog(&mut self) -> Outcome {
+        if std::mem::take(&mut self.transaction.stale) {
+            self.reload_own_catalog().await?;
+        }
+        Ok(())
+    }
+
+    /// CREATE TABLE AS: rows on the home shard, the empty table elsewhere.
+    pub(super) async fn create_table_as(
+        &mut self,
+        home: &Plan,
+        elsewhere: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        self.begin_implicit();
+        self.announce_change().await?;
+        // The other shards describe the new table from the tables they have, before rows move.
+        self.run_elsewhere(elsewhere).await?;
+        let mut planned = request.planned.clone();
+        planned.plan = home.clone();
+        planned.session = SessionEffects { changes_catalog: false, ..planned.session };
+        let request = request.with_plan(&planned);
+        Box::pin(self.execute(&request)).await
+    }
+}
+
+/// A shard's error with the shard's name in its detail.
+fn on_shard(name: &str, frame: &[u8]) -> Failure {
+    let body = &frame[crate::frame::HEADER_BYTES..];
+    let field = |code| message::error_field(body, code).unwrap_or_default();
+    Report::error(field(b'C'), field(b'M'))
+        .detail(format!("{} (On shard \"{name}\"; no shard was changed.)", field(b'D')).trim_start().to_owned())
+        .into()
+}
+
+/// The error of a statement that came only as far as shard `name`.
+fn stopped_at(name: &str, failure: Failure, done: &[String], rest: &[String]) -> Failure {
+    let list = |names: &[String]| {
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    let where_it_stands = format!(
+        "Failed on shard \"{name}\"; succeeded on: {}; not tried on: {}.",
+        list(done),
+        list(rest)
+    );
+    match failure {
+        Failure::Shard(frame) => {
+            let body = &frame[crate::frame::HEADER_BYTES..];
+            let field = |code| message::error_field(body, code).unwrap_or_default();
+            Report::error(field(b'C'), field(b'M')).detail(where_it_stands).into()
+        }
+        Failure::Report(report) => Report { detail: Some(where_it_stands), ..*report }.into(),
+        Failure::Told | Failure::ClientGone => failure,
+    }
+}

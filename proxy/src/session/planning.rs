@@ -1,0 +1,406 @@
+//! From text to plans: the cache, the catalog snapshot, and keys to shards.
+
+use std::sync::Arc;
+
+use automator67_planner::{
+    Context, Reach,
+    catalog::{Catalog, KeyType, ShardId},
+    key::{self, KeyValue},
+    normalise::{self, Literal, LiteralClass, Normalised},
+    plan::{KeyRoute, KeySource, Piece, Plan, Planned, ShardSet, Target},
+};
+
+use super::{Session, extended::Bound};
+use crate::{
+    error::{Outcome, Report, sqlstate},
+    guc,
+    plan_cache::Surroundings,
+    process::lock,
+};
+
+/// A query string, planned.
+pub struct Prepared {
+    /// Its statements.
+    pub statements: Vec<Arc<Planned>>,
+    /// Its literals, for plans that are shared by texts that differ in them.
+    pub normalised: Normalised,
+    /// The snapshot it was planned with.
+    pub catalog: Arc<Catalog>,
+    /// The search path it was planned with.
+    pub search_path: Arc<Vec<String>>,
+    /// A statement changes what later ones mean (SET search_path, DDL).
+    pub depends_on_order: bool,
+}
+
+/// One statement to be run.
+pub struct Request<'a> {
+    /// Its plan.
+    pub planned: &'a Planned,
+    /// Its own text.
+    pub text: &'a str,
+    /// The text that `literals` point into.
+    pub whole: &'a str,
+    /// Literals of the whole text.
+    pub literals: &'a [Literal],
+    /// The snapshot it was planned with.
+    pub catalog: Arc<Catalog>,
+    /// Parameters, in the extended protocol.
+    pub bound: Option<&'a Bound>,
+}
+
+impl<'a> Request<'a> {
+    /// The only statement of a simple query.
+    pub fn simple(planned: &'a Planned, prepared: &'a Prepared, text: &'a str) -> Self {
+        Request {
+            planned,
+            text,
+            whole: text,
+            literals: &prepared.normalised.literals,
+            catalog: prepared.catalog.clone(),
+            bound: None,
+        }
+    }
+
+    /// One of several statements.
+    pub fn part(
+        planned: &'a Planned,
+        prepared: &'a Prepared,
+        text: &'a str,
+        catalog: Arc<Catalog>,
+    ) -> Self {
+        let (start, end) = planned.span;
+        Request {
+            planned,
+            text: text.get(start..end).unwrap_or(text),
+            whole: text,
+            literals: &prepared.normalised.literals,
+            catalog,
+            bound: None,
+        }
+    }
+
+    /// The same request with another plan.
+    pub fn with_plan<'b>(&'b self, planned: &'b Planned) -> Request<'b> {
+        Request { planned, catalog: self.catalog.clone(), ..*self }
+    }
+
+    /// A template with its holes filled.
+    pub fn render(&self, pieces: &[Piece], fill: &dyn Fn(&Piece, &mut String), output: &mut String) {
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => output.push_str(text),
+                Piece::Literal(slot) => {
+                    if let Some(literal) = self.literals.get(*slot) {
+                        output.push_str(self.whole.get(literal.start..literal.end).unwrap_or(""));
+                    }
+                }
+                Piece::Sequence(_) | Piece::Key | Piece::Now => fill(piece, output),
+            }
+        }
+    }
+}
+
+/// What keys say about where a statement runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resolved {
+    /// All on one shard.
+    One(ShardId),
+    /// On these.
+    Several(Vec<ShardId>),
+    /// Some value cannot be read with certainty: nothing is known.
+    Unknown,
+}
+
+impl Session {
+    /// The snapshot for the next statement.
+    pub(super) fn catalog(&self) -> Arc<Catalog> {
+        match &self.transaction.catalog {
+            Some(own) => own.clone(),
+            None => self.process.store.catalog(),
+        }
+    }
+
+    /// Plans the text of a simple query.
+    pub(super) fn plan_simple(&mut self, text: &str) -> Outcome<Prepared> {
+        self.plan_text(text, &Arc::from([]))
+    }
+
+    /// Plans a text, from the cache if its normalised form was planned before.
+    pub(super) fn plan_text(
+        &mut self,
+        text: &str,
+        parameter_types: &Arc<[u32]>,
+    ) -> Outcome<Prepared> {
+        let catalog = self.catalog();
+        let mut normalised = Normalised::default();
+        let surroundings = Surroundings {
+            search_path: self.settings.search_path.clone(),
+            parameter_types: parameter_types.clone(),
+        };
+        let cacheable = normalise::normalise(text, &mut normalised)
+            && normalised.statements == 1
+            && self.transaction.catalog.is_none()
+            && !self.settings.own.force_gather;
+        if cacheable {
+            let found =
+                lock(&self.thread.plans).get(catalog.epoch, &normalised.text, &surroundings);
+            if let Some(planned) = found {
+                self.process.telemetry.plan_hits.increment(1);
+                return Ok(Prepared {
+                    statements: vec![planned],
+                    normalised,
+                    catalog,
+                    search_path: surroundings.search_path,
+                    depends_on_order: false,
+                });
+            }
+        }
+        self.process.telemetry.plan_misses.increment(1);
+        let reach = if self.settings.own.force_gather { Reach::Many } else { Reach::Single };
+        let statements =
+            self.plan_fresh(&catalog, text, parameter_types, reach, Some(&normalised))?;
+        if let ([planned], true) = (statements.as_slice(), cacheable) {
+            if planned.reusable {
+                let surroundings = surroundings.clone();
+                lock(&self.thread.plans).put(&normalised.text, surroundings, planned.clone());
+            }
+        }
+        let depends_on_order = statements.iter().any(|planned| {
+            planned.session.changes_catalog || matches!(planned.plan, Plan::Setting(_))
+        });
+        let search_path = surroundings.search_path;
+        Ok(Prepared { statements, normalised, catalog, search_path, depends_on_order })
+    }
+
+    fn plan_fresh(
+        &self,
+        catalog: &Catalog,
+        text: &str,
+        parameter_types: &[u32],
+        reach: Reach,
+        normalised: Option<&Normalised>,
+    ) -> Outcome<Vec<Arc<Planned>>> {
+        let context = Context {
+            search_path: &self.settings.search_path,
+            user: &self.user.name,
+            reach,
+            parameter_types,
+            temp_relations: !self.temporary_names.is_empty(),
+        };
+        let planned = automator67_planner::plan(catalog, &context, text, normalised)?;
+        Ok(planned.into_iter().map(Arc::new).collect())
+    }
+
+    /// Plans one of several statements again, after one before it has changed the surroundings.
+    pub(super) fn replan(&self, text: &str, position: usize) -> Outcome<Arc<Planned>> {
+        let catalog = self.catalog();
+        let mut normalised = Normalised::default();
+        normalise::normalise(text, &mut normalised);
+        let statements =
+            self.plan_fresh(&catalog, text, &[], Reach::Single, Some(&normalised))?;
+        statements.into_iter().nth(position).ok_or_else(|| {
+            Report::error(sqlstate::INTERNAL_ERROR, "the statement could not be planned again").into()
+        })
+    }
+
+    /// Plans a statement whose keys name several shards, or cannot be read.
+    pub(super) fn plan_for_many(&self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
+        let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
+        let statements = self.plan_fresh(&request.catalog, request.text, types, Reach::Many, None)?;
+        statements.into_iter().next().ok_or_else(|| {
+            Report::error(sqlstate::INTERNAL_ERROR, "the statement could not be planned again").into()
+        })
+    }
+
+    /// A statement that needs nothing but one exchange with one server connection: no transaction
+    /// is open, and it leaves nothing behind in its server session.
+    pub(super) fn is_plain(&self, request: &Request<'_>) -> bool {
+        let effects = &request.planned.session;
+        !self.transaction.is_open()
+            && !effects.changes_catalog
+            && !effects.pins
+            && request.bound.is_none()
+            && !(effects.writes && self.transaction.read_only)
+    }
+
+    /// The shard of a target, if its keys name one.
+    pub(super) fn resolve_now(
+        &self,
+        target: &Target,
+        request: &Request<'_>,
+    ) -> Outcome<Option<ShardId>> {
+        Ok(match target {
+            Target::Home => Some(self.home()),
+            Target::AnyCopy => Some(self.any_copy()),
+            Target::Key(route) => match self.resolve(route, request, None)? {
+                Resolved::One(shard) => Some(shard),
+                Resolved::Several(_) | Resolved::Unknown => None,
+            },
+        })
+    }
+
+    /// A shard that can answer what every shard can: one the session uses anyway, else the home
+    /// shard, else any that is up.
+    pub(super) fn any_copy(&self) -> ShardId {
+        if let Some(link) = self.links.iter().find(|link| link.begun) {
+            return link.server.shard_id();
+        }
+        let shards = &self.process.shards;
+        shards.iter().find(|shard| shard.is_up()).map_or(self.home(), |shard| shard.id)
+    }
+
+    /// Reads and hashes the keys of a route. `types` are the parameters' types as a shard
+    /// described them, where that was asked.
+    pub(super) fn resolve(
+        &self,
+        route: &KeyRoute,
+        request: &Request<'_>,
+        types: Option<&[u32]>,
+    ) -> Outcome<Resolved> {
+        let mut shards: Vec<ShardId> = Vec::new();
+        for source in &route.sources {
+            let Some(value) = read_key(route.key_type, source, request, types) else {
+                return Ok(Resolved::Unknown);
+            };
+            if value == KeyValue::Null {
+                continue;
+            }
+            let shard = shard_of(&request.catalog, &value)?;
+            if !shards.contains(&shard) {
+                shards.push(shard);
+            }
+        }
+        shards.sort_unstable();
+        Ok(match shards.as_slice() {
+            // Equal to NULL: no row anywhere. Any shard says so in the right form.
+            [] => Resolved::One(self.home()),
+            [one] => Resolved::One(*one),
+            _ => Resolved::Several(shards),
+        })
+    }
+
+    /// The shards of a set, in order.
+    pub(super) async fn shard_set(
+        &mut self,
+        set: &ShardSet,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<ShardId>> {
+        match set {
+            ShardSet::All => Ok(self.all_shards()),
+            ShardSet::Home => Ok(vec![self.home()]),
+            ShardSet::Keys(route) => Ok(match self.resolve_surely(route, request).await? {
+                Resolved::One(shard) => vec![shard],
+                Resolved::Several(shards) => shards,
+                Resolved::Unknown => self.all_shards(),
+            }),
+        }
+    }
+
+    /// Resolves a route; asks the home shard for parameter types where the proof needs them.
+    pub(super) async fn resolve_surely(
+        &mut self,
+        route: &KeyRoute,
+        request: &Request<'_>,
+    ) -> Outcome<Resolved> {
+        let unsure = route
+            .sources
+            .iter()
+            .any(|source| matches!(source, KeySource::Parameter { type_unsure: true, .. }));
+        if !unsure || request.bound.is_none() {
+            return self.resolve(route, request, None);
+        }
+        let types = self.described_types(request).await?;
+        self.resolve(route, request, Some(&types))
+    }
+
+    /// Every shard, home first: DDL takes its first locks there, so that two sessions that change
+    /// the schema wait for each other in one order.
+    pub(super) fn all_shards(&self) -> Vec<ShardId> {
+        self.process.shards.iter().map(|shard| shard.id).collect()
+    }
+}
+
+/// The shard that owns a key.
+pub fn shard_of(catalog: &Catalog, value: &KeyValue) -> Outcome<ShardId> {
+    catalog.ring.shard_of(key::token(value)).ok_or_else(|| {
+        Report::error(sqlstate::INTERNAL_ERROR, "the ring of shards is empty").into()
+    })
+}
+
+/// A key's value, if it can be read with certainty.
+pub fn read_key(
+    key_type: KeyType,
+    source: &KeySource,
+    request: &Request<'_>,
+    types: Option<&[u32]>,
+) -> Option<KeyValue> {
+    match source {
+        KeySource::Null => Some(KeyValue::Null),
+        KeySource::Constant(text) => key::from_text(key_type, text),
+        KeySource::Literal { slot, negated } => {
+            let literal = request.literals.get(*slot)?;
+            let text = literal.unquoted(request.whole);
+            match (literal.class, negated) {
+                (LiteralClass::Number, _) => None,
+                (LiteralClass::Integer, true) => key::from_text(key_type, &format!("-{text}")),
+                (LiteralClass::String, true) => None,
+                (LiteralClass::Integer | LiteralClass::String, false) => {
+                    key::from_text(key_type, &text)
+                }
+            }
+        }
+        KeySource::Parameter { index, type_unsure } => {
+            parameter_key(key_type, *index, *type_unsure, request.bound?, types)
+        }
+        KeySource::Expression(_) => None,
+    }
+}
+
+fn parameter_key(
+    key_type: KeyType,
+    index: usize,
+    type_unsure: bool,
+    bound: &Bound,
+    types: Option<&[u32]>,
+) -> Option<KeyValue> {
+    let declared = bound.types.get(index).copied().filter(|oid| *oid != 0);
+    let described = types.and_then(|types| types.get(index).copied()).filter(|oid| *oid != 0);
+    let type_oid = match declared.or(described) {
+        Some(oid) => Some(oid),
+        None if type_unsure => return None,
+        None => None,
+    };
+    if index >= bound.bind.parameter_count() {
+        return None;
+    }
+    let Some(bytes) = bound.bind.value(index) else { return Some(KeyValue::Null) };
+    if bound.bind.is_binary(index) {
+        let type_oid = type_oid.or_else(|| native_oid(key_type, bytes.len()))?;
+        return key::from_binary(key_type, type_oid, bytes);
+    }
+    if type_oid.is_some_and(|oid| !key::accepts_text_of(key_type, oid)) {
+        return None;
+    }
+    key::from_text(key_type, std::str::from_utf8(bytes).ok()?)
+}
+
+/// The type that the server gives an undeclared parameter which is compared with a key: the key's
+/// own; for integers the length tells which of the three.
+fn native_oid(key_type: KeyType, length: usize) -> Option<u32> {
+    match (key_type, length) {
+        (KeyType::Integer, 2) => Some(21),
+        (KeyType::Integer, 4) => Some(23),
+        (KeyType::Integer, 8) => Some(20),
+        (KeyType::Integer, _) => None,
+        (KeyType::Text, _) => Some(25),
+        (KeyType::Uuid, _) => Some(2950),
+        (KeyType::Date, _) => Some(1082),
+        (KeyType::Timestamp, _) => Some(1114),
+        (KeyType::TimestampTz, _) => Some(1184),
+    }
+}
+
+/// A key as a literal that every shard reads to the same value.
+pub fn key_literal(text: &str) -> String {
+    guc::quote_literal(text)
+}

@@ -1,0 +1,367 @@
+//! SET and friends: checked by a server once, then kept by the session and made again wherever
+//! its statements run.
+
+use std::sync::Arc;
+
+use automator67_planner::plan::SettingCommand;
+
+use super::{DEFAULT_SEARCH_PATH, Session, planning::Request};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    guc::{self, SettingMap},
+    message,
+    process::lock,
+    relay,
+    telemetry::Tier,
+};
+
+/// Everything back to the server's own values.
+const RESET_ALL: &str = "RESET ALL";
+/// Greetings kept per thread.
+const GREETINGS_MAX: usize = 1000;
+
+impl Session {
+    /// Applies the startup packet's settings and greets the client: ParameterStatus, the cancel
+    /// key, ReadyForQuery.
+    pub(super) async fn greet(&mut self, settings: Vec<(String, String)>) -> Outcome {
+        for (name, value) in &settings {
+            self.set_own_or_map(name, &guc::set_statement(name, value), Some(value))?;
+        }
+        self.settings.initial = self.settings.map.clone();
+        let statuses = self.greeting(&settings).await?;
+        for (name, value) in statuses.iter() {
+            message::put_parameter_status(self.client.output(), name, value);
+        }
+        let (pid, secret) = (self.card.pid, self.card.secret);
+        message::framed(self.client.output(), b'K', |body| {
+            use bytes::BufMut;
+            body.put_i32(pid);
+            body.put_i32(secret);
+        });
+        self.ready().await
+    }
+
+    /// What a server reports to a client with these settings; asked once per kind of client.
+    async fn greeting(
+        &mut self,
+        settings: &[(String, String)],
+    ) -> Outcome<Arc<Vec<(String, String)>>> {
+        let key = format!("{}\0{settings:?}", self.user.name);
+        if let Some(known) = lock(&self.thread.greetings).get(&key) {
+            return Ok(known.clone());
+        }
+        let home = self.any_copy();
+        let index = self.link_unset(home).await?;
+        let server = &mut self.links[index].server;
+        let mut statuses = server.parameters.clone();
+        if !settings.is_empty() {
+            let text = server.settings.difference(&self.settings.map);
+            server.settings = self.settings.map.clone();
+            server.query(if text.is_empty() { "SELECT 1" } else { &text }, true);
+            relay::collect(&mut self.client, server, |_, frame| {
+                if frame.tag == b'S' {
+                    let mut reader = message::Reader::new(frame.body());
+                    let (name, value) = (reader.string()?.to_owned(), reader.string()?.to_owned());
+                    statuses.retain(|(known, _)| *known != name);
+                    statuses.push((name, value));
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        // What our own login to the server said is not what the client said.
+        if !settings.iter().any(|(name, _)| name == "application_name") {
+            statuses.retain(|(name, _)| name != "application_name");
+            statuses.push(("application_name".to_owned(), String::new()));
+        }
+        let statuses = Arc::new(statuses);
+        let mut greetings = lock(&self.thread.greetings);
+        if greetings.len() >= GREETINGS_MAX {
+            greetings.clear();
+        }
+        greetings.insert(key, statuses.clone());
+        Ok(statuses)
+    }
+
+    /// A connection on which the session's settings were not made yet.
+    async fn link_unset(&mut self, shard: u32) -> Outcome<usize> {
+        let wanted = std::mem::take(&mut self.settings.map);
+        let index = self.link(shard).await;
+        self.settings.map = wanted;
+        index
+    }
+
+    /// SET, RESET, DISCARD.
+    pub(super) async fn setting(
+        &mut self,
+        command: &SettingCommand,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        match command {
+            SettingCommand::Set { name, replay, value, local } => {
+                self.run_setting(request).await?;
+                if *local {
+                    self.remember_local(replay);
+                } else {
+                    self.set_own_or_map(name, replay, value.as_deref())?;
+                    self.settings_are_made();
+                }
+            }
+            SettingCommand::Reset { name, local: true } => {
+                self.run_setting(request).await?;
+                self.remember_local(&format!("SET LOCAL {} TO DEFAULT", guc::quote_setting(name)));
+            }
+            SettingCommand::Reset { name, local: false } => {
+                self.reset(name);
+                self.run_reset(request.text, "RESET").await?;
+            }
+            SettingCommand::ResetAll => {
+                self.settings.map = self.settings.initial.clone();
+                self.reset_own();
+                self.run_reset(RESET_ALL, "RESET").await?;
+            }
+            SettingCommand::DiscardAll => self.discard_all().await?,
+            SettingCommand::Discard => {
+                self.run_single(request, self.home()).await?;
+                for link in &mut self.links {
+                    link.server.forget_prepared(None);
+                }
+            }
+            SettingCommand::ShowOwn { name } => self.show_own(name, request)?,
+        }
+        Ok(Tier::Proxy)
+    }
+
+    /// The statement itself, on every connection of the transaction, or on one server outside of
+    /// one: its error, its tag and its ParameterStatus are the client's.
+    async fn run_setting(&mut self, request: &Request<'_>) -> Outcome {
+        let home = self.any_copy();
+        let begun: Vec<u32> = self
+            .links
+            .iter()
+            .filter(|link| link.begun || link.is_pinned())
+            .map(|link| link.server.shard_id())
+            .filter(|shard| *shard != home)
+            .collect();
+        self.run_single(request, home).await?;
+        for shard in begun {
+            self.run_hidden(shard, request.text).await?;
+        }
+        Ok(())
+    }
+
+    /// After SET ran everywhere, the connections in use have the new settings.
+    fn settings_are_made(&mut self) {
+        for link in &mut self.links {
+            link.server.settings = self.settings.map.clone();
+        }
+    }
+
+    /// RESET: the client's own statement (whose error, for a name that does not exist, is the
+    /// client's), then whatever brings the connection to the session's settings: a server does not
+    /// know the startup packet's values. The client sees the parameters that have changed.
+    async fn run_reset(&mut self, text: &str, tag: &str) -> Outcome {
+        let wanted = self.settings.map.clone();
+        let first = self.any_copy();
+        let first = self.link_unset_open(first).await?;
+        for index in 0..self.links.len() {
+            let in_use = self.links[index].begun || self.links[index].is_pinned();
+            if index != first && !in_use {
+                continue;
+            }
+            let server = &mut self.links[index].server;
+            server.query(text, true);
+            if text == RESET_ALL {
+                server.settings = SettingMap::default();
+            }
+            let difference = server.settings.difference(&wanted);
+            if !difference.is_empty() {
+                server.query(&difference, true);
+            }
+            server.settings = wanted.clone();
+            relay::collect(&mut self.client, server, |output, frame| {
+                if index == first && frame.tag == b'S' {
+                    output.extend_from_slice(&frame.bytes);
+                }
+                Ok(())
+            })
+            .await?;
+            self.hidden_error(index)?;
+        }
+        message::put_command_complete(self.client.output(), tag);
+        Ok(())
+    }
+
+    async fn link_unset_open(&mut self, shard: u32) -> Outcome<usize> {
+        match self.link_position(shard) {
+            Some(index) if self.links[index].begun || !self.transaction.is_open() => Ok(index),
+            Some(_) | None => self.link_unset(shard).await,
+        }
+    }
+
+    async fn discard_all(&mut self) -> Outcome {
+        if self.transaction.is_open() {
+            return Err(Report::error(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                "DISCARD ALL cannot run inside a transaction block",
+            )
+            .into());
+        }
+        self.settings.map = self.settings.initial.clone();
+        self.reset_own();
+        self.statements.clear();
+        self.portals.clear();
+        self.temporary_names.clear();
+        if self.pinned {
+            // What pinned the session is discarded with everything else.
+            for index in 0..self.links.len() {
+                let server = &mut self.links[index].server;
+                server.query("DISCARD ALL", false);
+                relay::exchange(&mut self.client, server).await?;
+                self.hidden_error(index)?;
+                self.links[index].server.settings = SettingMap::default();
+                self.links[index].server.forget_prepared(None);
+            }
+            self.unpin();
+        }
+        self.run_reset(RESET_ALL, "DISCARD ALL").await
+    }
+
+    fn show_own(&mut self, name: &str, request: &Request<'_>) -> Outcome {
+        let own = &self.settings.own;
+        let value = match name {
+            "automator67.auto_distribute" => {
+                if own.auto_distribute { "primary_key".to_owned() } else { "off".to_owned() }
+            }
+            "automator67.gather_max_bytes" => own.gather_bytes_max.to_string(),
+            "automator67.force_tier" => {
+                if own.force_gather { "gather".to_owned() } else { "auto".to_owned() }
+            }
+            other => {
+                return Err(Report::error(
+                    "42704",
+                    format!("unrecognized configuration parameter \"{other}\""),
+                )
+                .into());
+            }
+        };
+        if request.bound.is_none() {
+            message::put_row_description(self.client.output(), &[(name, 25, -1)]);
+        }
+        message::put_text_row(self.client.output(), &[Some(&value)]);
+        message::put_command_complete(self.client.output(), "SHOW");
+        Ok(())
+    }
+
+    /// Remembers a setting, and reads those that mean something to the proxy.
+    fn set_own_or_map(&mut self, name: &str, replay: &str, value: Option<&str>) -> Outcome {
+        let value_text = value.unwrap_or("");
+        match name {
+            "automator67.auto_distribute" => {
+                self.settings.own.auto_distribute = match value_text {
+                    "primary_key" => true,
+                    "" | "off" | "none" => false,
+                    _ => return Err(invalid_value(name, value_text, "Available values: primary_key, off.")),
+                };
+            }
+            "automator67.gather_max_bytes" => {
+                self.settings.own.gather_bytes_max = bytes(value_text).ok_or_else(|| {
+                    invalid_value(name, value_text, "Give a number of bytes, or one with kB, MB or GB.")
+                })?;
+            }
+            "automator67.force_tier" => {
+                self.settings.own.force_gather = match value_text {
+                    "gather" => true,
+                    "" | "auto" => false,
+                    _ => return Err(invalid_value(name, value_text, "Available values: auto, gather.")),
+                };
+            }
+            _ if name.starts_with("automator67.") => {
+                return Err(Report::error(
+                    "42704",
+                    format!("unrecognized configuration parameter \"{name}\""),
+                )
+                .into());
+            }
+            "search_path" => {
+                let path = value.unwrap_or(DEFAULT_SEARCH_PATH);
+                self.settings.search_path = Arc::new(guc::search_path(path, &self.user.name));
+            }
+            "client_min_messages" => {
+                let quiet = ["error", "fatal", "panic"];
+                self.settings.own.warnings = !quiet.contains(&value_text.to_lowercase().as_str());
+            }
+            "application_name" => {
+                lock(&self.card.activity).application_name = value_text.to_owned();
+            }
+            _ => {}
+        }
+        self.settings.map.set(name, replay);
+        Ok(())
+    }
+
+    fn reset(&mut self, name: &str) {
+        match self.settings.initial.get(name).map(str::to_owned) {
+            Some(replay) => self.settings.map.set(name, &replay),
+            None => self.settings.map.reset(name),
+        }
+        match name {
+            "search_path" => {
+                self.settings.search_path =
+                    Arc::new(guc::search_path(DEFAULT_SEARCH_PATH, &self.user.name));
+            }
+            "automator67.auto_distribute" => self.settings.own.auto_distribute = false,
+            "automator67.gather_max_bytes" => {
+                self.settings.own.gather_bytes_max = self.process.settings.gather_bytes_max;
+            }
+            "automator67.force_tier" => self.settings.own.force_gather = false,
+            "client_min_messages" => self.settings.own.warnings = true,
+            _ => {}
+        }
+    }
+
+    fn reset_own(&mut self) {
+        for name in [
+            "search_path",
+            "automator67.auto_distribute",
+            "automator67.gather_max_bytes",
+            "automator67.force_tier",
+            "client_min_messages",
+        ] {
+            self.reset(name);
+        }
+    }
+
+    /// Names of the session's temporary relations: they hide tables of the same name.
+    pub(super) async fn load_temporary_names(&mut self) -> Outcome {
+        let home = self.home();
+        let text = "select relname from pg_class where relnamespace = pg_my_temp_schema()";
+        let rows = self.query_rows(home, text).await?;
+        self.temporary_names =
+            rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+        Ok(())
+    }
+}
+
+fn invalid_value(name: &str, value: &str, hint: &str) -> Failure {
+    Report::error(
+        sqlstate::INVALID_PARAMETER_VALUE,
+        format!("invalid value for parameter \"{name}\": \"{value}\""),
+    )
+    .hint(hint)
+    .into()
+}
+
+/// A number of bytes, with an optional unit of Postgres's.
+fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic()).trim_end();
+    let factor = match text[digits.len()..].trim() {
+        "" | "B" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}

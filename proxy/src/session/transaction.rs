@@ -1,0 +1,534 @@
+//! Transactions: BEGIN is lazy, a shard joins at its first touch; COMMIT and ROLLBACK go to all
+//! that joined.
+
+use std::{collections::HashMap, sync::Arc};
+
+use automator67_planner::{
+    catalog::{Catalog, ShardId},
+    plan::TransactionCommand,
+};
+
+use super::{Session, Settings};
+use crate::{
+    error::{Failure, Outcome, Report, Severity, sqlstate},
+    message, relay,
+    server::Step,
+    telemetry::Tier,
+};
+
+/// What lives as long as a transaction.
+#[derive(Default)]
+pub struct Transaction {
+    state: State,
+    /// ` ISOLATION LEVEL ...` of BEGIN, and later SET TRANSACTION.
+    options: String,
+    /// Every shard is read only.
+    pub read_only: bool,
+    savepoints: Vec<Savepoint>,
+    /// Settings when it began, for ROLLBACK.
+    settings_before: Option<Box<Settings>>,
+    /// SET LOCAL statements, for shards that join later.
+    locals: Vec<String>,
+    /// Where each cursor lives.
+    pub cursors: HashMap<String, ShardId>,
+    /// The snapshot with this transaction's own schema changes.
+    pub catalog: Option<Arc<Catalog>>,
+    /// Epoch that its commit will publish.
+    pub epoch: Option<u64>,
+    /// The schema has changed since `catalog` was loaded.
+    pub stale: bool,
+    /// Temporary tables of gathers so far, so that each gets names of its own.
+    pub gathers: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    /// None.
+    #[default]
+    Idle,
+    /// Around the statements of one query string or one extended batch.
+    Implicit,
+    /// After BEGIN.
+    Open,
+    /// After an error in an open one.
+    Failed,
+}
+
+struct Savepoint {
+    name: String,
+    settings: Settings,
+    locals: usize,
+}
+
+impl Transaction {
+    /// What ReadyForQuery says.
+    pub fn status(&self) -> u8 {
+        match self.state {
+            State::Idle | State::Implicit => b'I',
+            State::Open => b'T',
+            State::Failed => b'E',
+        }
+    }
+
+    /// Shards join with BEGIN.
+    pub fn is_open(&self) -> bool {
+        self.state != State::Idle
+    }
+
+    /// After BEGIN, or failed.
+    pub fn is_explicit(&self) -> bool {
+        matches!(self.state, State::Open | State::Failed)
+    }
+
+    /// Only ROLLBACK (and COMMIT, which rolls back) are accepted.
+    pub fn is_failed(&self) -> bool {
+        self.state == State::Failed
+    }
+
+    /// What a joining shard runs first.
+    pub fn begin_statements(&self) -> String {
+        let mut text = format!("BEGIN{}", self.options);
+        for local in &self.locals {
+            text.push_str("; ");
+            text.push_str(local);
+        }
+        for savepoint in &self.savepoints {
+            text.push_str("; SAVEPOINT ");
+            text.push_str(&crate::guc::quote_identifier(&savepoint.name));
+        }
+        text
+    }
+
+    /// Nothing in [`Transaction::begin_statements`] can fail.
+    pub fn begins_plainly(&self) -> bool {
+        self.options.is_empty() && self.locals.is_empty() && self.savepoints.is_empty()
+    }
+}
+
+impl Session {
+    /// BEGIN, COMMIT, SAVEPOINT ...
+    pub(super) async fn transaction_command(
+        &mut self,
+        command: &TransactionCommand,
+        text: &str,
+    ) -> Outcome<Tier> {
+        match command {
+            TransactionCommand::Begin { options, read_only, start } => {
+                self.begin(options, *read_only, *start);
+                Ok(Tier::Proxy)
+            }
+            TransactionCommand::SetTransaction { options, read_only } => {
+                self.set_transaction(options, *read_only, text).await
+            }
+            TransactionCommand::Commit { chain } => self.commit(*chain).await,
+            TransactionCommand::Rollback { chain } => self.rollback(*chain).await,
+            TransactionCommand::Savepoint(name) => self.savepoint(name).await,
+            TransactionCommand::Release(name) => self.release(name).await,
+            TransactionCommand::RollbackTo(name) => self.rollback_to(name).await,
+        }
+    }
+
+    fn begin(&mut self, options: &str, read_only: bool, start: bool) {
+        match self.transaction.state {
+            State::Open | State::Failed => {
+                self.notice(
+                    Severity::Warning,
+                    sqlstate::ACTIVE_SQL_TRANSACTION,
+                    "there is already a transaction in progress",
+                );
+            }
+            State::Idle | State::Implicit => {
+                self.transaction.state = State::Open;
+                options.clone_into(&mut self.transaction.options);
+                self.transaction.read_only = read_only;
+                self.remember_settings();
+            }
+        }
+        let tag = if start { "START TRANSACTION" } else { "BEGIN" };
+        message::put_command_complete(self.client.output(), tag);
+    }
+
+    fn remember_settings(&mut self) {
+        if self.transaction.settings_before.is_none() {
+            self.transaction.settings_before = Some(Box::new(self.settings.clone()));
+        }
+    }
+
+    /// A transaction around one query string or batch, if none is open.
+    pub(super) fn begin_implicit(&mut self) {
+        if self.transaction.state == State::Idle {
+            self.transaction.state = State::Implicit;
+            self.remember_settings();
+        }
+    }
+
+    async fn set_transaction(
+        &mut self,
+        options: &str,
+        read_only: bool,
+        text: &str,
+    ) -> Outcome<Tier> {
+        if !self.transaction.is_open() {
+            self.notice(
+                Severity::Warning,
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "SET TRANSACTION can only be used in transaction blocks",
+            );
+        } else if self.links.iter().any(|link| link.begun) {
+            self.everywhere(text).await?;
+            self.transaction.locals.push(text.to_owned());
+        } else {
+            self.transaction.options.push_str(options);
+        }
+        self.transaction.read_only |= read_only;
+        message::put_command_complete(self.client.output(), "SET");
+        Ok(Tier::Proxy)
+    }
+
+    async fn commit(&mut self, chain: bool) -> Outcome<Tier> {
+        match self.transaction.state {
+            State::Failed => return self.rollback(chain).await,
+            State::Idle | State::Implicit if chain => return Err(no_transaction("COMMIT AND CHAIN")),
+            State::Idle | State::Implicit => {
+                self.warn_no_transaction();
+            }
+            State::Open => {}
+        }
+        let options = std::mem::take(&mut self.transaction.options);
+        let read_only = self.transaction.read_only;
+        self.commit_links(true).await?;
+        message::put_command_complete(self.client.output(), "COMMIT");
+        self.chain(chain, &options, read_only);
+        Ok(Tier::Proxy)
+    }
+
+    async fn rollback(&mut self, chain: bool) -> Outcome<Tier> {
+        if !self.transaction.is_explicit() {
+            if chain {
+                return Err(no_transaction("ROLLBACK AND CHAIN"));
+            }
+            self.warn_no_transaction();
+        }
+        let options = std::mem::take(&mut self.transaction.options);
+        let read_only = self.transaction.read_only;
+        self.rollback_links().await?;
+        message::put_command_complete(self.client.output(), "ROLLBACK");
+        self.chain(chain, &options, read_only);
+        Ok(Tier::Proxy)
+    }
+
+    fn chain(&mut self, chain: bool, options: &str, read_only: bool) {
+        if chain {
+            self.transaction.state = State::Open;
+            options.clone_into(&mut self.transaction.options);
+            self.transaction.read_only = read_only;
+            self.remember_settings();
+        }
+    }
+
+    fn warn_no_transaction(&mut self) {
+        self.notice(
+            Severity::Warning,
+            sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+            "there is no transaction in progress",
+        );
+    }
+
+    /// Commits what the implicit transaction has done.
+    pub(super) async fn end_implicit(&mut self) -> Outcome {
+        if self.transaction.state == State::Implicit { self.commit_links(false).await } else { Ok(()) }
+    }
+
+    /// After an error: an implicit transaction is rolled back, an open one waits for ROLLBACK.
+    pub(super) async fn fail_transaction(&mut self) {
+        match self.transaction.state {
+            State::Idle => {}
+            State::Open => self.transaction.state = State::Failed,
+            State::Failed => {}
+            State::Implicit => {
+                // A shard that cannot even roll back loses its connection, which rolls back too.
+                let _ = self.rollback_links().await;
+            }
+        }
+    }
+
+    /// COMMIT on every shard that joined. Without two-phase commit a failure in the middle leaves
+    /// some shards committed: the error names them.
+    async fn commit_links(&mut self, explicit: bool) -> Outcome {
+        let writers = self.links.iter().filter(|link| link.begun && link.wrote).count();
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            link.server.query("COMMIT", true);
+        }
+        let mut committed = Vec::new();
+        let mut failed: Option<(String, Failure)> = None;
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            if let Err(failure) = relay::send(&mut link.server).await {
+                failed.get_or_insert((link.server.shard.settings.name.clone(), failure));
+            }
+        }
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            let name = link.server.shard.settings.name.clone();
+            let mut rolled_back = false;
+            let result = relay::collect(&mut self.client, &mut link.server, |_, frame| {
+                rolled_back |= frame.tag == b'C' && message::command_tag(frame.body()) == "ROLLBACK";
+                Ok(())
+            })
+            .await;
+            match result {
+                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+                Err(failure) => {
+                    failed.get_or_insert((name, failure));
+                }
+                Ok(()) if rolled_back => {
+                    let report = Report::error(
+                        sqlstate::IN_FAILED_SQL_TRANSACTION,
+                        format!("shard \"{name}\" rolled the transaction back"),
+                    );
+                    failed.get_or_insert((name, report.into()));
+                }
+                Ok(()) if link.wrote => committed.push(name),
+                Ok(()) => {}
+            }
+            link.begun = false;
+            link.wrote = false;
+        }
+        if let Some((name, failure)) = failed {
+            self.forget_transaction(false);
+            return Err(partial_commit(&name, failure, &committed));
+        }
+        self.settle(explicit, writers).await;
+        Ok(())
+    }
+
+    async fn settle(&mut self, explicit: bool, writers: usize) {
+        if let Some(epoch) = self.transaction.epoch {
+            self.process.store.follow(epoch).await;
+        }
+        self.forget_transaction(true);
+        if writers > 1 && (explicit || !self.warned_several) {
+            self.warned_several |= !explicit;
+            self.warn_several_writers(writers);
+        }
+    }
+
+    fn warn_several_writers(&mut self, writers: usize) {
+        if !self.settings.own.warnings {
+            return;
+        }
+        Report::error("01000", format!("transaction wrote on {writers} shards without two-phase commit"))
+            .warning()
+            .detail("If a shard had failed during the commit, others would have kept their part.")
+            .write(self.client.output());
+    }
+
+    /// ROLLBACK on every shard that joined.
+    async fn rollback_links(&mut self) -> Outcome {
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            link.server.query("ROLLBACK", false);
+            // What fails here ends the connection, and the shard rolls back by itself.
+            let _ = relay::send(&mut link.server).await;
+        }
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            link.begun = false;
+            link.wrote = false;
+            match relay::exchange(&mut self.client, &mut link.server).await {
+                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+                Err(_) | Ok(_) => link.server.hidden_error = None,
+            }
+        }
+        let broken = |link: &super::Link| !link.server.expected.is_empty();
+        self.links.retain(|link| !broken(link));
+        self.forget_transaction(false);
+        Ok(())
+    }
+
+    /// Ends the transaction's own state; a rollback takes its settings back.
+    fn forget_transaction(&mut self, committed: bool) {
+        let ended = std::mem::take(&mut self.transaction);
+        self.transaction.gathers = ended.gathers;
+        self.portals.clear();
+        let Some(before) = ended.settings_before else { return };
+        if committed {
+            return;
+        }
+        // The servers have rolled their settings back too.
+        for link in &mut self.links {
+            link.server.settings = before.map.clone();
+        }
+        self.settings = *before;
+    }
+
+    async fn savepoint(&mut self, name: &str) -> Outcome<Tier> {
+        self.require_transaction("SAVEPOINT")?;
+        self.everywhere(&format!("SAVEPOINT {}", crate::guc::quote_identifier(name))).await?;
+        self.transaction.savepoints.push(Savepoint {
+            name: name.to_owned(),
+            settings: self.settings.clone(),
+            locals: self.transaction.locals.len(),
+        });
+        message::put_command_complete(self.client.output(), "SAVEPOINT");
+        Ok(Tier::Proxy)
+    }
+
+    async fn release(&mut self, name: &str) -> Outcome<Tier> {
+        self.require_transaction("RELEASE SAVEPOINT")?;
+        let position = self.find_savepoint(name)?;
+        self.everywhere(&format!("RELEASE SAVEPOINT {}", crate::guc::quote_identifier(name))).await?;
+        self.transaction.savepoints.truncate(position);
+        message::put_command_complete(self.client.output(), "RELEASE");
+        Ok(Tier::Proxy)
+    }
+
+    /// Undoes everything since the savepoint, on every shard; a failed transaction is whole again.
+    async fn rollback_to(&mut self, name: &str) -> Outcome<Tier> {
+        self.require_transaction("ROLLBACK TO SAVEPOINT")?;
+        let position = self.find_savepoint(name)?;
+        if self.transaction.state == State::Failed {
+            self.transaction.state = State::Open;
+        }
+        self.everywhere(&format!("ROLLBACK TO SAVEPOINT {}", crate::guc::quote_identifier(name)))
+            .await?;
+        self.transaction.savepoints.truncate(position + 1);
+        let savepoint = &self.transaction.savepoints[position];
+        self.settings = savepoint.settings.clone();
+        self.transaction.locals.truncate(savepoint.locals);
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            link.server.settings = self.settings.map.clone();
+        }
+        if self.transaction.catalog.is_some() {
+            self.reload_own_catalog().await?;
+        }
+        message::put_command_complete(self.client.output(), "ROLLBACK");
+        Ok(Tier::Proxy)
+    }
+
+    fn find_savepoint(&self, name: &str) -> Outcome<usize> {
+        let found = self.transaction.savepoints.iter().rposition(|known| known.name == name);
+        found.ok_or_else(|| {
+            Report::error(
+                sqlstate::INVALID_SAVEPOINT,
+                format!("savepoint \"{name}\" does not exist"),
+            )
+            .into()
+        })
+    }
+
+    fn require_transaction(&self, command: &str) -> Outcome {
+        if self.transaction.is_explicit() {
+            return Ok(());
+        }
+        Err(Report::error(
+            sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+            format!("{command} can only be used in transaction blocks"),
+        )
+        .into())
+    }
+
+    /// Runs a statement, whose answer nobody needs, on every shard that has joined.
+    pub(super) async fn everywhere(&mut self, text: &str) -> Outcome {
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            link.server.query(text, false);
+            relay::send(&mut link.server).await?;
+        }
+        for index in 0..self.links.len() {
+            if self.links[index].begun {
+                relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+                if let Some(frame) = self.links[index].server.hidden_error.take() {
+                    return Err(Failure::Shard(frame));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers a SET LOCAL for shards that join later.
+    pub(super) fn remember_local(&mut self, statement: &str) {
+        self.transaction.locals.push(statement.to_owned());
+    }
+
+    /// Sends a notice of our own.
+    pub(super) fn notice(&mut self, severity: Severity, sqlstate: &str, text: &str) {
+        if severity == Severity::Warning && !self.settings.own.warnings {
+            return;
+        }
+        Report { severity, ..Report::error(sqlstate, text) }.write(self.client.output());
+    }
+
+    /// Loads the catalog as this transaction sees it, from the home shard.
+    pub(super) async fn reload_own_catalog(&mut self) -> Outcome {
+        let home = self.home();
+        let text = self.query_value(home, "select automator67.catalog_document()").await?;
+        let catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
+            Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")
+                .detail(error.to_string())
+        })?;
+        self.transaction.catalog = Some(Arc::new(catalog));
+        Ok(())
+    }
+
+    /// The first column of the first row of a statement on one shard.
+    pub(super) async fn query_value(
+        &mut self,
+        shard: ShardId,
+        text: &str,
+    ) -> Outcome<Option<String>> {
+        let rows = self.query_rows(shard, text).await?;
+        Ok(rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+    }
+
+    /// All rows of a statement on one shard, as text.
+    pub(super) async fn query_rows(
+        &mut self,
+        shard: ShardId,
+        text: &str,
+    ) -> Outcome<Vec<Vec<Option<String>>>> {
+        let index = self.link(shard).await?;
+        let mut rows = Vec::new();
+        let server = &mut self.links[index].server;
+        server.query(text, true);
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'D' {
+                let values = message::data_row(frame.body()).unwrap_or_default();
+                let text = |value: Option<&[u8]>| {
+                    value.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+                };
+                rows.push(values.into_iter().map(text).collect());
+            }
+            Ok(())
+        })
+        .await?;
+        debug_assert!(!server.expected.iter().any(|due| matches!(
+            due,
+            crate::server::Expected::Answer { step: Step::Query, .. }
+        )));
+        self.hidden_error(index)?;
+        Ok(rows)
+    }
+}
+
+fn no_transaction(command: &str) -> Failure {
+    Report::error(
+        sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+        format!("{command} can only be used in transaction blocks"),
+    )
+    .into()
+}
+
+/// The error of a commit that failed on one shard, with what the others did.
+fn partial_commit(name: &str, failure: Failure, committed: &[String]) -> Failure {
+    if committed.is_empty() {
+        return failure;
+    }
+    let cause = match &failure {
+        Failure::Report(report) => report.message.clone(),
+        Failure::Shard(frame) => {
+            let body = &frame[crate::frame::HEADER_BYTES..];
+            message::error_field(body, b'M').unwrap_or_default().to_owned()
+        }
+        Failure::Told | Failure::ClientGone => String::new(),
+    };
+    Report::error(failure.sqlstate(), format!("commit failed on shard \"{name}\": {cause}"))
+        .detail(format!("Committed on: {}.", committed.join(", ")))
+        .hint("The transaction is incomplete: look at its rows on every shard before you repeat it.")
+        .into()
+}

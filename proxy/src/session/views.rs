@@ -1,0 +1,121 @@
+//! Rows of the views that only the proxy can fill.
+
+use std::time::UNIX_EPOCH;
+
+use automator67_planner::plan::ProxyView;
+
+use super::Session;
+use crate::{process::lock, settings::ShardHost};
+
+type Row = Vec<Option<String>>;
+
+impl Session {
+    /// All rows of a view, in the order of [`ProxyView::columns`].
+    pub(super) fn view_rows(&self, view: ProxyView) -> Vec<Row> {
+        match view {
+            ProxyView::Shards => self.shard_rows(),
+            ProxyView::Pools => self.pool_rows(),
+            ProxyView::Sessions => self.session_rows(),
+        }
+    }
+
+    fn shard_rows(&self) -> Vec<Row> {
+        let home = self.home();
+        let row = |shard: &std::sync::Arc<crate::shard::Shard>| {
+            let host = match &shard.settings.host {
+                ShardHost::Unix(directory) => directory.display().to_string(),
+                ShardHost::Tcp(host) => host.clone(),
+            };
+            let error = Some(shard.last_error()).filter(|error| !error.is_empty());
+            vec![
+                Some(shard.id.to_string()),
+                Some(shard.settings.name.clone()),
+                Some(host),
+                Some(shard.settings.port.to_string()),
+                Some(shard.settings.database.clone()),
+                boolean(shard.id == home),
+                boolean(shard.is_up()),
+                error,
+            ]
+        };
+        self.process.shards.iter().map(row).collect()
+    }
+
+    fn pool_rows(&self) -> Vec<Row> {
+        let row = |pool: crate::pool::PoolState| {
+            vec![
+                Some(pool.shard),
+                Some(pool.user),
+                Some(pool.size_max.to_string()),
+                Some(pool.idle.to_string()),
+                Some(pool.active.to_string()),
+                Some(pool.waiting.to_string()),
+                Some(pool.waits.to_string()),
+                Some(pool.waited.as_secs_f64().to_string()),
+            ]
+        };
+        self.process.pools().into_iter().map(row).collect()
+    }
+
+    fn session_rows(&self) -> Vec<Row> {
+        let row = |card: std::sync::Arc<crate::process::SessionCard>| {
+            let activity = lock(&card.activity).clone();
+            let shards: Vec<&str> =
+                activity.keys.iter().map(|key| key.shard.settings.name.as_str()).collect();
+            let connected = card.connected_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            vec![
+                Some(card.pid.to_string()),
+                Some(card.user.clone()),
+                Some(activity.application_name),
+                Some(card.client.clone()),
+                Some(activity.state.to_owned()),
+                Some(activity.statement_kind.to_owned()),
+                Some(activity.tier.to_owned()),
+                Some(shards.join(", ")),
+                boolean(activity.pinned),
+                Some(timestamp(connected.as_secs())),
+                Some(activity.statements.to_string()),
+            ]
+        };
+        self.process.sessions().into_iter().map(row).collect()
+    }
+}
+
+fn boolean(value: bool) -> Option<String> {
+    Some(if value { "t" } else { "f" }.to_owned())
+}
+
+/// Seconds since 1970 in ISO 8601 (days to civil date: Howard Hinnant, "chrono-Compatible
+/// Low-Level Date Algorithms").
+fn timestamp(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let z = days + 719_468;
+    let era = z / 146_097;
+    let day_of_era = z % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}+00",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_iso() {
+        assert_eq!(timestamp(0), "1970-01-01 00:00:00+00");
+        assert_eq!(timestamp(951_782_399), "2000-02-28 23:59:59+00");
+        assert_eq!(timestamp(951_782_400), "2000-02-29 00:00:00+00");
+        assert_eq!(timestamp(1_795_219_199), "2026-11-20 23:59:59+00");
+    }
+}

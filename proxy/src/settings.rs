@@ -1,0 +1,120 @@
+//! What the proxy needs to know to run, resolved: no defaults are left to guess below this point.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Everything [`crate::run`] needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where clients connect. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The one database name clients may ask for; others are answered with 3D000.
+    pub database: String,
+    /// Who may log in. The same name and password log in to the shards.
+    pub users: Vec<User>,
+    /// The shards; the first is the home shard, which holds the catalog.
+    pub shards: Vec<ShardSettings>,
+    /// TLS towards clients; `None` answers SSLRequest with `N`.
+    pub tls: Option<TlsSettings>,
+    /// Threads that serve clients, each with its own share of every pool.
+    pub threads: usize,
+    /// Client sessions at the same time; more are refused with 53300.
+    pub sessions_max: usize,
+    /// How long a statement waits for a server connection before 53300.
+    pub pool_wait_timeout: Duration,
+    /// How long connecting to a shard may take; also the limit for unacknowledged data on an
+    /// established connection before the shard counts as gone.
+    pub shard_connect_timeout: Duration,
+    /// How often a shard's health is looked at.
+    pub health_interval: Duration,
+    /// How long a client may take to log in.
+    pub login_timeout: Duration,
+    /// Default of `automator67.gather_max_bytes`: what one statement may copy to the home shard.
+    pub gather_bytes_max: u64,
+    /// Plans kept per thread.
+    pub plan_cache_entries_max: usize,
+    /// Virtual nodes of a shard of weight 1 on the ring.
+    pub virtual_nodes: u32,
+}
+
+/// A login.
+#[derive(Clone)]
+pub struct User {
+    /// Role name, the same on every shard.
+    pub name: String,
+    /// Its password, towards us and towards the shards.
+    pub password: String,
+}
+
+impl std::fmt::Debug for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A Postgres server that holds a share of the rows.
+#[derive(Clone)]
+pub struct ShardSettings {
+    /// Its name in messages and views, like `shard1`.
+    pub name: String,
+    /// Where it listens.
+    pub host: ShardHost,
+    /// TCP port, or the number in the name of the Unix socket.
+    pub port: u16,
+    /// The database on that server.
+    pub database: String,
+    /// The role that owns the catalog: used for migrations, LISTEN and health checks.
+    pub admin_user: String,
+    /// Its password.
+    pub admin_password: String,
+    /// TLS towards the shard.
+    pub tls: ShardTls,
+    /// PEM file with the roots to trust instead of the public ones.
+    pub tls_root: Option<PathBuf>,
+    /// Server connections per user to this shard.
+    pub pool_size_max: usize,
+}
+
+impl std::fmt::Debug for ShardSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardSettings")
+            .field("name", &self.name)
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a shard is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardHost {
+    /// Directory of the Unix socket `.s.PGSQL.<port>`.
+    Unix(PathBuf),
+    /// Host name or address.
+    Tcp(String),
+}
+
+/// libpq's `sslmode` towards a shard, without `allow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardTls {
+    /// Never.
+    Disable,
+    /// If the server offers it; the certificate is not checked.
+    Prefer,
+    /// Always; the certificate is not checked.
+    Require,
+    /// Always; the certificate must come from a trusted root.
+    VerifyCa,
+    /// Always; also the host name must match.
+    VerifyFull,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// PEM file with the certificate chain.
+    pub certificate: PathBuf,
+    /// PEM file with the key.
+    pub key: PathBuf,
+    /// Refuse clients without TLS with 28000.
+    pub required: bool,
+}

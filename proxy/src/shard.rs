@@ -1,0 +1,165 @@
+//! A shard as the whole process sees it: where it is, and whether it is up.
+
+use std::{
+    io,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use automator67_planner::catalog::ShardId;
+use metrics::Gauge;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    error::{Report, sqlstate},
+    server::{self, ConnectError},
+    settings::{ShardHost, ShardSettings},
+    tls,
+};
+
+/// A shard and its health. Shared by all threads.
+pub struct Shard {
+    /// Its number in the catalog.
+    pub id: ShardId,
+    /// How to reach it.
+    pub settings: ShardSettings,
+    /// TLS towards it.
+    pub connector: Option<tokio_rustls::TlsConnector>,
+    /// Limit for connecting and for unacknowledged data.
+    pub connect_timeout: Duration,
+    up: AtomicBool,
+    last_error: Mutex<String>,
+    up_gauge: Gauge,
+}
+
+impl Shard {
+    /// A shard that is taken to be up until something shows otherwise.
+    pub fn new(
+        id: ShardId,
+        settings: ShardSettings,
+        connect_timeout: Duration,
+    ) -> Result<Self, tls::TlsError> {
+        let connector = tls::shard_connector(&settings)?;
+        let up_gauge = metrics::gauge!("automator67_shard_up", "shard" => settings.name.clone());
+        up_gauge.set(1.0);
+        Ok(Shard {
+            id,
+            settings,
+            connector,
+            connect_timeout,
+            up: AtomicBool::new(true),
+            last_error: Mutex::default(),
+            up_gauge,
+        })
+    }
+
+    /// False from the first failed connection until the health loop reaches it again.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Why it is down; empty when it is up.
+    pub fn last_error(&self) -> String {
+        self.last_error.lock().map(|error| error.clone()).unwrap_or_default()
+    }
+
+    /// Notes that it could not be reached, or no longer answers.
+    pub fn mark_down(&self, cause: &str) {
+        if self.up.swap(false, Ordering::Relaxed) {
+            tracing::warn!(shard = self.settings.name, cause, "shard is down");
+            self.up_gauge.set(0.0);
+        }
+        if let Ok(mut error) = self.last_error.lock() {
+            cause.clone_into(&mut error);
+        }
+    }
+
+    fn mark_up(&self) {
+        if !self.up.swap(true, Ordering::Relaxed) {
+            tracing::info!(shard = self.settings.name, "shard is up again");
+            self.up_gauge.set(1.0);
+            if let Ok(mut error) = self.last_error.lock() {
+                error.clear();
+            }
+        }
+    }
+
+    /// The error of a statement that needs this shard while it cannot be reached.
+    pub fn unreachable(&self, cause: &str) -> Report {
+        let name = &self.settings.name;
+        Report::error(sqlstate::CONNECTION_FAILURE, format!("shard \"{name}\" is not reachable"))
+            .detail(format!("{} ({}).", capitalised(cause), self.address()))
+            .hint("Statements that do not need this shard keep working; it is used again as soon as it answers.")
+    }
+
+    /// The error of a statement whose server connection broke under it.
+    pub fn broken(&self, cause: &str) -> Report {
+        let name = &self.settings.name;
+        Report::error(
+            sqlstate::CONNECTION_FAILURE,
+            format!("connection to shard \"{name}\" was lost"),
+        )
+        .detail(format!("{}.", capitalised(cause)))
+        .hint("If the statement was writing, look whether it took effect before you repeat it.")
+    }
+
+    /// Where it listens, for people.
+    pub fn address(&self) -> String {
+        match &self.settings.host {
+            ShardHost::Unix(directory) => {
+                format!("{}/.s.PGSQL.{}", directory.display(), self.settings.port)
+            }
+            ShardHost::Tcp(host) => format!("{host}:{}", self.settings.port),
+        }
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+/// Looks at the shard every `interval`, more often while it is down.
+pub async fn watch_health(shard: std::sync::Arc<Shard>, interval: Duration, stop: CancellationToken) {
+    loop {
+        let wait = if shard.is_up() { interval } else { interval.min(DOWN_INTERVAL) };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        match tokio::time::timeout(shard.connect_timeout, server::probe(&shard)).await {
+            Ok(Ok(())) => shard.mark_up(),
+            // A server that answers, even with an error of its own, is reachable; one that is
+            // starting up or shutting down is not of use yet.
+            Ok(Err(ConnectError::Server(report))) if !report.sqlstate.starts_with("57P") => {
+                shard.mark_up();
+            }
+            Ok(Err(error)) => shard.mark_down(&error.to_string()),
+            Err(_) => shard.mark_down("no answer in time"),
+        }
+    }
+}
+
+/// How often a shard that is down is looked at.
+const DOWN_INTERVAL: Duration = Duration::from_millis(400);
+
+/// Makes a dead peer an error instead of a silence: data that stays unacknowledged for `limit`
+/// ends the connection, and an idle one is asked every second.
+pub fn guard_against_silence(
+    stream: &tokio::net::TcpStream,
+    limit: Duration,
+) -> io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    let probes = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(1))
+        .with_interval(Duration::from_secs(1))
+        .with_retries(2);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(limit))
+}

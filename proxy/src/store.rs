@@ -1,0 +1,255 @@
+//! The catalog: migrated and filled at start, then followed. Sessions read an immutable snapshot.
+
+use std::{future::poll_fn, sync::Arc, time::Duration};
+
+use automator67_planner::{
+    catalog::{Catalog, DocumentError},
+    ring::Ring,
+};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    server::{self, ConnectError},
+    settings::{Settings, User},
+    shard::Shard,
+};
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// Where changes of the catalog are announced.
+const CHANNEL: &str = "automator67_catalog";
+/// Held while a proxy migrates and fills the catalog, so that two do not at once.
+const SETUP_LOCK: i64 = 0x6175_746f_3637;
+/// First and longest pause between attempts to reach the home shard again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// How long a statement waits for the snapshot to show its own change.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the catalog could not be opened.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The home shard.
+    #[error("could not reach the home shard \"{0}\": {1}")]
+    Connect(String, ConnectError),
+    /// A statement failed.
+    #[error("the catalog could not be read or written: {}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// Migrations.
+    #[error("the catalog could not be migrated: {0}")]
+    Migrate(#[from] refinery::Error),
+    /// The document.
+    #[error("the catalog could not be understood: {0}")]
+    Document(#[from] DocumentError),
+    /// The catalog knows other shards than the settings.
+    #[error("the catalog lists the shards {catalog}, the settings list {settings}")]
+    Shards {
+        /// Names in the catalog.
+        catalog: String,
+        /// Names in the settings.
+        settings: String,
+    },
+}
+
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!("{} ({})", error.message(), error.code().code()),
+        None => error.to_string(),
+    }
+}
+
+/// The latest snapshot, and a way to wait for a newer one.
+#[derive(Clone)]
+pub struct Store {
+    snapshot: watch::Receiver<Arc<Catalog>>,
+}
+
+impl Store {
+    /// The snapshot of now.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Waits until the snapshot is at least of `epoch`.
+    pub async fn follow(&self, epoch: u64) {
+        let mut snapshot = self.snapshot.clone();
+        let newer = snapshot.wait_for(|catalog| catalog.epoch >= epoch);
+        if tokio::time::timeout(FOLLOW_TIMEOUT, newer).await.is_err() {
+            tracing::error!(epoch, "the catalog snapshot does not follow");
+        }
+    }
+}
+
+/// Migrates and fills the catalog on the home shard.
+pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<(), StoreError> {
+    let (mut client, connection) = connect(home).await?;
+    let driver = tokio::spawn(connection);
+    let result = fill(&mut client, settings).await;
+    drop(client);
+    // The connection ends with its client; its own result says nothing more.
+    let _ = driver.await;
+    result
+}
+
+async fn fill(client: &mut tokio_postgres::Client, settings: &Settings) -> Result<(), StoreError> {
+    client.execute("select pg_advisory_lock($1)", &[&SETUP_LOCK]).await?;
+    client.batch_execute("create schema if not exists automator67").await?;
+    let mut runner = embedded::migrations::runner();
+    runner.set_migration_table_name("automator67.migration");
+    runner.run_async(client).await?;
+    register_shards(client, settings).await?;
+    for user in &settings.users {
+        let verifier = postgres_protocol::password::scram_sha_256(user.password.as_bytes());
+        client
+            .execute(
+                "insert into automator67.login (name, verifier) values ($1, $2)
+                 on conflict (name) do update set verifier = excluded.verifier",
+                &[&user.name, &verifier],
+            )
+            .await?;
+    }
+    client.execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK]).await?;
+    Ok(())
+}
+
+/// Writes shards and ring at the first start; later the two lists must agree.
+async fn register_shards(
+    client: &mut tokio_postgres::Client,
+    settings: &Settings,
+) -> Result<(), StoreError> {
+    let wanted: Vec<String> = settings.shards.iter().map(|shard| shard.name.clone()).collect();
+    let rows = client.query("select name from automator67.shard order by id", &[]).await?;
+    let known: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    if known == wanted {
+        return Ok(());
+    }
+    if !known.is_empty() {
+        return Err(StoreError::Shards { catalog: known.join(", "), settings: wanted.join(", ") });
+    }
+    let transaction = client.transaction().await?;
+    let mut weights = Vec::new();
+    for (id, name) in (1i32..).zip(&wanted) {
+        let statement = "insert into automator67.shard (id, name, home) values ($1, $2, $3)";
+        transaction.execute(statement, &[&id, name, &(id == 1)]).await?;
+        weights.push((id as u32, 1.0));
+    }
+    let ring = Ring::build(&weights, settings.virtual_nodes);
+    let (tokens, owners): (Vec<i64>, Vec<i32>) =
+        ring.into_iter().map(|(token, shard)| (token, shard as i32)).unzip();
+    transaction
+        .execute(
+            "insert into automator67.ring (token, shard) select * from unnest($1::bigint[], $2::int[])",
+            &[&tokens, &owners],
+        )
+        .await?;
+    transaction.execute("select automator67.bump()", &[]).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+type Connection = tokio_postgres::Connection<crate::wire::Stream, tokio_postgres::tls::NoTlsStream>;
+
+async fn connect(home: &Arc<Shard>) -> Result<(tokio_postgres::Client, Connection), StoreError> {
+    let name = &home.settings.name;
+    let dialed = tokio::time::timeout(home.connect_timeout, server::dial(home)).await;
+    let (wire, _) = dialed
+        .unwrap_or(Err(ConnectError::Timeout))
+        .map_err(|error| StoreError::Connect(name.clone(), error))?;
+    let mut config = tokio_postgres::Config::new();
+    config
+        .user(&home.settings.admin_user)
+        .password(&home.settings.admin_password)
+        .dbname(&home.settings.database)
+        .application_name("automator67 catalog");
+    Ok(config.connect_raw(wire.stream, NoTls).await?)
+}
+
+/// Loads the first snapshot and keeps following the catalog in a task of its own.
+pub async fn follow(
+    home: Arc<Shard>,
+    stop: CancellationToken,
+) -> Result<(Store, impl Future<Output = ()>), StoreError> {
+    let (publish, snapshot) = watch::channel(Arc::new(Catalog::default()));
+    let first = Follower::connect(&home, &publish).await?;
+    let task = async move {
+        let mut follower = Some(first);
+        let mut pause = RETRY.0;
+        loop {
+            let result = match follower.take() {
+                Some(follower) => {
+                    pause = RETRY.0;
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        result = follower.run(&publish) => result,
+                    }
+                }
+                None => Follower::connect(&home, &publish).await.map(|new| follower = Some(new)),
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "lost sight of the catalog; statements go on with the last snapshot");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY.1),
+                }
+            }
+        }
+    };
+    Ok((Store { snapshot }, task))
+}
+
+struct Follower {
+    client: tokio_postgres::Client,
+    changed: tokio::sync::mpsc::Receiver<()>,
+}
+
+impl Follower {
+    /// Connects, listens, then loads: nothing committed in between is missed.
+    async fn connect(
+        home: &Arc<Shard>,
+        publish: &watch::Sender<Arc<Catalog>>,
+    ) -> Result<Self, StoreError> {
+        let (client, mut connection) = connect(home).await?;
+        // One pending signal stands for any number of changes.
+        let (signal, changed) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if matches!(message, AsyncMessage::Notification(_)) {
+                    let _ = signal.try_send(());
+                }
+            }
+        });
+        client.batch_execute(&format!("listen {CHANNEL}")).await?;
+        let follower = Follower { client, changed };
+        follower.load(publish).await?;
+        Ok(follower)
+    }
+
+    async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
+        let row = self.client.query_one("select automator67.catalog_document()", &[]).await?;
+        let catalog = Catalog::from_document(row.get(0))?;
+        metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);
+        publish.send_replace(Arc::new(catalog));
+        Ok(())
+    }
+
+    /// Loads after every change, until the connection breaks.
+    async fn run(mut self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
+        while self.changed.recv().await.is_some() {
+            self.load(publish).await?;
+        }
+        self.client.batch_execute("select 1").await?;
+        Ok(())
+    }
+}
+
+/// The login of the shard's owner.
+pub fn admin(shard: &Shard) -> User {
+    User {
+        name: shard.settings.admin_user.clone(),
+        password: shard.settings.admin_password.clone(),
+    }
+}

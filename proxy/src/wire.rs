@@ -1,0 +1,208 @@
+//! A byte stream with its two buffers. Filling and flushing may be dropped at any await: bytes
+//! are in a buffer or in the kernel, never in between.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// Bytes waiting in an output buffer above which the producer stops and flushes.
+pub const OUTPUT_BYTES_HIGH: usize = 64 * 1024;
+/// Room made for one read.
+const READ_BYTES: usize = 16 * 1024;
+/// A buffer that grew beyond this is given back when it is empty.
+const KEEP_BYTES_MAX: usize = 64 * 1024;
+
+/// Plain TCP, a Unix socket, or TLS over either side's TCP.
+pub enum Stream {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// TLS, we are the server.
+    TlsServer(Box<tokio_rustls::server::TlsStream<Prefixed>>),
+    /// TLS, we are the client.
+    TlsClient(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    /// Nothing: the stream was moved out.
+    Closed,
+}
+
+/// A TCP stream of which some bytes were already read.
+pub struct Prefixed {
+    /// The bytes.
+    pub prefix: BytesMut,
+    /// The rest.
+    pub stream: TcpStream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let count = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix[..count]);
+        self.prefix.advance(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// A stream and its buffers.
+pub struct Wire {
+    /// The stream.
+    pub stream: Stream,
+    /// Received and not yet taken.
+    pub input: BytesMut,
+    /// To be sent by the next flush.
+    pub output: BytesMut,
+}
+
+impl Wire {
+    /// Wraps a stream with empty buffers.
+    pub fn new(stream: Stream) -> Self {
+        Wire { stream, input: BytesMut::new(), output: BytesMut::new() }
+    }
+
+    /// Waits for more bytes and appends them to `input`. 0 is the end of the stream.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
+            self.input = BytesMut::new();
+        }
+        // Room is made only when there is something to read: a waiting connection holds none.
+        match &self.stream {
+            Stream::Tcp(stream) => poll_fn(|context| stream.poll_read_ready(context)).await?,
+            Stream::Unix(stream) => poll_fn(|context| stream.poll_read_ready(context)).await?,
+            Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Closed => {}
+        }
+        self.input.reserve(READ_BYTES);
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.read_buf(&mut self.input).await,
+            Stream::Unix(stream) => stream.read_buf(&mut self.input).await,
+            Stream::TlsServer(stream) => stream.read_buf(&mut self.input).await,
+            Stream::TlsClient(stream) => stream.read_buf(&mut self.input).await,
+            Stream::Closed => Ok(0),
+        }
+    }
+
+    /// Sends all of `output`.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        while !self.output.is_empty() {
+            let count = match &mut self.stream {
+                Stream::Tcp(stream) => stream.write_buf(&mut self.output).await?,
+                Stream::Unix(stream) => stream.write_buf(&mut self.output).await?,
+                Stream::TlsServer(stream) => stream.write_buf(&mut self.output).await?,
+                Stream::TlsClient(stream) => stream.write_buf(&mut self.output).await?,
+                Stream::Closed => 0,
+            };
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        match &mut self.stream {
+            Stream::TlsServer(stream) => stream.flush().await?,
+            Stream::TlsClient(stream) => stream.flush().await?,
+            Stream::Tcp(_) | Stream::Unix(_) | Stream::Closed => {}
+        }
+        if self.output.capacity() > KEEP_BYTES_MAX {
+            self.output = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    /// Sends all of `output` if it has grown above [`OUTPUT_BYTES_HIGH`].
+    pub async fn flush_if_high(&mut self) -> io::Result<()> {
+        if self.output.len() > OUTPUT_BYTES_HIGH { self.flush().await } else { Ok(()) }
+    }
+
+    /// Gives unused memory back; for connections that go idle.
+    pub fn shrink(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Closed => Poll::Ready(Ok(0)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_flush(context),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Closed => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::TlsServer(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::TlsClient(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}
