@@ -11,6 +11,27 @@ pub mod normalise;
 pub mod plan;
 pub mod ring;
 
+mod admin;
+mod analysis;
+mod copy;
+mod cursor;
+mod ddl;
+mod explain;
+mod facts;
+mod filter;
+mod functions;
+mod gather;
+mod insert;
+mod parse;
+mod route;
+mod scope;
+mod session;
+mod splice;
+mod sql;
 mod statement;
+mod table_as;
+mod tree;
+mod views;
+mod write;
 
 pub use statement::{Context, Reach, plan};

@@ -1,9 +1,19 @@
 //! A query string becomes plans, one for each statement.
 
+use pg_query::NodeEnum;
+
 use crate::{
+    admin,
+    analysis::{self, Analysis},
     catalog::Catalog,
-    normalise::Normalised,
+    copy, cursor, ddl, explain, gather, insert,
+    normalise::{Normalised, TokenKind, tokens},
+    parse::{self, ParseFailure, Parsed},
     plan::{Plan, PlanError, Planned, SessionEffects, Target},
+    route::{self, Statement, Verdict, count_parameters},
+    session, table_as, tree,
+    views::Views,
+    write,
 };
 
 /// What a plan depends on beside the text and the catalog.
@@ -17,7 +27,8 @@ pub struct Context<'a> {
     pub reach: Reach,
     /// Parameter types as the client declared them; 0 or missing is unspecified.
     pub parameter_types: &'a [u32],
-    /// The session owns temporary tables, which hide others of their names.
+    /// The session owns temporary tables. They never have the name of a placed table: such are
+    /// refused when they are made.
     pub temp_relations: bool,
 }
 
@@ -30,19 +41,257 @@ pub enum Reach {
     Many,
 }
 
+/// A plan without what every statement has.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) plan: Plan,
+    pub(crate) kind: &'static str,
+    pub(crate) reusable: bool,
+    pub(crate) session: SessionEffects,
+}
+
+impl Draft {
+    /// A plan for this text alone.
+    pub(crate) fn new(plan: Plan, kind: &'static str) -> Self {
+        Draft { plan, kind, reusable: false, session: SessionEffects::default() }
+    }
+
+    /// The client's text to the home shard.
+    pub(crate) fn home(kind: &'static str) -> Self {
+        Draft::new(Plan::Single(Target::Home), kind)
+    }
+
+    /// For all texts with the same normalised form.
+    pub(crate) fn reusable(mut self, reusable: bool) -> Self {
+        self.reusable = reusable;
+        self
+    }
+
+    /// With effects on the session.
+    pub(crate) fn session(mut self, session: SessionEffects) -> Self {
+        self.session = session;
+        self
+    }
+
+    /// It writes.
+    pub(crate) fn writes(mut self) -> Self {
+        self.session.writes = true;
+        self
+    }
+
+    /// It changes the schema.
+    pub(crate) fn changes_catalog(mut self) -> Self {
+        self.session.writes = true;
+        self.session.changes_catalog = true;
+        self
+    }
+}
+
 /// Plans every statement of a query string.
 pub fn plan(
-    _catalog: &Catalog,
-    _context: &Context<'_>,
+    catalog: &Catalog,
+    context: &Context<'_>,
     text: &str,
-    _normalised: Option<&Normalised>,
+    normalised: Option<&Normalised>,
 ) -> Result<Vec<Planned>, PlanError> {
-    Ok(vec![Planned {
-        plan: Plan::Single(Target::Home),
-        span: (0, text.len()),
-        kind: "other",
-        reusable: false,
-        parameters: 0,
-        session: SessionEffects::default(),
-    }])
+    let parsed = match parse::parse(text) {
+        Ok(parsed) => parsed,
+        Err(failure) => return unparsed(catalog, text, failure).map(|planned| vec![planned]),
+    };
+    if parsed.is_empty() {
+        return Ok(vec![finish(Draft::new(Plan::Empty, "empty"), (0, 0), 0)]);
+    }
+    parsed
+        .iter()
+        .map(|one| plan_one(catalog, context, text, normalised, one))
+        .collect()
+}
+
+fn plan_one(
+    catalog: &Catalog,
+    context: &Context<'_>,
+    text: &str,
+    normalised: Option<&Normalised>,
+    parsed: &Parsed,
+) -> Result<Planned, PlanError> {
+    let parameters = count_parameters(&parsed.node);
+    let highest = parameters.keys().max().copied().unwrap_or(0);
+    let statement = Statement {
+        catalog,
+        context,
+        text,
+        span: parsed.span,
+        node: &parsed.node,
+        normalised,
+        parameters,
+    };
+    let draft = draft(&statement)?;
+    Ok(finish(draft, parsed.span, usize::try_from(highest).unwrap_or(0)))
+}
+
+fn finish(draft: Draft, span: (usize, usize), parameters: usize) -> Planned {
+    Planned {
+        plan: draft.plan,
+        span,
+        kind: draft.kind,
+        reusable: draft.reusable,
+        parameters,
+        session: draft.session,
+    }
+}
+
+/// The plan of one statement.
+pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
+    match statement.node {
+        NodeEnum::SelectStmt(select) if select.into_clause.is_some() => {
+            table_as::select_into(statement, select)
+        }
+        NodeEnum::SelectStmt(select) => match admin::call(statement, select)? {
+            Some(draft) => Ok(draft),
+            None => query(statement, "select"),
+        },
+        NodeEnum::InsertStmt(insert) => insert::insert(statement, insert),
+        NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {
+            write::write(statement)
+        }
+        NodeEnum::CreateTableAsStmt(create) => table_as::create(statement, create),
+        NodeEnum::CopyStmt(copy) => copy::copy(statement, copy),
+        NodeEnum::ExplainStmt(explain) => explain::explain(statement, explain),
+        NodeEnum::DeclareCursorStmt(_)
+        | NodeEnum::FetchStmt(_)
+        | NodeEnum::ClosePortalStmt(_)
+        | NodeEnum::PrepareStmt(_)
+        | NodeEnum::ExecuteStmt(_)
+        | NodeEnum::DeallocateStmt(_) => cursor::cursor(statement),
+        NodeEnum::TransactionStmt(_)
+        | NodeEnum::VariableSetStmt(_)
+        | NodeEnum::VariableShowStmt(_)
+        | NodeEnum::DiscardStmt(_)
+        | NodeEnum::ConstraintsSetStmt(_)
+        | NodeEnum::NotifyStmt(_)
+        | NodeEnum::ListenStmt(_)
+        | NodeEnum::UnlistenStmt(_)
+        | NodeEnum::LoadStmt(_)
+        | NodeEnum::CheckPointStmt(_) => session::session(statement),
+        _ => ddl::ddl(statement),
+    }
+}
+
+/// A SELECT: on one shard if that is proved, else gathered.
+pub(crate) fn query(
+    statement: &Statement<'_>,
+    kind: &'static str,
+) -> Result<Draft, PlanError> {
+    let views = Views::load(statement.catalog, statement.context, statement.node)?;
+    let analysis =
+        analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
+    place_query(statement, &analysis, &views, kind)
+}
+
+/// The plan for a query that was looked at.
+pub(crate) fn place_query(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    kind: &'static str,
+) -> Result<Draft, PlanError> {
+    let effects = effects(analysis);
+    session::refuse_set_config(statement, analysis)?;
+    let draft = match route::verdict(statement, analysis)? {
+        Verdict::AnyCopy => Draft::new(Plan::Single(Target::AnyCopy), kind).reusable(true),
+        Verdict::Home => {
+            write::refuse_writes_in_with(statement, analysis)?;
+            Draft::home(kind).reusable(!analysis.traits.set_config)
+        }
+        Verdict::Key(route, reusable) => {
+            write::refuse_key_changes(statement, analysis)?;
+            Draft::new(Plan::Single(Target::Key(route)), kind).reusable(reusable)
+        }
+        Verdict::Many(reason) => {
+            if analysis.locks {
+                return Err(PlanError::unsupported(
+                    "row locks on several shards are not supported",
+                )
+                .detail(sentence(&reason))
+                .hint("Restrict every distributed table in the statement to one shard key by equality, or leave out FOR UPDATE or FOR SHARE."));
+            }
+            if analysis.writes_in_with {
+                return Err(write::with_over_several_shards(&reason));
+            }
+            Draft::new(Plan::Gather(gather::gather(statement, analysis, views, reason)?), kind)
+        }
+    };
+    Ok(draft.session(effects))
+}
+
+/// A reason as a sentence.
+pub(crate) fn sentence(reason: &str) -> String {
+    let mut letters = reason.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}
+
+/// What a query or write does to its session.
+pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
+    let traits = &analysis.traits;
+    let written = analysis.occurrences.iter().any(|one| one.written);
+    SessionEffects {
+        pins: traits.pins || traits.set_config,
+        moves_sequence: traits.moves_sequence,
+        reads_sequence: traits.reads_sequence,
+        writes: traits.writes || analysis.locks || analysis.writes_in_with || written,
+        changes_catalog: false,
+    }
+}
+
+/// A text without a tree. The home shard gives its own error, or takes what a newer or older
+/// grammar takes; but not where that could touch a table whose rows are elsewhere.
+fn unparsed(
+    catalog: &Catalog,
+    text: &str,
+    failure: ParseFailure,
+) -> Result<Planned, PlanError> {
+    let planned = finish(
+        Draft::home("other").session(SessionEffects { writes: true, ..Default::default() }),
+        (0, text.len()),
+        0,
+    );
+    if !catalog.has_placed_relations || !names_placed(catalog, text) {
+        return Ok(planned);
+    }
+    Err(match failure {
+        ParseFailure::Syntax(message) => PlanError::new("42601", message),
+        ParseFailure::TooDeep => PlanError::new("54001", "statement is nested too deeply")
+            .detail("It names distributed or reference tables, and its tree is too deep to be planned.")
+            .hint("Split the statement, or write long chains of operators with brackets around halves."),
+    })
+}
+
+/// A word of the text is the name of a placed table, a view on one, or a function that may touch
+/// one; or the text runs what its words do not say.
+fn names_placed(catalog: &Catalog, text: &str) -> bool {
+    let list = tokens(text);
+    let complete = list.last().is_none_or(|token| {
+        text[token.end..].trim().is_empty() || text[token.end..].trim_start().starts_with("--")
+    });
+    let words = list.iter().filter(|token| {
+        matches!(token.kind, TokenKind::Word | TokenKind::QuotedIdentifier)
+    });
+    let mut words = words.map(|token| gather::folded(&text[token.start..token.end]));
+    !complete
+        || words.any(|word| {
+            let placed = catalog.relations.values().any(|relation| {
+                relation.name.name == word
+                    && (relation.placement != crate::catalog::Placement::Local
+                        || relation.reads_placed)
+            });
+            placed
+                || catalog.functions.contains_key(&word)
+                || matches!(word.as_str(), "uescape" | "do" | "call" | "set" | "begin" | "commit")
+        })
+}
+
+/// The highest parameter of a node, for plans that are made of parts.
+pub(crate) fn highest_parameter(node: &NodeEnum) -> usize {
+    tree::parameters(node)
 }

@@ -22,3 +22,20 @@ select null::integer as pid, null::text as username, null::text as application_n
 where false;
 
 grant select on automator67.shards, automator67.pools, automator67.sessions to public;
+
+-- The group of tables that name none, by type of key; made at its first use.
+create function automator67.default_group(key_type text) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    group_id integer;
+begin
+    select c.id into group_id from automator67.colocation c
+    where c.is_default and c.key_type = default_group.key_type;
+    if group_id is null then
+        insert into automator67.colocation (key_type, is_default)
+        values (default_group.key_type, true) returning id into group_id;
+    end if;
+    return group_id;
+end
+$$;

@@ -50,11 +50,7 @@ pub enum Piece {
 
 /// Where the first row ends. `scanned` is how far earlier calls have looked at the same data; it
 /// is kept up to date, so that a long row is not looked at again for every piece that arrives.
-pub fn next_row(
-    format: &CopyFormat,
-    data: &[u8],
-    scanned: &mut Scan,
-) -> Result<Piece, RowError> {
+pub fn next_row(format: &CopyFormat, data: &[u8], scanned: &mut Scan) -> Result<Piece, RowError> {
     match format {
         CopyFormat::Text { .. } => Ok(next_text_row(data, scanned)),
         CopyFormat::Csv { quote, escape, .. } => Ok(next_csv_row(data, *quote, *escape, scanned)),
@@ -90,7 +86,11 @@ fn next_text_row(data: &[u8], scan: &mut Scan) -> Piece {
                 *scan = Scan::default();
                 let line = &data[..at + found];
                 let line = line.strip_suffix(b"\r").unwrap_or(line);
-                return if line == b"\\." { Piece::End } else { Piece::Row(at + found + 1) };
+                return if line == b"\\." {
+                    Piece::End
+                } else {
+                    Piece::Row(at + found + 1)
+                };
             }
         }
     }
@@ -131,7 +131,11 @@ fn next_csv_row(data: &[u8], quote: u8, escape: u8, scan: &mut Scan) -> Piece {
         *scan = Scan::default();
         let line = &data[..at - 1];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        return if line == b"\\." { Piece::End } else { Piece::Row(at) };
+        return if line == b"\\." {
+            Piece::End
+        } else {
+            Piece::Row(at)
+        };
     }
     scan.at = at;
     Piece::More
@@ -139,14 +143,18 @@ fn next_csv_row(data: &[u8], quote: u8, escape: u8, scan: &mut Scan) -> Piece {
 
 /// A tuple says how long it is.
 fn next_tuple(data: &[u8]) -> Result<Piece, RowError> {
-    let Some(count) = data.first_chunk::<2>() else { return Ok(Piece::More) };
+    let Some(count) = data.first_chunk::<2>() else {
+        return Ok(Piece::More);
+    };
     let count = i16::from_be_bytes(*count);
     if count == -1 {
         return Ok(Piece::End);
     }
     let mut at = 2;
     for _ in 0..u16::try_from(count).map_err(|_| RowError::FieldSize)? {
-        let Some(length) = data.get(at..at + 4) else { return Ok(Piece::More) };
+        let Some(length) = data.get(at..at + 4) else {
+            return Ok(Piece::More);
+        };
         let length = i32::from_be_bytes([length[0], length[1], length[2], length[3]]);
         at += 4;
         if length < -1 {
@@ -166,7 +174,9 @@ pub fn binary_header(data: &[u8]) -> Result<Option<usize>, RowError> {
     if data[..known] != BINARY_HEADER[..known] {
         return Err(RowError::Signature);
     }
-    let Some(rest) = data.get(11..19) else { return Ok(None) };
+    let Some(rest) = data.get(11..19) else {
+        return Ok(None);
+    };
     let flags = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
     let extension = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]);
     if flags & 0xffff_0000 != 0 || extension > 1 << 20 {
@@ -183,11 +193,19 @@ pub fn field<'a>(
     index: usize,
 ) -> Result<Option<Cow<'a, [u8]>>, RowError> {
     match format {
-        CopyFormat::Text { delimiter, null, .. } => {
+        CopyFormat::Text {
+            delimiter, null, ..
+        } => {
             let raw = text_field(without_line_end(row), *delimiter, index)?;
             Ok((raw != null.as_bytes()).then(|| unescape(raw)))
         }
-        CopyFormat::Csv { delimiter, null, quote, escape, .. } => {
+        CopyFormat::Csv {
+            delimiter,
+            null,
+            quote,
+            escape,
+            ..
+        } => {
             let (value, was_quoted) =
                 csv_field(without_line_end(row), *delimiter, *quote, *escape, index)?;
             Ok((was_quoted || *value != *null.as_bytes()).then_some(value))
@@ -250,14 +268,22 @@ fn unescape(raw: &[u8]) -> Cow<'_, [u8]> {
             b't' => value.push(b'\t'),
             b'v' => value.push(11),
             b'0'..=b'7' => {
-                let more = rest.iter().take(2).take_while(|b| matches!(b, b'0'..=b'7')).count();
+                let more = rest
+                    .iter()
+                    .take(2)
+                    .take_while(|b| matches!(b, b'0'..=b'7'))
+                    .count();
                 let digits = std::iter::once(&escaped).chain(&rest[..more]);
                 let code = digits.fold(0u32, |code, digit| code * 8 + u32::from(digit - b'0'));
                 value.push((code & 0xff) as u8);
                 rest = &rest[more..];
             }
             b'x' if rest.first().is_some_and(u8::is_ascii_hexdigit) => {
-                let more = rest.iter().take(2).take_while(|b| b.is_ascii_hexdigit()).count();
+                let more = rest
+                    .iter()
+                    .take(2)
+                    .take_while(|b| b.is_ascii_hexdigit())
+                    .count();
                 let digits = std::str::from_utf8(&rest[..more]).unwrap_or("0");
                 value.push(u8::from_str_radix(digits, 16).unwrap_or(0));
                 rest = &rest[more..];
@@ -311,7 +337,11 @@ fn csv_field_end(line: &[u8], start: usize, delimiter: u8, quote: u8, escape: u8
         let byte = line[at];
         if quoted && byte == escape && escape != quote && at + 1 < line.len() {
             let next = line[at + 1];
-            at += if next == quote || next == escape { 2 } else { 1 };
+            at += if next == quote || next == escape {
+                2
+            } else {
+                1
+            };
             continue;
         }
         if byte == quote {
@@ -326,7 +356,9 @@ fn csv_field_end(line: &[u8], start: usize, delimiter: u8, quote: u8, escape: u8
 
 fn tuple_field(tuple: &[u8], index: usize) -> Result<Option<Cow<'_, [u8]>>, RowError> {
     let mut at = 2;
-    let count = tuple.first_chunk::<2>().map_or(0, |count| usize::from(u16::from_be_bytes(*count)));
+    let count = tuple
+        .first_chunk::<2>()
+        .map_or(0, |count| usize::from(u16::from_be_bytes(*count)));
     if index >= count {
         return Err(RowError::MissingColumn(index + 1));
     }
@@ -339,7 +371,10 @@ fn tuple_field(tuple: &[u8], index: usize) -> Result<Option<Cow<'_, [u8]>>, RowE
             if length < 0 {
                 return Ok(None);
             }
-            return tuple.get(at..at + size).map(|v| Some(Cow::Borrowed(v))).ok_or(RowError::Incomplete);
+            return tuple
+                .get(at..at + size)
+                .map(|v| Some(Cow::Borrowed(v)))
+                .ok_or(RowError::Incomplete);
         }
         at += size;
     }

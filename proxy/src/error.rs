@@ -110,22 +110,34 @@ impl Report {
 
     /// The same as the end of the connection.
     pub fn fatal(self) -> Self {
-        Report { severity: Severity::Fatal, ..self }
+        Report {
+            severity: Severity::Fatal,
+            ..self
+        }
     }
 
     /// The same as a warning.
     pub fn warning(self) -> Self {
-        Report { severity: Severity::Warning, ..self }
+        Report {
+            severity: Severity::Warning,
+            ..self
+        }
     }
 
     /// With a detail sentence.
     pub fn detail(self, detail: impl Into<String>) -> Self {
-        Report { detail: Some(detail.into()), ..self }
+        Report {
+            detail: Some(detail.into()),
+            ..self
+        }
     }
 
     /// With a hint.
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Report { hint: Some(hint.into()), ..self }
+        Report {
+            hint: Some(hint.into()),
+            ..self
+        }
     }
 
     /// A protocol violation.

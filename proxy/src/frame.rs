@@ -64,7 +64,10 @@ pub fn take(buffer: &mut BytesMut, limit: usize) -> Result<Option<Frame>, FrameE
     if buffer.len() < size {
         return Ok(None);
     }
-    Ok(Some(Frame { tag, bytes: buffer.split_to(size) }))
+    Ok(Some(Frame {
+        tag,
+        bytes: buffer.split_to(size),
+    }))
 }
 
 /// Cuts one startup packet (no type byte) off the front and returns its body.
@@ -88,7 +91,10 @@ fn checked_length(length: [u8; 4], limit: usize) -> Result<usize, FrameError> {
         return Err(FrameError::Length(length));
     }
     if size > limit {
-        return Err(FrameError::TooLarge { length: size, limit });
+        return Err(FrameError::TooLarge {
+            length: size,
+            limit,
+        });
     }
     Ok(size)
 }

@@ -57,7 +57,10 @@ fn reset_statement(name: &str) -> String {
 
 /// A setting's name as it stands in SET: each part quoted, so that no name is taken for syntax.
 pub fn quote_setting(name: &str) -> String {
-    name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".")
+    name.split('.')
+        .map(|part| format!("\"{}\"", part.replace('"', "\"\"")))
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 /// The statement that sets `name` to a plain value, as a startup packet gives it.
@@ -65,8 +68,10 @@ pub fn set_statement(name: &str, value: &str) -> String {
     let quoted = quote_literal(value);
     // A list setting given as one quoted string would become one element.
     if matches!(name, "search_path" | "datestyle") {
-        let parts: Vec<String> =
-            value.split(',').map(|part| quote_literal(part.trim().trim_matches('"'))).collect();
+        let parts: Vec<String> = value
+            .split(',')
+            .map(|part| quote_literal(part.trim().trim_matches('"')))
+            .collect();
         return format!("SET {} TO {}", quote_setting(name), parts.join(", "));
     }
     format!("SET {} TO {quoted}", quote_setting(name))
@@ -102,7 +107,11 @@ pub fn search_path(value: &str, user: &str) -> Vec<String> {
                 None => (rest.trim().to_lowercase(), ""),
             },
         };
-        let name = if name == "$user" { user.to_owned() } else { name };
+        let name = if name == "$user" {
+            user.to_owned()
+        } else {
+            name
+        };
         if !name.is_empty() {
             schemas.push(name);
         }

@@ -32,6 +32,9 @@ pub enum StartError {
     /// No shards in the settings.
     #[error("no shards are configured")]
     NoShards,
+    /// A login whose own schema would be the catalog's.
+    #[error("the user name \"{0}\" is reserved: its schema on the search path would be the catalog's")]
+    ReservedUser(String),
     /// TLS files.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -62,6 +65,9 @@ pub struct Proxy {
 impl Proxy {
     /// Migrates the catalog, loads it, and begins to accept clients. Ends when `stop` is cancelled.
     pub async fn start(settings: Settings, stop: CancellationToken) -> Result<Proxy, StartError> {
+        if let Some(user) = settings.users.iter().find(|user| user.name == "automator67") {
+            return Err(StartError::ReservedUser(user.name.clone()));
+        }
         let shards = shards(&settings)?;
         let tls = settings.tls.as_ref().map(ServerTls::load).transpose()?;
         let home = shards.first().ok_or(StartError::NoShards)?.clone();
@@ -70,9 +76,16 @@ impl Proxy {
         let tracker = TaskTracker::new();
         tracker.spawn(follow);
         for shard in &shards {
-            tracker.spawn(shard::watch_health(shard.clone(), settings.health_interval, stop.clone()));
+            tracker.spawn(shard::watch_health(
+                shard.clone(),
+                settings.health_interval,
+                stop.clone(),
+            ));
         }
-        let listen = |cause| StartError::Listen { address: settings.listen, cause };
+        let listen = |cause| StartError::Listen {
+            address: settings.listen,
+            cause,
+        };
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let count = settings.threads.max(1);
@@ -82,12 +95,22 @@ impl Proxy {
         for number in 0..count {
             let (door, accepted) = mpsc::channel(ACCEPTED_MAX);
             doors.push(door);
-            threads.push(serve_on_thread(number, process.clone(), accepted, stop.clone())?);
+            threads.push(serve_on_thread(
+                number,
+                process.clone(),
+                accepted,
+                stop.clone(),
+            )?);
         }
         tracker.spawn(report_pools(process.clone(), stop.clone()));
         tracker.spawn(accept(listener, doors, stop.clone()));
         tracker.close();
-        Ok(Proxy { address, tracker, threads, stop })
+        Ok(Proxy {
+            address,
+            tracker,
+            threads,
+            stop,
+        })
     }
 
     /// Where it listens.
@@ -185,10 +208,19 @@ async fn serve(
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        sessions.spawn(greet(process.clone(), thread.clone(), stream, peer, stop.clone()));
+        sessions.spawn(greet(
+            process.clone(),
+            thread.clone(),
+            stream,
+            peer,
+            stop.clone(),
+        ));
     }
     sessions.close();
-    if tokio::time::timeout(FAREWELL, sessions.wait()).await.is_err() {
+    if tokio::time::timeout(FAREWELL, sessions.wait())
+        .await
+        .is_err()
+    {
         tracing::warn!("some sessions were ended in the middle of a statement");
     }
     process.tasks.close();
@@ -209,7 +241,9 @@ async fn greet(
             return;
         }
     };
-    let Some(hello) = Box::pin(login::welcome(&process, stream, peer)).await else { return };
+    let Some(hello) = Box::pin(login::welcome(&process, stream, peer)).await else {
+        return;
+    };
     session::serve(process, thread, hello, peer.to_string(), stop).await;
     drop(place);
 }

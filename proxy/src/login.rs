@@ -36,8 +36,14 @@ pub struct Hello {
 
 /// What a first packet asks for.
 enum Startup {
-    Cancel { pid: i32, secret: Vec<u8> },
-    Session { version: u32, parameters: Vec<(String, String)> },
+    Cancel {
+        pid: i32,
+        secret: Vec<u8>,
+    },
+    Session {
+        version: u32,
+        parameters: Vec<(String, String)>,
+    },
 }
 
 /// Talks to a new client until it is logged in. `None`: it is not, and has been told why.
@@ -47,7 +53,11 @@ pub async fn welcome(process: &Process, stream: TcpStream, peer: SocketAddr) -> 
     match tokio::time::timeout(limit, log_in(process, &mut wire)).await {
         Err(_) => None,
         Ok(Ok(None)) => None,
-        Ok(Ok(Some((user, settings)))) => Some(Hello { wire, user, settings }),
+        Ok(Ok(Some((user, settings)))) => Some(Hello {
+            wire,
+            user,
+            settings,
+        }),
         Ok(Err(failure)) => {
             process.telemetry.login_failures.increment(1);
             tracing::info!(%peer, sqlstate = failure.sqlstate(), "login refused");
@@ -74,24 +84,34 @@ async fn log_in(process: &Process, wire: &mut Wire) -> Result<Option<LoggedIn>, 
             process.cancel(pid, &secret).await;
             return Ok(None);
         }
-        Startup::Session { version, parameters } => (version, parameters),
+        Startup::Session {
+            version,
+            parameters,
+        } => (version, parameters),
     };
     negotiate(wire, version, &parameters)?;
     let required = process.tls.as_ref().is_some_and(|tls| tls.required);
     if required && !matches!(wire.stream, Stream::TlsServer(_)) {
-        return Err(Report::error(sqlstate::INVALID_AUTHORIZATION, "connection requires TLS")
-            .hint("Connect with sslmode=require.")
-            .into());
+        return Err(
+            Report::error(sqlstate::INVALID_AUTHORIZATION, "connection requires TLS")
+                .hint("Connect with sslmode=require.")
+                .into(),
+        );
     }
     let find = |name: &str| {
-        parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        parameters
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     };
-    let user = find("user").filter(|user| !user.is_empty()).ok_or_else(|| {
-        Report::error(
-            sqlstate::INVALID_AUTHORIZATION,
-            "no PostgreSQL user name specified in startup packet",
-        )
-    })?;
+    let user = find("user")
+        .filter(|user| !user.is_empty())
+        .ok_or_else(|| {
+            Report::error(
+                sqlstate::INVALID_AUTHORIZATION,
+                "no PostgreSQL user name specified in startup packet",
+            )
+        })?;
     if find("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
         return Err(Report::error(
             sqlstate::FEATURE_NOT_SUPPORTED,
@@ -101,13 +121,18 @@ async fn log_in(process: &Process, wire: &mut Wire) -> Result<Option<LoggedIn>, 
         .into());
     }
     let login = authenticate(process, wire, user).await?;
-    let database = find("database").filter(|name| !name.is_empty()).unwrap_or(user);
+    let database = find("database")
+        .filter(|name| !name.is_empty())
+        .unwrap_or(user);
     if database != process.settings.database {
         return Err(Report::error(
             sqlstate::INVALID_CATALOG_NAME,
             format!("database \"{database}\" does not exist"),
         )
-        .hint(format!("The only database is \"{}\".", process.settings.database))
+        .hint(format!(
+            "The only database is \"{}\".",
+            process.settings.database
+        ))
         .into());
     }
     let settings = session_settings(parameters);
@@ -151,7 +176,10 @@ async fn first_packet(process: &Process, wire: &mut Wire) -> Result<Startup, Fai
                 flush(wire).await?;
             }
             CANCEL_REQUEST if packet.len() >= 8 => {
-                return Ok(Startup::Cancel { pid: packet.get_i32(), secret: packet.to_vec() });
+                return Ok(Startup::Cancel {
+                    pid: packet.get_i32(),
+                    secret: packet.to_vec(),
+                });
             }
             version => return startup_parameters(version, &packet),
         }
@@ -206,7 +234,10 @@ fn startup_parameters(version: u32, packet: &[u8]) -> Result<Startup, Failure> {
         )
         .into());
     }
-    Ok(Startup::Session { version, parameters })
+    Ok(Startup::Session {
+        version,
+        parameters,
+    })
 }
 
 /// Tells a client that asks for more than we know what we know (manual, "NegotiateProtocolVersion").
@@ -266,27 +297,34 @@ async fn authenticate(
         "SCRAM-SHA-256-PLUS" if hash.is_some() => true,
         "SCRAM-SHA-256" => false,
         _ => {
-            return Err(
-                Report::protocol("client selected an invalid SASL authentication mechanism").into()
-            );
+            return Err(Report::protocol(
+                "client selected an invalid SASL authentication mechanism",
+            )
+            .into());
         }
     };
     let length = usize::try_from(reader.int32()?)
         .map_err(|_| Report::protocol("malformed SCRAM message"))?;
     let first = text(reader.bytes(length)?)?;
     reader.end()?;
-    let binding = Binding { chosen, certificate_hash: hash.as_deref() };
-    let nonce: String = (0..24).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+    let binding = Binding {
+        chosen,
+        certificate_hash: hash.as_deref(),
+    };
+    let nonce: String = (0..24)
+        .map(|_| char::from(rand::random_range(b'a'..=b'z')))
+        .collect();
     let malformed = |error| match error {
         ScramError::Malformed(message) => Report::protocol(message),
         ScramError::WrongPassword => wrong(),
     };
-    let (exchange, reply) =
-        scram::first(verifier, first, &nonce, binding).map_err(malformed)?;
+    let (exchange, reply) = scram::first(verifier, first, &nonce, binding).map_err(malformed)?;
     put_sasl(wire, 11, &reply);
     flush(wire).await?;
     let last = sasl_message(wire).await?;
-    let reply = exchange.finish(verifier, text(&last)?, binding).map_err(malformed)?;
+    let reply = exchange
+        .finish(verifier, text(&last)?, binding)
+        .map_err(malformed)?;
     let login = login.ok_or_else(wrong)?;
     put_sasl(wire, 12, &reply);
     message::framed(&mut wire.output, b'R', |body| body.put_i32(0));
@@ -344,9 +382,15 @@ fn options(text: &str) -> Vec<(String, String)> {
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {
         match letter {
-            '\\' => words.last_mut().into_iter().for_each(|word| word.extend(letters.next())),
+            '\\' => words
+                .last_mut()
+                .into_iter()
+                .for_each(|word| word.extend(letters.next())),
             blank if blank.is_whitespace() => words.push(String::new()),
-            other => words.last_mut().into_iter().for_each(|word| word.push(other)),
+            other => words
+                .last_mut()
+                .into_iter()
+                .for_each(|word| word.push(other)),
         }
     }
     let mut settings = Vec::new();
@@ -358,7 +402,10 @@ fn options(text: &str) -> Vec<(String, String)> {
             None => continue,
         };
         if let Some((name, value)) = setting.split_once('=') {
-            settings.push((name.trim().to_lowercase().replace('-', "_"), value.to_owned()));
+            settings.push((
+                name.trim().to_lowercase().replace('-', "_"),
+                value.to_owned(),
+            ));
         }
     }
     settings
@@ -382,11 +429,16 @@ mod tests {
     #[test]
     fn options_are_read_as_libpq_sends_them() {
         let check = |text: &str, expected: &[(&str, &str)]| {
-            let expected: Vec<_> =
-                expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+            let expected: Vec<_> = expected
+                .iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect();
             assert_eq!(options(text), expected);
         };
-        check("-c geqo=off --statement-timeout=5min", &[("geqo", "off"), ("statement_timeout", "5min")]);
+        check(
+            "-c geqo=off --statement-timeout=5min",
+            &[("geqo", "off"), ("statement_timeout", "5min")],
+        );
         check("-cDateStyle=ISO,\\ MDY", &[("datestyle", "ISO, MDY")]);
         check("-c", &[]);
         check("", &[]);

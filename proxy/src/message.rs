@@ -130,7 +130,11 @@ pub fn parse(body: &[u8]) -> Outcome<Parse> {
         parameter_types.push(reader.int32()? as u32);
     }
     reader.end()?;
-    Ok(Parse { name, text, parameter_types })
+    Ok(Parse {
+        name,
+        text,
+        parameter_types,
+    })
 }
 
 /// `B`: a portal to make. Parameters stay in the frame's own bytes.
@@ -223,11 +227,6 @@ impl Bind {
         let result_bytes = 2 + 2 * self.result_formats.len();
         &self.rest[..self.rest.len() - result_bytes]
     }
-
-    /// Result formats as given: none, one for all, or one per column.
-    pub fn result_formats(&self) -> &[i16] {
-        &self.result_formats
-    }
 }
 
 /// `D` and `C` (close): what they name.
@@ -248,9 +247,7 @@ pub fn named(body: &[u8], message: &str) -> Outcome<Named> {
     match kind {
         b'S' => Ok(Named::Statement(name)),
         b'P' => Ok(Named::Portal(name)),
-        other => {
-            Err(Report::protocol(format!("invalid {message} message subtype {other}")).into())
-        }
+        other => Err(Report::protocol(format!("invalid {message} message subtype {other}")).into()),
     }
 }
 
@@ -468,9 +465,13 @@ pub fn forget_tables(frame: &mut BytesMut) {
     let header = crate::frame::HEADER_BYTES;
     let mut at = header + 2;
     while at < frame.len() {
-        let Some(end) = memchr::memchr(0, &frame[at..]) else { return };
+        let Some(end) = memchr::memchr(0, &frame[at..]) else {
+            return;
+        };
         let start = at + end + 1;
-        let Some(field) = frame.get_mut(start..start + 6) else { return };
+        let Some(field) = frame.get_mut(start..start + 6) else {
+            return;
+        };
         field.fill(0);
         at = start + 18;
     }

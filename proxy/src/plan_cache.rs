@@ -30,7 +30,12 @@ pub struct PlanCache {
 impl PlanCache {
     /// Keeps about `entries_max` plans.
     pub fn new(entries_max: usize) -> Self {
-        PlanCache { epoch: 0, entries_max, young: HashMap::new(), old: HashMap::new() }
+        PlanCache {
+            epoch: 0,
+            entries_max,
+            young: HashMap::new(),
+            old: HashMap::new(),
+        }
     }
 
     /// The plan of `normalised`, if it is known for this epoch and these surroundings.

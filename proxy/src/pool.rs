@@ -110,11 +110,17 @@ impl Pool {
     fn take_or_queue(self: &Arc<Self>) -> Result<Lease, oneshot::Receiver<Lease>> {
         let mut state = self.lock();
         if let Some(server) = state.idle.pop() {
-            return Ok(Lease { server: Some(server), pool: Some(self.clone()) });
+            return Ok(Lease {
+                server: Some(server),
+                pool: Some(self.clone()),
+            });
         }
         if state.open < self.size_max {
             state.open += 1;
-            return Ok(Lease { server: None, pool: Some(self.clone()) });
+            return Ok(Lease {
+                server: None,
+                pool: Some(self.clone()),
+            });
         }
         let (sender, turn) = oneshot::channel();
         state.waiters.push_back(sender);
@@ -154,7 +160,10 @@ impl Pool {
             Err(ConnectError::Server(report)) if !report.sqlstate.starts_with("57P") => {
                 let name = &self.shard.settings.name;
                 let detail = format!("Shard \"{name}\" refused the connection.");
-                Err(Report { detail: Some(report.detail.clone().unwrap_or(detail)), ..*report })
+                Err(Report {
+                    detail: Some(report.detail.clone().unwrap_or(detail)),
+                    ..*report
+                })
             }
             Err(error) => {
                 self.shard.mark_down(&error.to_string());
@@ -169,7 +178,10 @@ impl Pool {
 
     /// Gives a connection, or the right to open one, to the first in the queue that still waits.
     fn give_back(self: &Arc<Self>, server: Option<Server>) {
-        let mut lease = Lease { server, pool: Some(self.clone()) };
+        let mut lease = Lease {
+            server,
+            pool: Some(self.clone()),
+        };
         loop {
             let mut state = self.lock();
             let Some(waiter) = state.waiters.pop_front() else {
@@ -196,7 +208,11 @@ impl Pool {
             size_max: self.size_max,
             idle: state.idle.len(),
             active: state.open - state.idle.len(),
-            waiting: state.waiters.iter().filter(|waiter| !waiter.is_closed()).count(),
+            waiting: state
+                .waiters
+                .iter()
+                .filter(|waiter| !waiter.is_closed())
+                .count(),
             waits: state.waits,
             waited: state.waited,
         }
@@ -231,7 +247,9 @@ fn went_stale(server: &mut Server) -> bool {
 impl Lease {
     /// The connection.
     fn server(&self) -> &Server {
-        self.server.as_ref().expect("a lease leaves checkout with a connection")
+        self.server
+            .as_ref()
+            .expect("a lease leaves checkout with a connection")
     }
 
     /// Closes the connection instead of giving it back; its slot is free at once.
@@ -250,7 +268,9 @@ impl Deref for Lease {
 
 impl DerefMut for Lease {
     fn deref_mut(&mut self) -> &mut Server {
-        self.server.as_mut().expect("a lease leaves checkout with a connection")
+        self.server
+            .as_mut()
+            .expect("a lease leaves checkout with a connection")
     }
 }
 
@@ -272,7 +292,11 @@ pub struct Pools {
 impl Pools {
     /// No pools yet; each is made at its first use. `threads` share each shard's limit.
     pub fn new(threads: usize, wait_timeout: Duration) -> Self {
-        Pools { pools: Mutex::default(), threads, wait_timeout }
+        Pools {
+            pools: Mutex::default(),
+            threads,
+            wait_timeout,
+        }
     }
 
     /// The pool of `user` on `shard`.
@@ -282,7 +306,12 @@ impl Pools {
         pools
             .entry((shard.id, user.name.clone()))
             .or_insert_with(|| {
-                Arc::new(Pool::new(shard.clone(), user.clone(), size_max, self.wait_timeout))
+                Arc::new(Pool::new(
+                    shard.clone(),
+                    user.clone(),
+                    size_max,
+                    self.wait_timeout,
+                ))
             })
             .clone()
     }

@@ -119,7 +119,7 @@ pub struct SessionCard {
 #[derive(Clone, Default)]
 pub struct Activity {
     /// Server connections in use.
-    pub keys: Vec<BackendKey>,
+    pub keys: Vec<Arc<BackendKey>>,
     /// A cancel request has read `keys`: these connections are not lent again.
     pub tainted: bool,
     /// `application_name`.
@@ -162,13 +162,16 @@ impl Process {
 
     /// The shard with this id.
     pub fn shard(&self, id: ShardId) -> Result<&Arc<Shard>, Report> {
-        (id as usize).checked_sub(1).and_then(|index| self.shards.get(index)).ok_or_else(|| {
-            Report::error(
-                sqlstate::CONNECTION_FAILURE,
-                format!("shard {id} is not in this proxy's configuration"),
-            )
-            .hint("Add the shard to the configuration and restart this proxy.")
-        })
+        (id as usize)
+            .checked_sub(1)
+            .and_then(|index| self.shards.get(index))
+            .ok_or_else(|| {
+                Report::error(
+                    sqlstate::CONNECTION_FAILURE,
+                    format!("shard {id} is not in this proxy's configuration"),
+                )
+                .hint("Add the shard to the configuration and restart this proxy.")
+            })
     }
 
     /// The home shard.
@@ -192,10 +195,12 @@ impl Process {
     /// Pools of all threads, added up.
     pub fn pools(&self) -> Vec<PoolState> {
         let mut all: Vec<PoolState> = Vec::new();
-        for state in lock(&self.threads).iter().flat_map(|thread| thread.pools.report()) {
-            let same = |other: &&mut PoolState| {
-                other.shard == state.shard && other.user == state.user
-            };
+        for state in lock(&self.threads)
+            .iter()
+            .flat_map(|thread| thread.pools.report())
+        {
+            let same =
+                |other: &&mut PoolState| other.shard == state.shard && other.user == state.user;
             match all.iter_mut().find(same) {
                 None => all.push(state),
                 Some(sum) => {
@@ -215,7 +220,9 @@ impl Process {
     /// Takes a place for a session, or says that there is none.
     pub fn admit(self: &Arc<Self>) -> Result<Place, Report> {
         let count = self.session_count.fetch_add(1, Ordering::Relaxed);
-        let place = Place { process: self.clone() };
+        let place = Place {
+            process: self.clone(),
+        };
         if count >= self.settings.sessions_max {
             return Err(Report::error(
                 sqlstate::TOO_MANY_CONNECTIONS,
@@ -244,7 +251,10 @@ impl Process {
             user: user.to_owned(),
             client,
             connected_at: SystemTime::now(),
-            activity: Mutex::new(Activity { state: "idle", ..Activity::default() }),
+            activity: Mutex::new(Activity {
+                state: "idle",
+                ..Activity::default()
+            }),
             cancelled: tokio::sync::Notify::new(),
         });
         sessions.insert(pid, card.clone());
@@ -267,7 +277,9 @@ impl Process {
     /// as the protocol asks.
     pub async fn cancel(&self, pid: i32, secret: &[u8]) {
         let card = lock(&self.sessions).get(&pid).cloned();
-        let Some(card) = card.filter(|card| card.secret.to_be_bytes() == *secret) else { return };
+        let Some(card) = card.filter(|card| card.secret.to_be_bytes() == *secret) else {
+            return;
+        };
         let keys = {
             let mut activity = lock(&card.activity);
             activity.tainted = !activity.keys.is_empty();
@@ -285,7 +297,13 @@ impl Process {
 fn login(user: &User) -> Option<(String, Login)> {
     let text = postgres_protocol::password::scram_sha_256(user.password.as_bytes());
     let verifier = Verifier::parse(&text)?;
-    Some((user.name.clone(), Login { user: Arc::new(user.clone()), verifier }))
+    Some((
+        user.name.clone(),
+        Login {
+            user: Arc::new(user.clone()),
+            verifier,
+        },
+    ))
 }
 
 /// A session's place among `sessions_max`; free again when dropped.

@@ -42,7 +42,10 @@ impl Client {
 
     /// Sends what is due once it is more than a buffer's worth.
     pub async fn flush_if_high(&mut self) -> Outcome {
-        self.wire.flush_if_high().await.map_err(|_| Failure::ClientGone)
+        self.wire
+            .flush_if_high()
+            .await
+            .map_err(|_| Failure::ClientGone)
     }
 
     /// Where replies go.
@@ -130,7 +133,9 @@ fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> O
         if server.passing > 0 {
             return Ok(true);
         }
-        let Some(frame) = take(server)? else { return Ok(true) };
+        let Some(frame) = take(server)? else {
+            return Ok(true);
+        };
         let size = frame.bytes.len();
         if step(output, server, frame, relay, relayed) {
             relayed.bytes += size as u64;
@@ -149,7 +154,9 @@ fn emit_local(output: &mut BytesMut, server: &mut Server) {
 }
 
 fn take(server: &mut Server) -> Outcome<Option<Frame>> {
-    server.take_frame().map_err(|error| lost(server, &error.to_string()))
+    server
+        .take_frame()
+        .map_err(|error| lost(server, &error.to_string()))
 }
 
 /// Passes a run of DataRow and CopyData frames on in one piece, also the part of a large one that
@@ -165,7 +172,9 @@ fn pass_rows(
     while server.passing == 0 {
         let header = frame::peek(&server.wire.input[run..], FRAME_BYTES_MAX + 1);
         let header = header.map_err(|error| lost(server, &error.to_string()))?;
-        let Some((b'D' | b'd', size)) = header else { break };
+        let Some((b'D' | b'd', size)) = header else {
+            break;
+        };
         let arrived = size.min(server.wire.input.len() - run);
         run += arrived;
         server.passing = size - arrived;
@@ -247,7 +256,13 @@ fn step(
 /// ReadyForQuery is the next answer.
 fn skip_to_ready(server: &mut Server) {
     while let Some(front) = server.expected.front() {
-        if matches!(front, Expected::Answer { step: Step::Query | Step::Sync, .. }) {
+        if matches!(
+            front,
+            Expected::Answer {
+                step: Step::Query | Step::Sync,
+                ..
+            }
+        ) {
             return;
         }
         server.expected.pop_front();
@@ -264,7 +279,9 @@ pub async fn collect(
     send(server).await?;
     let mut failure = None;
     while !server.expected.is_empty() {
-        let Some(frame) = next_answer(client, server).await? else { continue };
+        let Some(frame) = next_answer(client, server).await? else {
+            continue;
+        };
         if frame.tag == b'E' {
             failure.get_or_insert(Failure::Shard(frame.bytes));
         } else if failure.is_none() {
@@ -287,7 +304,10 @@ pub async fn next_answer(client: &mut Client, server: &mut Server) -> Outcome<Op
             None => fill(client, server).await?,
         }
     };
-    let relay = matches!(server.expected.front(), Some(Expected::Answer { relay: true, .. }));
+    let relay = matches!(
+        server.expected.front(),
+        Some(Expected::Answer { relay: true, .. })
+    );
     if matches!(frame.tag, b'D' | b'd') {
         return Ok(relay.then_some(frame));
     }
@@ -306,5 +326,8 @@ pub async fn next_answer(client: &mut Client, server: &mut Server) -> Outcome<Op
         client.wire.output.extend_from_slice(&visible);
         return Ok(None);
     }
-    Ok(Some(Frame { tag: visible[0], bytes: visible }))
+    Ok(Some(Frame {
+        tag: visible[0],
+        bytes: visible,
+    }))
 }

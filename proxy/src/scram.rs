@@ -81,7 +81,9 @@ pub fn first(
     };
     check_binding_flag(flag, binding)?;
     if !authzid.is_empty() {
-        return Err(ScramError::Malformed("client uses authorization identity, but it is not supported"));
+        return Err(ScramError::Malformed(
+            "client uses authorization identity, but it is not supported",
+        ));
     }
     let client_nonce = bare
         .split(',')
@@ -90,7 +92,9 @@ pub fn first(
         .filter(|nonce| !nonce.is_empty())
         .ok_or(malformed)?;
     if bare.starts_with("m=") {
-        return Err(ScramError::Malformed("client requires an unsupported SCRAM extension"));
+        return Err(ScramError::Malformed(
+            "client requires an unsupported SCRAM extension",
+        ));
     }
     let nonce = format!("{client_nonce}{server_nonce}");
     let server_first = format!("r={nonce},s={},i={}", verifier.salt, verifier.iterations);
@@ -115,7 +119,9 @@ fn check_binding_flag(flag: &str, binding: Binding<'_>) -> Result<(), ScramError
         )),
         "y" => Ok(()),
         "p=tls-server-end-point" if binding.chosen && binding.certificate_hash.is_some() => Ok(()),
-        _ => Err(ScramError::Malformed("unsupported SCRAM channel-binding type")),
+        _ => Err(ScramError::Malformed(
+            "unsupported SCRAM channel-binding type",
+        )),
     }
 }
 
@@ -130,8 +136,14 @@ impl Exchange {
         let malformed = || ScramError::Malformed("malformed SCRAM message");
         let (without_proof, proof) = client_final.rsplit_once(",p=").ok_or_else(malformed)?;
         let mut fields = without_proof.split(',');
-        let bound = fields.next().and_then(|f| f.strip_prefix("c=")).ok_or_else(malformed)?;
-        let nonce = fields.next().and_then(|f| f.strip_prefix("r=")).ok_or_else(malformed)?;
+        let bound = fields
+            .next()
+            .and_then(|f| f.strip_prefix("c="))
+            .ok_or_else(malformed)?;
+        let nonce = fields
+            .next()
+            .and_then(|f| f.strip_prefix("r="))
+            .ok_or_else(malformed)?;
         if nonce != self.nonce {
             return Err(ScramError::Malformed("SCRAM nonce does not match"));
         }
@@ -159,7 +171,10 @@ impl Exchange {
 fn proof_fits(verifier: &Verifier, auth_message: &str, proof: &[u8; 32]) -> bool {
     let signature = hmac(&verifier.stored_key, auth_message.as_bytes());
     let mut client_key = *proof;
-    client_key.iter_mut().zip(signature).for_each(|(key, byte)| *key ^= byte);
+    client_key
+        .iter_mut()
+        .zip(signature)
+        .for_each(|(key, byte)| *key ^= byte);
     let stored: [u8; 32] = Sha256::digest(client_key).into();
     stored.ct_eq(&verifier.stored_key).into()
 }

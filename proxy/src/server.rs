@@ -83,7 +83,6 @@ pub enum Step {
 }
 
 /// What a CancelRequest for a server connection needs.
-#[derive(Clone)]
 pub struct BackendKey {
     /// Where.
     pub shard: Arc<Shard>,
@@ -98,7 +97,7 @@ pub struct Server {
     /// Where it leads.
     pub shard: Arc<Shard>,
     /// For cancelling.
-    pub key: BackendKey,
+    pub key: Arc<BackendKey>,
     /// ParameterStatus values of the login.
     pub parameters: Vec<(String, String)>,
     /// Settings in force on it, beyond the server's own.
@@ -113,6 +112,8 @@ pub struct Server {
     pub hidden_error: Option<BytesMut>,
     /// Its RowDescriptions speak of temporary tables.
     pub forget_tables: bool,
+    /// It waits for COPY data of ours.
+    pub copying: bool,
     /// Bytes of a frame too large to wait for that are still to be passed on (or over).
     pub passing: usize,
     /// The session whose `nextval` calls this server session remembers; `None` when several.
@@ -181,7 +182,12 @@ impl Server {
     /// used one when there are too many.
     pub fn prepare(&mut self, id: u64, text: &str, types: &[u32], relay: bool) {
         if self.prepared.len() >= PREPARED_MAX {
-            if let Some(oldest) = self.prepared.iter().min_by_key(|(_, used)| **used).map(|(id, _)| *id) {
+            if let Some(oldest) = self
+                .prepared
+                .iter()
+                .min_by_key(|(_, used)| **used)
+                .map(|(id, _)| *id)
+            {
                 self.prepared.remove(&oldest);
                 message::put_close(&mut self.wire.output, b'S', &statement_name(oldest));
                 self.expect(Step::Close, false);
@@ -205,7 +211,11 @@ impl Server {
 
     /// Ids prepared here, most recent first, that a failed batch may have left unprepared.
     pub fn prepared_since(&self, uses: u64) -> Vec<u64> {
-        self.prepared.iter().filter(|(_, used)| **used > uses).map(|(id, _)| *id).collect()
+        self.prepared
+            .iter()
+            .filter(|(_, used)| **used > uses)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Grows with every use of a prepared statement.
@@ -279,7 +289,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
     let mut server = Server {
         wire,
         shard: shard.clone(),
-        key: BackendKey { shard: shard.clone(), key: Box::new([0; 8]) },
+        key: Arc::new(BackendKey { shard: shard.clone(), key: Box::new([0; 8]) }),
         parameters: Vec::new(),
         settings: SettingMap::default(),
         expected: VecDeque::new(),
@@ -287,6 +297,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         unnamed: None,
         hidden_error: None,
         forget_tables: false,
+        copying: false,
         passing: 0,
         sequence_owner: SequenceOwner::Nobody,
         prepared: HashMap::new(),
@@ -296,7 +307,10 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         let frame = login_frame(&mut server.wire).await?;
         match frame.tag {
             b'Z' => return Ok(server),
-            b'K' => server.key.key = frame.body().into(),
+            b'K' => {
+                server.key =
+                    Arc::new(BackendKey { shard: shard.clone(), key: frame.body().into() });
+            }
             b'S' => {
                 let mut reader = message::Reader::new(frame.body());
                 if let (Ok(name), Ok(value)) = (reader.string(), reader.string()) {
@@ -314,7 +328,10 @@ pub async fn dial(shard: &Shard) -> Result<(Wire, Option<Vec<u8>>), ConnectError
     let host = match &shard.settings.host {
         ShardHost::Unix(directory) => {
             let path = directory.join(format!(".s.PGSQL.{}", shard.settings.port));
-            return Ok((Wire::new(Stream::Unix(UnixStream::connect(path).await?)), None));
+            return Ok((
+                Wire::new(Stream::Unix(UnixStream::connect(path).await?)),
+                None,
+            ));
         }
         ShardHost::Tcp(host) => host,
     };
@@ -335,7 +352,12 @@ pub async fn dial(shard: &Shard) -> Result<(Wire, Option<Vec<u8>>), ConnectError
     let name = rustls_pki_types::ServerName::try_from(host.clone())
         .map_err(|_| ConnectError::Protocol("host name is not valid for TLS"))?;
     let stream = connector.connect(name, stream).await?;
-    let hash = stream.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|first| tls::end_point_hash(first));
+    let hash = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|all| all.first())
+        .map(|first| tls::end_point_hash(first));
     Ok((Wire::new(Stream::TlsClient(Box::new(stream))), hash))
 }
 
@@ -405,15 +427,17 @@ async fn authenticate(
                 scram = Some(conversation);
             }
             11 => {
-                let conversation =
-                    scram.as_mut().ok_or(ConnectError::Protocol("SCRAM message"))?;
+                let conversation = scram
+                    .as_mut()
+                    .ok_or(ConnectError::Protocol("SCRAM message"))?;
                 conversation.update(body).map_err(bad)?;
                 let reply = conversation.message().to_vec();
                 message::framed(&mut wire.output, b'p', |out| out.extend_from_slice(&reply));
             }
             12 => {
-                let conversation =
-                    scram.as_mut().ok_or(ConnectError::Protocol("SCRAM message"))?;
+                let conversation = scram
+                    .as_mut()
+                    .ok_or(ConnectError::Protocol("SCRAM message"))?;
                 conversation.finish(body).map_err(bad)?;
             }
             _ => return Err(ConnectError::Protocol("unsupported authentication method")),
@@ -426,9 +450,14 @@ fn choose_mechanism(
     offered: &[u8],
     certificate_hash: Option<Vec<u8>>,
 ) -> (&'static str, ChannelBinding) {
-    let plus = offered.split(|byte| *byte == 0).any(|name| name == b"SCRAM-SHA-256-PLUS");
+    let plus = offered
+        .split(|byte| *byte == 0)
+        .any(|name| name == b"SCRAM-SHA-256-PLUS");
     match certificate_hash {
-        Some(hash) if plus => ("SCRAM-SHA-256-PLUS", ChannelBinding::tls_server_end_point(hash)),
+        Some(hash) if plus => (
+            "SCRAM-SHA-256-PLUS",
+            ChannelBinding::tls_server_end_point(hash),
+        ),
         Some(_) => ("SCRAM-SHA-256", ChannelBinding::unrequested()),
         None => ("SCRAM-SHA-256", ChannelBinding::unsupported()),
     }

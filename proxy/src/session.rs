@@ -20,7 +20,7 @@ mod views;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
-use automator67_planner::{catalog::ShardId, plan::Plan};
+use automator67_planner::{catalog::ShardId, normalise::Normalised, plan::Plan};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -35,6 +35,7 @@ use crate::{
     guc::{self, SettingMap},
     login::Hello,
     message,
+    pool::Pool,
     process::{Activity, Process, SessionCard, Thread, lock},
     relay::Client,
     settings::User,
@@ -58,6 +59,11 @@ pub struct Session {
     batch: Batch,
     transaction: Transaction,
     links: Vec<Link>,
+    pools: Vec<(ShardId, Arc<Pool>)>,
+    /// Parameter types of a simple query.
+    no_types: Arc<[u32]>,
+    /// Memory of the last simple query's literals, for the next one's.
+    scratch: Normalised,
     /// Keeps its server connections between transactions.
     pinned: bool,
     /// Its temporary relations on the home shard.
@@ -105,7 +111,13 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let card = process.list_session(&hello.user.name, peer);
-    let mut session = Session::new(process, thread, card, hello.user, Client { wire: hello.wire });
+    let mut session = Session::new(
+        process,
+        thread,
+        card,
+        hello.user,
+        Client { wire: hello.wire },
+    );
     let greeted = Box::pin(session.greet(hello.settings)).await;
     let result = match greeted {
         Ok(()) => session.run(&stop).await,
@@ -148,6 +160,9 @@ impl Session {
             batch: Batch::default(),
             transaction: Transaction::default(),
             links: Vec::new(),
+            pools: Vec::new(),
+            no_types: Arc::from([]),
+            scratch: Normalised::default(),
             pinned: false,
             temporary_names: Vec::new(),
             skipping: false,
@@ -159,7 +174,9 @@ impl Session {
     /// Reads and answers messages until the client or the process ends.
     async fn run(&mut self, stop: &CancellationToken) -> Outcome {
         loop {
-            let Some(frame) = self.next_message(stop).await? else { return Ok(()) };
+            let Some(frame) = self.next_message(stop).await? else {
+                return Ok(());
+            };
             match frame.tag {
                 b'Q' => self.simple_query(frame).await?,
                 b'X' => return Ok(()),
@@ -169,10 +186,9 @@ impl Session {
                 // Left over from a COPY that failed on the server's side.
                 b'd' | b'c' | b'f' => {}
                 other => {
-                    return Err(Report::protocol(format!(
-                        "invalid frontend message type {other}"
-                    ))
-                    .into());
+                    return Err(
+                        Report::protocol(format!("invalid frontend message type {other}")).into(),
+                    );
                 }
             }
         }
@@ -209,15 +225,16 @@ impl Session {
         // A simple query ends what an extended batch left behind.
         self.skipping = false;
         let result = self.simple_statements(&frame, started).await;
-        let result = self.tell(result)?;
-        let result = match result {
+        let ended = match self.tell(result)? {
+            Ok(()) if !self.transaction.is_open() => Ok(()),
             Ok(()) => Box::pin(self.end_implicit()).await,
-            Err(failure) => {
+            Err(_) => {
                 Box::pin(self.fail_transaction()).await;
-                Err(failure)
+                Ok(())
             }
         };
-        let _ = self.tell(result)?;
+        // A commit that failed is told as well; the transaction is over either way.
+        let _ = self.tell(ended)?;
         self.ready().await
     }
 
@@ -229,6 +246,7 @@ impl Session {
             [planned] => {
                 let request = Request::simple(planned, &prepared, text);
                 self.statement(&request, started).await?;
+                self.scratch = prepared.normalised;
             }
             several => {
                 Box::pin(self.several_statements(text, &prepared, several)).await?;
@@ -290,6 +308,8 @@ impl Session {
             Err(Failure::ClientGone) => Err(Failure::ClientGone),
             Err(failure) => {
                 self.process.telemetry.errors.increment(1);
+                let sqlstate = failure.sqlstate();
+                tracing::debug!(session = self.card.id, sqlstate, "statement failed");
                 failure.write(self.client.output());
                 Ok(Err(Failure::Told))
             }
@@ -307,7 +327,9 @@ impl Session {
     }
 
     fn count(&self, request: &Request<'_>, tier: Tier, started: Instant) {
-        self.process.telemetry.statement(tier, request.planned.kind, started.elapsed());
+        self.process
+            .telemetry
+            .statement(tier, request.planned.kind, started.elapsed());
         if tier != Tier::Single {
             lock(&self.card.activity).tier = tier.name();
         }

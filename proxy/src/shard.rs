@@ -63,7 +63,10 @@ impl Shard {
 
     /// Why it is down; empty when it is up.
     pub fn last_error(&self) -> String {
-        self.last_error.lock().map(|error| error.clone()).unwrap_or_default()
+        self.last_error
+            .lock()
+            .map(|error| error.clone())
+            .unwrap_or_default()
     }
 
     /// Notes that it could not be reached, or no longer answers.
@@ -126,9 +129,17 @@ fn capitalised(text: &str) -> String {
 }
 
 /// Looks at the shard every `interval`, more often while it is down.
-pub async fn watch_health(shard: std::sync::Arc<Shard>, interval: Duration, stop: CancellationToken) {
+pub async fn watch_health(
+    shard: std::sync::Arc<Shard>,
+    interval: Duration,
+    stop: CancellationToken,
+) {
     loop {
-        let wait = if shard.is_up() { interval } else { interval.min(DOWN_INTERVAL) };
+        let wait = if shard.is_up() {
+            interval
+        } else {
+            interval.min(DOWN_INTERVAL)
+        };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
@@ -151,10 +162,7 @@ const DOWN_INTERVAL: Duration = Duration::from_millis(400);
 
 /// Makes a dead peer an error instead of a silence: data that stays unacknowledged for `limit`
 /// ends the connection, and an idle one is asked every second.
-pub fn guard_against_silence(
-    stream: &tokio::net::TcpStream,
-    limit: Duration,
-) -> io::Result<()> {
+pub fn guard_against_silence(stream: &tokio::net::TcpStream, limit: Duration) -> io::Result<()> {
     let socket = socket2::SockRef::from(stream);
     let probes = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(1))

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     server::{self, ConnectError},
-    settings::{Settings, User},
+    settings::Settings,
     shard::Shard,
 };
 
@@ -96,8 +96,12 @@ pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<(), StoreE
 }
 
 async fn fill(client: &mut tokio_postgres::Client, settings: &Settings) -> Result<(), StoreError> {
-    client.execute("select pg_advisory_lock($1)", &[&SETUP_LOCK]).await?;
-    client.batch_execute("create schema if not exists automator67").await?;
+    client
+        .execute("select pg_advisory_lock($1)", &[&SETUP_LOCK])
+        .await?;
+    client
+        .batch_execute("create schema if not exists automator67")
+        .await?;
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name("automator67.migration");
     runner.run_async(client).await?;
@@ -112,7 +116,9 @@ async fn fill(client: &mut tokio_postgres::Client, settings: &Settings) -> Resul
             )
             .await?;
     }
-    client.execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK]).await?;
+    client
+        .execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK])
+        .await?;
     Ok(())
 }
 
@@ -121,32 +127,47 @@ async fn register_shards(
     client: &mut tokio_postgres::Client,
     settings: &Settings,
 ) -> Result<(), StoreError> {
-    let wanted: Vec<String> = settings.shards.iter().map(|shard| shard.name.clone()).collect();
-    let rows = client.query("select name from automator67.shard order by id", &[]).await?;
+    let wanted: Vec<String> = settings
+        .shards
+        .iter()
+        .map(|shard| shard.name.clone())
+        .collect();
+    let rows = client
+        .query("select name from automator67.shard order by id", &[])
+        .await?;
     let known: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     if known == wanted {
         return Ok(());
     }
     if !known.is_empty() {
-        return Err(StoreError::Shards { catalog: known.join(", "), settings: wanted.join(", ") });
+        return Err(StoreError::Shards {
+            catalog: known.join(", "),
+            settings: wanted.join(", "),
+        });
     }
     let transaction = client.transaction().await?;
     let mut weights = Vec::new();
     for (id, name) in (1i32..).zip(&wanted) {
         let statement = "insert into automator67.shard (id, name, home) values ($1, $2, $3)";
-        transaction.execute(statement, &[&id, name, &(id == 1)]).await?;
+        transaction
+            .execute(statement, &[&id, name, &(id == 1)])
+            .await?;
         weights.push((id as u32, 1.0));
     }
     let ring = Ring::build(&weights, settings.virtual_nodes);
-    let (tokens, owners): (Vec<i64>, Vec<i32>) =
-        ring.into_iter().map(|(token, shard)| (token, shard as i32)).unzip();
+    let (tokens, owners): (Vec<i64>, Vec<i32>) = ring
+        .into_iter()
+        .map(|(token, shard)| (token, shard as i32))
+        .unzip();
     transaction
         .execute(
             "insert into automator67.ring (token, shard) select * from unnest($1::bigint[], $2::int[])",
             &[&tokens, &owners],
         )
         .await?;
-    transaction.execute("select automator67.bump()", &[]).await?;
+    transaction
+        .execute("select automator67.bump()", &[])
+        .await?;
     transaction.commit().await?;
     Ok(())
 }
@@ -187,7 +208,9 @@ pub async fn follow(
                         result = follower.run(&publish) => result,
                     }
                 }
-                None => Follower::connect(&home, &publish).await.map(|new| follower = Some(new)),
+                None => Follower::connect(&home, &publish)
+                    .await
+                    .map(|new| follower = Some(new)),
             };
             if let Err(error) = result {
                 tracing::warn!(%error, "lost sight of the catalog; statements go on with the last snapshot");
@@ -216,7 +239,8 @@ impl Follower {
         // One pending signal stands for any number of changes.
         let (signal, changed) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
+            {
                 if matches!(message, AsyncMessage::Notification(_)) {
                     let _ = signal.try_send(());
                 }
@@ -229,7 +253,10 @@ impl Follower {
     }
 
     async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
-        let row = self.client.query_one("select automator67.catalog_document()", &[]).await?;
+        let row = self
+            .client
+            .query_one("select automator67.catalog_document()", &[])
+            .await?;
         let catalog = Catalog::from_document(row.get(0))?;
         metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);
         publish.send_replace(Arc::new(catalog));
@@ -243,13 +270,5 @@ impl Follower {
         }
         self.client.batch_execute("select 1").await?;
         Ok(())
-    }
-}
-
-/// The login of the shard's owner.
-pub fn admin(shard: &Shard) -> User {
-    User {
-        name: shard.settings.admin_user.clone(),
-        password: shard.settings.admin_password.clone(),
     }
 }

@@ -30,8 +30,17 @@ impl Tier {
 }
 
 /// Kinds of statements that have a counter of their own; the rest is `other`.
-const KINDS: [&str; 9] =
-    ["select", "insert", "update", "delete", "copy", "ddl", "transaction", "set", "other"];
+const KINDS: [&str; 9] = [
+    "select",
+    "insert",
+    "update",
+    "delete",
+    "copy",
+    "ddl",
+    "transaction",
+    "set",
+    "other",
+];
 
 /// Handles of the process.
 pub struct Telemetry {
@@ -59,13 +68,10 @@ impl Telemetry {
     /// Registers everything.
     pub fn new() -> Self {
         let statements = |tier: &Tier| {
-            let counter = |kind: &&'static str| {
-                metrics::counter!("automator67_statements_total", "tier" => tier.name(), "kind" => *kind)
-            };
+            let counter = |kind: &&'static str| metrics::counter!("automator67_statements_total", "tier" => tier.name(), "kind" => *kind);
             KINDS.iter().map(counter).collect()
         };
-        let seconds =
-            |tier: &Tier| metrics::histogram!("automator67_statement_seconds", "tier" => tier.name());
+        let seconds = |tier: &Tier| metrics::histogram!("automator67_statement_seconds", "tier" => tier.name());
         Telemetry {
             sessions: metrics::gauge!("automator67_sessions"),
             bytes_to_clients: metrics::counter!("automator67_bytes_to_clients_total"),
@@ -82,7 +88,10 @@ impl Telemetry {
     /// Counts a statement.
     pub fn statement(&self, tier: Tier, kind: &str, took: Duration) {
         let tier = tier as usize;
-        let kind = KINDS.iter().position(|known| *known == kind).unwrap_or(KINDS.len() - 1);
+        let kind = KINDS
+            .iter()
+            .position(|known| *known == kind)
+            .unwrap_or(KINDS.len() - 1);
         self.statements[tier][kind].increment(1);
         self.seconds[tier].record(took.as_secs_f64());
     }

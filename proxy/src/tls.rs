@@ -78,8 +78,14 @@ impl ServerTls {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = |cause| TlsError::Pem { path: path.display().to_string(), cause };
-    CertificateDer::pem_file_iter(path).map_err(pem)?.collect::<Result<_, _>>().map_err(pem)
+    let pem = |cause| TlsError::Pem {
+        path: path.display().to_string(),
+        cause,
+    };
+    CertificateDer::pem_file_iter(path)
+        .map_err(pem)?
+        .collect::<Result<_, _>>()
+        .map_err(pem)
 }
 
 /// The hash of the certificate by its own signature's hash, SHA-256 at least (RFC 5929, 4.1).
@@ -190,7 +196,10 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         use rustls::CertificateError::{NotValidForName, NotValidForNameContext};
-        match self.0.verify_server_cert(certificate, chain, name, ocsp, now) {
+        match self
+            .0
+            .verify_server_cert(certificate, chain, name, ocsp, now)
+        {
             Err(rustls::Error::InvalidCertificate(
                 NotValidForName | NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),

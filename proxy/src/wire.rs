@@ -2,24 +2,29 @@
 //! are in a buffer or in the kernel, never in between.
 
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
 /// Bytes waiting in an output buffer above which the producer stops and flushes.
 pub const OUTPUT_BYTES_HIGH: usize = 64 * 1024;
-/// Room made for one read.
-const READ_BYTES: usize = 16 * 1024;
+/// The most one read takes.
+const READ_BYTES: usize = 32 * 1024;
 /// A buffer that grew beyond this is given back when it is empty.
 const KEEP_BYTES_MAX: usize = 64 * 1024;
+
+thread_local! {
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
 
 /// Plain TCP, a Unix socket, or TLS over either side's TCP.
 pub enum Stream {
@@ -90,48 +95,43 @@ pub struct Wire {
 impl Wire {
     /// Wraps a stream with empty buffers.
     pub fn new(stream: Stream) -> Self {
-        Wire { stream, input: BytesMut::new(), output: BytesMut::new() }
+        Wire {
+            stream,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+        }
     }
 
     /// Waits for more bytes and appends them to `input`. 0 is the end of the stream.
+    ///
+    /// Bytes land in a buffer of the thread first: a waiting connection holds no memory for them.
     pub async fn fill(&mut self) -> io::Result<usize> {
         if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
             self.input = BytesMut::new();
         }
-        // Room is made only when there is something to read: a waiting connection holds none.
-        match &self.stream {
-            Stream::Tcp(stream) => poll_fn(|context| stream.poll_read_ready(context)).await?,
-            Stream::Unix(stream) => poll_fn(|context| stream.poll_read_ready(context)).await?,
-            Stream::TlsServer(_) | Stream::TlsClient(_) | Stream::Closed => {}
-        }
-        self.input.reserve(READ_BYTES);
-        match &mut self.stream {
-            Stream::Tcp(stream) => stream.read_buf(&mut self.input).await,
-            Stream::Unix(stream) => stream.read_buf(&mut self.input).await,
-            Stream::TlsServer(stream) => stream.read_buf(&mut self.input).await,
-            Stream::TlsClient(stream) => stream.read_buf(&mut self.input).await,
-            Stream::Closed => Ok(0),
-        }
+        let Wire { stream, input, .. } = self;
+        poll_fn(|context| {
+            READ_BUFFER.with_borrow_mut(|space| {
+                let mut buffer = ReadBuf::new(space);
+                ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+                input.extend_from_slice(buffer.filled());
+                Poll::Ready(Ok(buffer.filled().len()))
+            })
+        })
+        .await
     }
 
     /// Sends all of `output`.
     pub async fn flush(&mut self) -> io::Result<()> {
         while !self.output.is_empty() {
-            let count = match &mut self.stream {
-                Stream::Tcp(stream) => stream.write_buf(&mut self.output).await?,
-                Stream::Unix(stream) => stream.write_buf(&mut self.output).await?,
-                Stream::TlsServer(stream) => stream.write_buf(&mut self.output).await?,
-                Stream::TlsClient(stream) => stream.write_buf(&mut self.output).await?,
-                Stream::Closed => 0,
-            };
+            let count = self.stream.write(&self.output).await?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
+            self.output.advance(count);
         }
-        match &mut self.stream {
-            Stream::TlsServer(stream) => stream.flush().await?,
-            Stream::TlsClient(stream) => stream.flush().await?,
-            Stream::Tcp(_) | Stream::Unix(_) | Stream::Closed => {}
+        if matches!(self.stream, Stream::TlsServer(_) | Stream::TlsClient(_)) {
+            self.stream.flush().await?;
         }
         if self.output.capacity() > KEEP_BYTES_MAX {
             self.output = BytesMut::new();
@@ -141,7 +141,11 @@ impl Wire {
 
     /// Sends all of `output` if it has grown above [`OUTPUT_BYTES_HIGH`].
     pub async fn flush_if_high(&mut self) -> io::Result<()> {
-        if self.output.len() > OUTPUT_BYTES_HIGH { self.flush().await } else { Ok(()) }
+        if self.output.len() > OUTPUT_BYTES_HIGH {
+            self.flush().await
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives unused memory back; for connections that go idle.

@@ -3,7 +3,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn text() -> CopyFormat {
-    CopyFormat::Text { delimiter: b'\t', null: "\\N".to_owned(), header: false }
+    CopyFormat::Text {
+        delimiter: b'\t',
+        null: "\\N".to_owned(),
+        header: false,
+    }
 }
 
 fn csv() -> CopyFormat {
@@ -32,7 +36,12 @@ fn rows(format: &CopyFormat, data: &[u8], piece: usize) -> Vec<Vec<u8>> {
 
 fn check(format: &CopyFormat, row: &[u8], index: usize, expected: Option<&str>) {
     let value = field(format, row, index).expect("a field");
-    assert_eq!(value.as_deref(), expected.map(str::as_bytes), "{:?}", String::from_utf8_lossy(row));
+    assert_eq!(
+        value.as_deref(),
+        expected.map(str::as_bytes),
+        "{:?}",
+        String::from_utf8_lossy(row)
+    );
 }
 
 #[test]
@@ -43,7 +52,10 @@ fn text_rows_end_at_line_feeds_that_are_not_escaped() {
             [&b"1\ta\\\nb\n"[..], b"2\t\\\\\n", b"3\tx\r\n"]
         );
     }
-    assert_eq!(next_row(&text(), b"\\.\nrest\n", &mut Scan::default()), Ok(Piece::End));
+    assert_eq!(
+        next_row(&text(), b"\\.\nrest\n", &mut Scan::default()),
+        Ok(Piece::End)
+    );
 }
 
 #[test]
@@ -53,7 +65,10 @@ fn text_fields_are_unescaped() {
     check(&text(), b"\\N\t2\n", 0, None);
     check(&text(), b"a\\\tb\tc\n", 0, Some("a\tb"));
     check(&text(), b"\t2\n", 0, Some(""));
-    assert_eq!(field(&text(), b"1\t2\n", 2), Err(RowError::MissingColumn(3)));
+    assert_eq!(
+        field(&text(), b"1\t2\n", 2),
+        Err(RowError::MissingColumn(3))
+    );
 }
 
 #[test]
@@ -93,16 +108,34 @@ fn tuples_say_their_length() {
     tuple.put_i32(-1);
     let format = CopyFormat::Binary;
     for cut in 0..tuple.len() {
-        assert_eq!(next_row(&format, &tuple[..cut], &mut Scan::default()), Ok(Piece::More));
+        assert_eq!(
+            next_row(&format, &tuple[..cut], &mut Scan::default()),
+            Ok(Piece::More)
+        );
     }
-    assert_eq!(next_row(&format, &tuple, &mut Scan::default()), Ok(Piece::Row(14)));
-    assert_eq!(field(&format, &tuple, 0), Ok(Some(Cow::Borrowed(&[0, 0, 0, 7][..]))));
+    assert_eq!(
+        next_row(&format, &tuple, &mut Scan::default()),
+        Ok(Piece::Row(14))
+    );
+    assert_eq!(
+        field(&format, &tuple, 0),
+        Ok(Some(Cow::Borrowed(&[0, 0, 0, 7][..])))
+    );
     assert_eq!(field(&format, &tuple, 1), Ok(None));
     assert_eq!(field(&format, &tuple, 2), Err(RowError::MissingColumn(3)));
-    assert_eq!(next_row(&format, b"\xff\xff", &mut Scan::default()), Ok(Piece::End));
-    assert_eq!(next_row(&format, b"\xff\xfe", &mut Scan::default()), Err(RowError::FieldSize));
+    assert_eq!(
+        next_row(&format, b"\xff\xff", &mut Scan::default()),
+        Ok(Piece::End)
+    );
+    assert_eq!(
+        next_row(&format, b"\xff\xfe", &mut Scan::default()),
+        Err(RowError::FieldSize)
+    );
     let negative = b"\0\x01\xff\xff\xff\xfe";
-    assert_eq!(next_row(&format, negative, &mut Scan::default()), Err(RowError::FieldSize));
+    assert_eq!(
+        next_row(&format, negative, &mut Scan::default()),
+        Err(RowError::FieldSize)
+    );
 }
 
 #[test]

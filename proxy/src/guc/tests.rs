@@ -24,7 +24,13 @@ fn search_paths_are_read_as_postgres_reads_them() {
 
 #[test]
 fn values_cannot_break_out_of_their_quotes() {
-    assert_eq!(set_statement("application_name", "a'b\\"), "SET \"application_name\" TO E'a''b\\\\'");
+    assert_eq!(
+        set_statement("application_name", "a'b\\"),
+        "SET \"application_name\" TO E'a''b\\\\'"
+    );
     assert_eq!(set_statement("a.b", "x"), "SET \"a\".\"b\" TO 'x'");
-    assert_eq!(set_statement("search_path", "a, \"B\""), "SET \"search_path\" TO 'a', 'B'");
+    assert_eq!(
+        set_statement("search_path", "a, \"B\""),
+        "SET \"search_path\" TO 'a', 'B'"
+    );
 }

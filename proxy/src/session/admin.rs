@@ -2,7 +2,7 @@
 //! shard, the catalog, the rows.
 
 use automator67_planner::{
-    catalog::{Catalog, KeyType, Placement, QualifiedName, Relation, RelationKind},
+    catalog::{Catalog, ForeignKey, KeyType, Placement, QualifiedName, Relation, RelationKind},
     key,
     plan::{AdminCall, AdminFunction, Argument},
 };
@@ -16,11 +16,7 @@ use crate::{
 
 impl Session {
     /// `SELECT create_distributed_table(...)` and its like.
-    pub(super) async fn admin(
-        &mut self,
-        call: &AdminCall,
-        request: &Request<'_>,
-    ) -> Outcome<Tier> {
+    pub(super) async fn admin(&mut self, call: &AdminCall, request: &Request<'_>) -> Outcome<Tier> {
         let given = |argument: &Argument| given(argument, request.bound);
         self.begin_implicit();
         self.announce_change().await?;
@@ -43,7 +39,8 @@ impl Session {
                 }
                 let colocate_with = colocate_with.as_ref().map(given).transpose()?;
                 let (table, column) = (given(table)?, given(column)?);
-                self.create_distributed_table(&table, &column, colocate_with.as_deref()).await?;
+                self.create_distributed_table(&table, &column, colocate_with.as_deref())
+                    .await?;
             }
             AdminFunction::CreateReferenceTable { table } => {
                 self.create_reference_table(&given(table)?).await?;
@@ -52,10 +49,8 @@ impl Session {
                 self.undistribute_table(&given(table)?).await?;
             }
             AdminFunction::DeclareSafe { function } => {
-                let name = guc::quote_literal(&given(function)?.to_lowercase());
-                let text = format!(
-                    "insert into automator67.safe_function (name) values ({name}) on conflict do nothing"
-                );
+                let name = guc::quote_literal(&unquoted(&given(function)?));
+                let text = format!("select automator67.mark_safe({name})");
                 self.run_hidden(self.home(), &text).await?;
             }
             AdminFunction::AddShard { .. } => {
@@ -85,9 +80,14 @@ impl Session {
         let Some(relation) = relation.filter(|r| r.placement == Placement::Local) else {
             return Ok(());
         };
-        let Some(first) = relation.primary_key.first() else { return Ok(()) };
+        let Some(first) = relation.primary_key.first() else {
+            return Ok(());
+        };
         let column = relation.columns.iter().find(|column| column.name == *first);
-        if column.and_then(|column| key::key_type_of(column.type_oid)).is_none() {
+        if column
+            .and_then(|column| key::key_type_of(column.type_oid))
+            .is_none()
+        {
             return Ok(());
         }
         self.distribute(&catalog, relation, first, None).await?;
@@ -103,7 +103,8 @@ impl Session {
     ) -> Outcome {
         let catalog = self.catalog();
         let relation = self.local_table(&catalog, table)?;
-        self.distribute(&catalog, relation, &unquoted(column), colocate_with).await
+        self.distribute(&catalog, relation, &unquoted(column), colocate_with)
+            .await
     }
 
     async fn distribute(
@@ -114,38 +115,42 @@ impl Session {
         colocate_with: Option<&str>,
     ) -> Outcome {
         let name = quoted(&relation.name);
-        let position = relation.columns.iter().position(|known| known.name == column);
+        let position = relation
+            .columns
+            .iter()
+            .position(|known| known.name == column);
         let position = position.ok_or_else(|| {
             Report::error(
                 "42703",
-                format!("column \"{column}\" of relation \"{}\" does not exist", relation.name.name),
+                format!(
+                    "column \"{column}\" of relation \"{}\" does not exist",
+                    relation.name.name
+                ),
             )
         })?;
         let key_column = &relation.columns[position];
-        let key_type = key::key_type_of(key_column.type_oid).ok_or_else(|| {
+        let key_type = key_column.key_type().map_err(|reason| {
             Report::error(
                 sqlstate::FEATURE_NOT_SUPPORTED,
-                format!("a column of type {} cannot be a shard key", key_column.sql_type),
+                format!("column \"{column}\" cannot be a shard key"),
             )
-            .hint("Use smallint, integer, bigint, text, varchar, uuid, date, timestamp or timestamptz.")
+            .detail(format!("Its type is {}: {reason}.", key_column.sql_type))
+            .hint("Choose a column of type smallint, integer, bigint, text, varchar, uuid, date, timestamp or timestamptz.")
         })?;
-        if key_column.generated {
-            return Err(Report::error(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                "a generated column cannot be a shard key",
-            )
-            .into());
+        self.check_foreign_keys(catalog, relation, column, colocate_with)
+            .await?;
+        if relation.inherits {
+            return Err(inherits(relation));
         }
         self.check_unique_constraints(relation, column).await?;
-        let group = self.colocation_group(catalog, key_type, colocate_with).await?;
+        let group = self.colocation_group(catalog, key_type, colocate_with)?;
         self.lock_everywhere(&name).await?;
         let home = self.home();
         let place = format!(
-            "insert into automator67.placement (relation, kind, key_attnum, colocation)
-             select {rel}::regclass, 'distributed', attnum, {group} from pg_attribute
-             where attrelid = {rel}::regclass and attname = {column}",
-            rel = guc::quote_literal(&name),
-            column = guc::quote_literal(column),
+            "select automator67.place_distributed({}, {}, '{}', {group})",
+            guc::quote_literal(&name),
+            guc::quote_literal(column),
+            type_name(key_type),
         );
         self.run_hidden(home, &place).await?;
         let probe = format!("select exists (select from only {name})");
@@ -163,17 +168,21 @@ impl Session {
         let source = format!("SELECT ctid, {columns} FROM ONLY {name}");
         let target = format!("{name} ({columns})");
         let mode = Spread::Move { table: &name };
-        self.spread(&source, &target, Some((key_at, key_type)), mode, catalog).await?;
+        self.spread(&source, &target, Some((key_at, key_type)), mode, catalog)
+            .await?;
         self.loud_triggers().await
     }
 
     async fn create_reference_table(&mut self, table: &str) -> Outcome {
         let catalog = self.catalog();
         let relation = self.local_table(&catalog, table)?;
+        if relation.inherits {
+            return Err(inherits(relation));
+        }
         let name = quoted(&relation.name);
         self.lock_everywhere(&name).await?;
         let place = format!(
-            "insert into automator67.placement (relation, kind) values ({}::regclass, 'reference')",
+            "select automator67.place_reference({})",
             guc::quote_literal(&name)
         );
         self.run_hidden(self.home(), &place).await?;
@@ -181,7 +190,8 @@ impl Session {
         self.quiet_triggers().await?;
         let source = format!("SELECT {columns} FROM ONLY {name}");
         let target = format!("{name} ({columns})");
-        self.spread(&source, &target, None, Spread::Copy, &catalog).await?;
+        self.spread(&source, &target, None, Spread::Copy, &catalog)
+            .await?;
         self.loud_triggers().await
     }
 
@@ -206,12 +216,10 @@ impl Session {
         if distributed {
             self.bring_home(relation, &name).await?;
         }
-        self.run_elsewhere(&format!("DELETE FROM ONLY {name}")).await?;
+        self.run_elsewhere(&format!("DELETE FROM ONLY {name}"))
+            .await?;
         self.loud_triggers().await?;
-        let remove = format!(
-            "delete from automator67.placement where relation = {}::regclass",
-            guc::quote_literal(&name)
-        );
+        let remove = format!("select automator67.unplace({})", guc::quote_literal(&name));
         self.run_hidden(self.home(), &remove).await
     }
 
@@ -225,7 +233,8 @@ impl Session {
             let declare =
                 format!("DECLARE a67_rows NO SCROLL CURSOR FOR SELECT {columns} FROM ONLY {name}");
             self.run_hidden(shard, &declare).await?;
-            self.start_copy(home, &format!("COPY {name} ({columns}) FROM STDIN")).await?;
+            self.start_copy(home, &format!("COPY {name} ({columns}) FROM STDIN"))
+                .await?;
             loop {
                 let rows = self.query_rows(shard, "FETCH 5000 FROM a67_rows").await?;
                 if rows.is_empty() {
@@ -250,7 +259,10 @@ impl Session {
         let (schema, name) = split_name(text);
         let found = catalog.resolve(&self.settings.search_path, schema.as_deref(), &name);
         let relation = found.ok_or_else(|| {
-            Report::error(sqlstate::UNDEFINED_TABLE, format!("relation \"{text}\" does not exist"))
+            Report::error(
+                sqlstate::UNDEFINED_TABLE,
+                format!("relation \"{text}\" does not exist"),
+            )
         })?;
         if relation.kind != RelationKind::Table {
             return Err(Report::error(
@@ -300,46 +312,46 @@ impl Session {
         }
         let text = format!(
             "select case when c.relrowsecurity then 'row level security' when c.relhasrules then 'rules'
-                when c.relhassubclass or c.relispartition or exists (select from pg_inherits where inhrelid = c.oid) then 'inheritance'
                 end from pg_class c where c.oid = {rel}::regclass"
         );
         if let Some(what) = self.query_value(home, &text).await? {
             return Err(Report::error(
                 sqlstate::FEATURE_NOT_SUPPORTED,
-                format!("table \"{}\" has {what} and cannot be distributed", relation.name.name),
+                format!(
+                    "table \"{}\" has {what} and cannot be distributed",
+                    relation.name.name
+                ),
             )
             .into());
         }
         Ok(())
     }
 
-    async fn colocation_group(
-        &mut self,
+    fn colocation_group(
+        &self,
         catalog: &Catalog,
         key_type: KeyType,
         colocate_with: Option<&str>,
-    ) -> Outcome<u32> {
+    ) -> Outcome<String> {
         match colocate_with {
-            Some("none") => self.new_group(key_type, false).await,
-            None | Some("default") => {
-                let home = self.home();
-                let text = format!(
-                    "select id from automator67.colocation where is_default and key_type = '{}'",
-                    type_name(key_type)
-                );
-                match self.query_value(home, &text).await?.and_then(|id| id.parse().ok()) {
-                    Some(group) => Ok(group),
-                    None => self.new_group(key_type, true).await,
-                }
-            }
+            // A new group.
+            Some("none") => Ok("null".to_owned()),
+            None | Some("default") => Ok(format!(
+                "automator67.default_group('{}')",
+                type_name(key_type)
+            )),
             Some(other) => {
                 let (schema, name) = split_name(other);
                 let relation =
                     catalog.resolve(&self.settings.search_path, schema.as_deref(), &name);
                 match relation.map(|relation| &relation.placement) {
-                    Some(Placement::Distributed { key_type: theirs, colocation, .. }) => {
+                    Some(Placement::Distributed {
+                        key_type: theirs,
+                        colocation,
+                        ..
+                    }) => {
                         if *theirs == key_type {
-                            return Ok(*colocation);
+                            return Ok(colocation.to_string());
                         }
                         Err(Report::error(
                             sqlstate::INVALID_PARAMETER_VALUE,
@@ -358,15 +370,48 @@ impl Session {
         }
     }
 
-    async fn new_group(&mut self, key_type: KeyType, default: bool) -> Outcome<u32> {
-        let text = format!(
-            "insert into automator67.colocation (key_type, is_default) values ('{}', {default}) returning id",
-            type_name(key_type)
-        );
-        let id = self.query_value(self.home(), &text).await?;
-        id.and_then(|id| id.parse().ok()).ok_or_else(|| {
-            Report::error(sqlstate::INTERNAL_ERROR, "no colocation group could be made").into()
-        })
+    /// Foreign keys must find what they refer to on the row's own shard.
+    async fn check_foreign_keys(
+        &mut self,
+        catalog: &Catalog,
+        relation: &Relation,
+        column: &str,
+        colocate_with: Option<&str>,
+    ) -> Outcome {
+        for key in &catalog.foreign_keys {
+            if key.table == relation.name {
+                check_reference(catalog, relation, column, colocate_with, key)?;
+            }
+            if key.referenced_table == relation.name && key.table != relation.name {
+                self.check_referencing(catalog, relation, key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A local table that refers to this one must be empty: its rows could not be checked any
+    /// more, and those they refer to are about to move.
+    async fn check_referencing(
+        &mut self,
+        catalog: &Catalog,
+        relation: &Relation,
+        key: &ForeignKey,
+    ) -> Outcome {
+        let other = catalog.relation(&key.table);
+        let Some(other) = other.filter(|other| other.placement == Placement::Local) else {
+            return Ok(());
+        };
+        let probe = format!("select exists (select from {})", quoted(&other.name));
+        if self.query_value(self.home(), &probe).await?.as_deref() != Some("t") {
+            return Ok(());
+        }
+        Err(Report::error(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            format!("table \"{}\" is referenced by rows of \"{}\"", relation.name.name, other.name.name),
+        )
+        .detail(format!("Foreign key \"{}\" of the local table \"{}\".", key.name, other.name.name))
+        .hint("Distribute tables before they are filled, or drop the constraint and add it again when both are distributed.")
+        .into())
     }
 
     /// Locks the table on every shard, home first. A shard that does not have it is an error.
@@ -379,24 +424,74 @@ impl Session {
     /// Rows that move are neither inserted nor deleted as far as triggers and foreign keys are
     /// concerned.
     async fn quiet_triggers(&mut self) -> Outcome {
-        self.everywhere("SET LOCAL session_replication_role TO replica").await
+        self.everywhere("SET LOCAL session_replication_role TO replica")
+            .await
     }
 
     async fn loud_triggers(&mut self) -> Outcome {
-        self.everywhere("SET LOCAL session_replication_role TO origin").await
+        self.everywhere("SET LOCAL session_replication_role TO origin")
+            .await
     }
+}
+
+/// Where a table about to be distributed may refer to: a reference table, or a table of the same
+/// group by its shard key.
+fn check_reference(
+    catalog: &Catalog,
+    relation: &Relation,
+    column: &str,
+    colocate_with: Option<&str>,
+    key: &ForeignKey,
+) -> Outcome {
+    let referenced = catalog.relation(&key.referenced_table);
+    let Some(referenced) = referenced.filter(|other| other.name != relation.name) else {
+        return Ok(());
+    };
+    let pairs_keys = |their_key: &str| {
+        key.columns
+            .iter()
+            .zip(&key.referenced_columns)
+            .any(|(ours, theirs)| ours == column && theirs == their_key)
+    };
+    match &referenced.placement {
+        Placement::Reference => Ok(()),
+        Placement::Distributed { key: their_key, .. }
+            if pairs_keys(their_key) && colocate_with != Some("none") =>
+        {
+            Ok(())
+        }
+        Placement::Distributed { .. } | Placement::Local => Err(Report::error(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            format!("foreign key \"{}\" could not be checked on the shards", key.name),
+        )
+        .detail(format!("It refers to \"{}\", whose rows are not on the shard of the referring row.", referenced.name.name))
+        .hint("Make that table a reference table, or distribute both by the columns of the foreign key.")
+        .into()),
+    }
+}
+
+fn inherits(relation: &Relation) -> Failure {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        format!("table \"{}\" takes part in inheritance and cannot be distributed", relation.name.name),
+    )
+    .hint("Distribute ordinary tables without parents, children or partitions.")
+    .into()
 }
 
 fn given(argument: &Argument, bound: Option<&Bound>) -> Outcome<String> {
     let null = || {
         Failure::from(
-            Report::error("22004", "argument must not be null").hint("Give a table name, like 'users'."),
+            Report::error("22004", "argument must not be null")
+                .hint("Give a table name, like 'users'."),
         )
     };
     match argument {
         Argument::Text(text) => text.clone().ok_or_else(null),
         Argument::Parameter(index) => {
-            let value = bound.and_then(|bound| bound.bind.value(*index)).ok_or_else(null)?;
+            let value = bound
+                .and_then(|bound| bound.bind.value(*index))
+                .ok_or_else(null)?;
             String::from_utf8(value.to_vec()).map_err(|_| {
                 Report::error("22021", "invalid byte sequence for encoding \"UTF8\"").into()
             })
@@ -419,20 +514,30 @@ fn split_name(text: &str) -> (Option<String>, String) {
 
 fn unquoted(name: &str) -> String {
     let name = name.trim();
-    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+    match name
+        .strip_prefix('"')
+        .and_then(|name| name.strip_suffix('"'))
+    {
         Some(inner) => inner.replace("\"\"", "\""),
         None => name.to_lowercase(),
     }
 }
 
 fn quoted(name: &QualifiedName) -> String {
-    format!("{}.{}", guc::quote_identifier(&name.schema), guc::quote_identifier(&name.name))
+    format!(
+        "{}.{}",
+        guc::quote_identifier(&name.schema),
+        guc::quote_identifier(&name.name)
+    )
 }
 
 /// The columns that hold values of their own, quoted.
 fn stored_columns(relation: &Relation) -> String {
     let stored = relation.columns.iter().filter(|column| !column.generated);
-    stored.map(|column| guc::quote_identifier(&column.name)).collect::<Vec<_>>().join(", ")
+    stored
+        .map(|column| guc::quote_identifier(&column.name))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn type_name(key_type: KeyType) -> &'static str {
@@ -453,7 +558,10 @@ mod tests {
     #[test]
     fn names_are_read_as_regclass_reads_them() {
         let check = |text: &str, schema: Option<&str>, name: &str| {
-            assert_eq!(split_name(text), (schema.map(str::to_owned), name.to_owned()));
+            assert_eq!(
+                split_name(text),
+                (schema.map(str::to_owned), name.to_owned())
+            );
         };
         check("Users", None, "users");
         check("app.Users", Some("app"), "users");

@@ -43,11 +43,7 @@ struct Splitter<'a> {
 
 impl Session {
     /// COPY ... FROM STDIN into a distributed or reference table.
-    pub(super) async fn copy_in(
-        &mut self,
-        copy: &CopyIn,
-        request: &Request<'_>,
-    ) -> Outcome<Tier> {
+    pub(super) async fn copy_in(&mut self, copy: &CopyIn, request: &Request<'_>) -> Outcome<Tier> {
         if copy.format == CopyFormat::Binary && !copy.sequences.is_empty() {
             return Err(Report::error(
                 sqlstate::FEATURE_NOT_SUPPORTED,
@@ -146,7 +142,11 @@ impl Session {
         request: &Request<'_>,
         at_end: bool,
     ) -> Outcome {
-        if !splitter.started && !splitter.start().map_err(|error| bad_row(splitter, &error))? {
+        if !splitter.started
+            && !splitter
+                .start()
+                .map_err(|error| bad_row(splitter, &error))?
+        {
             return Ok(());
         }
         let mut input = std::mem::take(&mut splitter.input);
@@ -177,7 +177,8 @@ impl Session {
             input.clear();
         }
         splitter.input = input;
-        self.send_pending(splitter, if at_end { 0 } else { COPY_CHUNK_BYTES }).await
+        self.send_pending(splitter, if at_end { 0 } else { COPY_CHUNK_BYTES })
+            .await
     }
 
     async fn place_row(
@@ -193,8 +194,11 @@ impl Session {
                 splitter.drawn[n].reverse();
             }
         }
-        let appended: Vec<String> =
-            splitter.drawn.iter_mut().map(|values| values.pop().unwrap_or_default()).collect();
+        let appended: Vec<String> = splitter
+            .drawn
+            .iter_mut()
+            .map(|values| values.pop().unwrap_or_default())
+            .collect();
         let target = match &copy.destination {
             CopyDestination::EveryShard => None,
             CopyDestination::Key { key, key_type } => {
@@ -217,7 +221,11 @@ impl Session {
             }
             put_row(pending, row, &appended, &copy.format);
         }
-        if splitter.pending.iter().any(|pending| pending.len() > COPY_CHUNK_BYTES) {
+        if splitter
+            .pending
+            .iter()
+            .any(|pending| pending.len() > COPY_CHUNK_BYTES)
+        {
             self.send_pending(splitter, COPY_CHUNK_BYTES).await?;
         }
         Ok(())
@@ -233,8 +241,8 @@ impl Session {
         key_type: KeyType,
     ) -> Outcome<KeyValue> {
         let format = &splitter.copy.format;
-        let field = copy_rows::field(format, row, index)
-            .map_err(|error| bad_row(splitter, &error))?;
+        let field =
+            copy_rows::field(format, row, index).map_err(|error| bad_row(splitter, &error))?;
         let Some(field) = field else {
             return Err(Report::error(
                 sqlstate::NOT_NULL_VIOLATION,
@@ -261,21 +269,26 @@ impl Session {
             return key::from_binary(key_type, oid, &field)
                 .ok_or_else(|| bad_row(splitter, &RowError::FieldSize));
         }
-        let text = std::str::from_utf8(&field)
-            .map_err(|_| bad_row(splitter, &RowError::Encoding))?;
+        let text =
+            std::str::from_utf8(&field).map_err(|_| bad_row(splitter, &RowError::Encoding))?;
         if let Some(value) = key::from_text(key_type, text) {
             return Ok(value);
         }
         let sql_type = sql_type(key_type);
         let probe = format!("select {}::{sql_type}", guc::quote_literal(text));
         let canonical = self.query_apart(&probe).await?;
-        let value = canonical.first().and_then(|text| key::from_text(key_type, text));
+        let value = canonical
+            .first()
+            .and_then(|text| key::from_text(key_type, text));
         value.ok_or_else(|| {
             Report::error(
                 "22P02",
                 format!("invalid input syntax for type {sql_type}: \"{text}\""),
             )
-            .detail(format!("Shard key in row {} of the COPY data.", splitter.line))
+            .detail(format!(
+                "Shard key in row {} of the COPY data.",
+                splitter.line
+            ))
             .into()
         })
     }
@@ -315,10 +328,13 @@ impl Session {
         failure.map_or(Ok(rows), Err)
     }
 
-    async fn fail_copy(&mut self, shard: ShardId) -> Outcome {
-        let Some(index) = self.link_position(shard) else { return Ok(()) };
+    /// Ends a shard's COPY so that it keeps nothing of it.
+    pub(super) async fn fail_copy(&mut self, shard: ShardId) -> Outcome {
+        let Some(index) = self.link_position(shard) else {
+            return Ok(());
+        };
         let server = &mut self.links[index].server;
-        if server.expected.is_empty() {
+        if !std::mem::take(&mut server.copying) {
             return Ok(());
         }
         message::put_copy_fail(&mut server.wire.output, "another row or shard failed");
@@ -420,7 +436,13 @@ impl Session {
                         0
                     };
                     let mut body = &body[skip..];
-                    if binary && !last && (body == copy_rows::BINARY_TRAILER || leads && body.len() == 21 && body.ends_with(copy_rows::BINARY_TRAILER)) {
+                    if binary
+                        && !last
+                        && (body == copy_rows::BINARY_TRAILER
+                            || leads
+                                && body.len() == 21
+                                && body.ends_with(copy_rows::BINARY_TRAILER))
+                    {
                         body = &body[..body.len() - 2];
                     }
                     if !body.is_empty() {
@@ -446,7 +468,8 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<u64> {
         let source = "SELECT * FROM pg_temp.a67_stage";
-        self.spread(source, target, key, Spread::Stage, &request.catalog).await
+        self.spread(source, target, key, Spread::Stage, &request.catalog)
+            .await
     }
 
     /// Reads rows on the home shard and copies each to its shard, or to every other one.
@@ -459,8 +482,11 @@ impl Session {
         catalog: &automator67_planner::catalog::Catalog,
     ) -> Outcome<u64> {
         let home = self.home();
-        let others: Vec<ShardId> =
-            self.all_shards().into_iter().filter(|shard| *shard != home).collect();
+        let others: Vec<ShardId> = self
+            .all_shards()
+            .into_iter()
+            .filter(|shard| *shard != home)
+            .collect();
         let declare = format!("DECLARE a67_rows NO SCROLL CURSOR FOR {source}");
         self.run_hidden(home, &declare).await?;
         let copy = format!("COPY {target} FROM STDIN");
@@ -472,12 +498,15 @@ impl Session {
         }
         let mut total = 0;
         loop {
-            let rows = self.query_rows(home, &format!("FETCH {MOVE_ROWS} FROM a67_rows")).await?;
+            let rows = self
+                .query_rows(home, &format!("FETCH {MOVE_ROWS} FROM a67_rows"))
+                .await?;
             if rows.is_empty() {
                 break;
             }
             total += rows.len() as u64;
-            self.spread_rows(&rows, &others, target, key, mode, catalog).await?;
+            self.spread_rows(&rows, &others, target, key, mode, catalog)
+                .await?;
         }
         self.run_hidden(home, "CLOSE a67_rows").await?;
         for shard in &others {
@@ -501,7 +530,9 @@ impl Session {
         let mut stay = BytesMut::new();
         let mut moved: Vec<&str> = Vec::new();
         for row in rows {
-            let values = row[leading..].iter().map(|value| value.as_deref().map(str::as_bytes));
+            let values = row[leading..]
+                .iter()
+                .map(|value| value.as_deref().map(str::as_bytes));
             let owner = match key {
                 None => None,
                 Some((column, key_type)) => {
@@ -524,7 +555,8 @@ impl Session {
             self.put_copy(*shard, data).await?;
         }
         if !stay.is_empty() {
-            self.start_copy(home, &format!("COPY {target} FROM STDIN")).await?;
+            self.start_copy(home, &format!("COPY {target} FROM STDIN"))
+                .await?;
             self.put_copy(home, &stay).await?;
             self.end_copy(home).await?;
         }
@@ -576,7 +608,8 @@ impl Splitter<'_> {
                 pending.extend_from_slice(&self.input[..size]);
             } else if size > 0 {
                 // The header is not looked at, but it must have as many fields as the rows.
-                let added: Vec<String> = self.copy.sequences.iter().map(|_| String::new()).collect();
+                let added: Vec<String> =
+                    self.copy.sequences.iter().map(|_| String::new()).collect();
                 put_row(pending, &self.input[..size], &added, &self.copy.format);
             }
         }
@@ -611,12 +644,11 @@ fn owner_of(
     key_type: KeyType,
 ) -> Outcome<ShardId> {
     let Some(text) = text else {
-        return Err(Report::error(
-            sqlstate::NOT_NULL_VIOLATION,
-            "null value in the shard key",
-        )
-        .hint("Every row of a distributed table needs a shard key.")
-        .into());
+        return Err(
+            Report::error(sqlstate::NOT_NULL_VIOLATION, "null value in the shard key")
+                .hint("Every row of a distributed table needs a shard key.")
+                .into(),
+        );
     };
     let value = key::from_text(key_type, text).ok_or_else(|| {
         Report::error(

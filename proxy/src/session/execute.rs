@@ -5,7 +5,11 @@ use automator67_planner::{
     plan::{Plan, SettingCommand, Target, TransactionCommand},
 };
 
-use super::{Session, extended::Bound, planning::{Request, Resolved}};
+use super::{
+    Session,
+    extended::Bound,
+    planning::{Request, Resolved},
+};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::{self, FRAME_BYTES_MAX, Frame},
@@ -39,9 +43,7 @@ impl Session {
                 self.create_table_as(home, elsewhere, request).await
             }
             Plan::Admin(call) => self.admin(call, request).await,
-            Plan::Transaction(command) => {
-                self.transaction_command(command, request.text).await
-            }
+            Plan::Transaction(command) => self.transaction_command(command, request.text).await,
             Plan::Setting(command) => self.setting(command, request).await,
             Plan::DeclareCursor { name, query, .. } => {
                 self.declare_cursor(name, query, request).await
@@ -110,8 +112,13 @@ impl Session {
         self.note_effects(index, request.planned.session)?;
         let server = &mut self.links[index].server;
         queue(server, text, request.bound, true);
-        let relayed = self.exchange_with_copy(index, request.bound.is_some()).await?;
-        self.process.telemetry.bytes_to_clients.increment(relayed.bytes);
+        let relayed = self
+            .exchange_with_copy(index, request.bound.is_some())
+            .await?;
+        self.process
+            .telemetry
+            .bytes_to_clients
+            .increment(relayed.bytes);
         self.hidden_error(index)?;
         if relayed.failed {
             return Err(Failure::Told);
@@ -133,8 +140,7 @@ impl Session {
         index: usize,
         extended: bool,
     ) -> Outcome<Relayed> {
-        let mut relayed =
-            relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+        let mut relayed = relay::exchange(&mut self.client, &mut self.links[index].server).await?;
         while relayed.copy_in {
             self.client.flush().await?;
             self.pass_copy_data(index, extended).await?;
@@ -159,7 +165,10 @@ impl Session {
             }
             if frame.tag == b'd' {
                 if server.wire.flush_if_high().await.is_err() {
-                    return Err(server.shard.broken("the server closed the connection").into());
+                    return Err(server
+                        .shard
+                        .broken("the server closed the connection")
+                        .into());
                 }
                 continue;
             }
@@ -224,7 +233,12 @@ impl Session {
     }
 
     async fn fetch_cursor(&mut self, name: &str, request: &Request<'_>) -> Outcome<Tier> {
-        let shard = self.transaction.cursors.get(name).copied().unwrap_or(self.home());
+        let shard = self
+            .transaction
+            .cursors
+            .get(name)
+            .copied()
+            .unwrap_or(self.home());
         self.run_single(request, shard).await?;
         Ok(Tier::Single)
     }
@@ -297,7 +311,10 @@ pub fn aborted() -> Failure {
 
 /// CopyData, CopyDone and CopyFail are all that may come during COPY FROM STDIN.
 pub fn unexpected_in_copy(tag: u8) -> Failure {
-    Report::protocol(format!("unexpected message type 0x{tag:02X} during COPY from stdin")).into()
+    Report::protocol(format!(
+        "unexpected message type 0x{tag:02X} during COPY from stdin"
+    ))
+    .into()
 }
 
 fn unreadable_key() -> Failure {

@@ -22,7 +22,12 @@ impl Session {
         explain: &Explain,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
-        let inner = Request { planned: &explain.plan, text: &explain.statement, catalog: request.catalog.clone(), ..*request };
+        let inner = Request {
+            planned: &explain.plan,
+            text: &explain.statement,
+            catalog: request.catalog.clone(),
+            ..*request
+        };
         match &explain.plan.plan {
             Plan::Single(target) => {
                 let shard = match target {
@@ -40,7 +45,10 @@ impl Session {
                         if matches!(planned.plan, Plan::Single(Target::Key(_))) {
                             return Err(not_explained());
                         }
-                        let again = Explain { plan: Box::new((*planned).clone()), ..explain.clone() };
+                        let again = Explain {
+                            plan: Box::new((*planned).clone()),
+                            ..explain.clone()
+                        };
                         Box::pin(self.explain(&again, request)).await
                     }
                 }
@@ -75,7 +83,9 @@ impl Session {
             return Err(not_explained());
         }
         let rows = self.query_rows(shard, &text).await?;
-        let plan = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        let plan = rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten());
         lines.extend(plan.map(|line| format!("  {line}")));
         self.answer(explain, request, &lines);
         Ok(Tier::Single)
@@ -88,7 +98,10 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Tier> {
         let home = self.shard_name(self.home());
-        let mut lines = vec![format!("Gather on {home}"), format!("  Reason: {}", gather.reason)];
+        let mut lines = vec![
+            format!("Gather on {home}"),
+            format!("  Reason: {}", gather.reason),
+        ];
         if !explain.analyze {
             for fetch in &gather.fetches {
                 let shards = self.fetch_shards(&fetch.from, request).await?;
@@ -104,7 +117,10 @@ impl Session {
         self.begin_implicit();
         let moved = self.load_fetches(gather, request).await?;
         for (fetch, moved) in gather.fetches.iter().zip(&moved) {
-            lines.push(format!("  -> Fetch {}: {} rows, {} bytes moved", fetch.relation.name, moved.rows, moved.bytes));
+            lines.push(format!(
+                "  -> Fetch {}: {} rows, {} bytes moved",
+                fetch.relation.name, moved.rows, moved.bytes
+            ));
             lines.push(format!("       SQL: {}", fetch.select));
             lines.extend(self.shard_lines(moved));
         }
@@ -113,10 +129,15 @@ impl Session {
         lines.push(format!("       SQL: {}", gather.statement));
         let text = format!("{}{}", explain.prefix, gather.statement);
         let rows = self.query_rows(self.home(), &text).await?;
-        let plan = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        let plan = rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten());
         lines.extend(plan.map(|line| format!("       {line}")));
         lines.push(format!("Fetch Time: {fetched:.3} ms"));
-        lines.push(format!("Total Time: {:.3} ms", started.elapsed().as_secs_f64() * 1000.0));
+        lines.push(format!(
+            "Total Time: {:.3} ms",
+            started.elapsed().as_secs_f64() * 1000.0
+        ));
         if self.transaction.is_explicit() {
             self.drop_fetches(gather).await?;
         }
@@ -126,7 +147,10 @@ impl Session {
 
     fn shard_lines(&self, moved: &Moved) -> Vec<String> {
         let line = |(shard, rows, bytes, milliseconds): &(u32, u64, u64, f64)| {
-            format!("       {}: {rows} rows, {bytes} bytes, {milliseconds:.3} ms", self.shard_name(*shard))
+            format!(
+                "       {}: {rows} rows, {bytes} bytes, {milliseconds:.3} ms",
+                self.shard_name(*shard)
+            )
         };
         moved.shards.iter().map(line).collect()
     }
@@ -140,7 +164,10 @@ impl Session {
 
     async fn name_shards(&mut self, set: &ShardSet, request: &Request<'_>) -> Outcome<String> {
         let shards = self.shard_set(set, request).await?;
-        let names: Vec<String> = shards.into_iter().map(|shard| self.shard_name(shard)).collect();
+        let names: Vec<String> = shards
+            .into_iter()
+            .map(|shard| self.shard_name(shard))
+            .collect();
         Ok(names.join(", "))
     }
 
@@ -156,7 +183,11 @@ impl Session {
                 format!("  Rows: {}", insert.rows.len()),
             ]),
             Plan::InsertSelect(insert) => Ok(vec![
-                format!("Insert into {} from a query on {}", insert.table.name, self.shard_name(self.home())),
+                format!(
+                    "Insert into {} from a query on {}",
+                    insert.table.name,
+                    self.shard_name(self.home())
+                ),
                 format!("  SQL: {}", insert.query_sql),
             ]),
             _ => Err(not_explained()),
@@ -164,7 +195,9 @@ impl Session {
     }
 
     fn shard_name(&self, shard: u32) -> String {
-        self.process.shard(shard).map_or_else(|_| shard.to_string(), |shard| shard.settings.name.clone())
+        self.process
+            .shard(shard)
+            .map_or_else(|_| shard.to_string(), |shard| shard.settings.name.clone())
     }
 
     fn answer(&mut self, explain: &Explain, request: &Request<'_>, lines: &[String]) {

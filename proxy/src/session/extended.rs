@@ -171,7 +171,12 @@ impl Session {
         }
         let mut forward = Forward::default();
         let binds = steps.iter().any(|step| {
-            matches!(step, BatchStep::Bind(_) | BatchStep::Execute { .. } | BatchStep::Describe(Named::Portal(_)))
+            matches!(
+                step,
+                BatchStep::Bind(_)
+                    | BatchStep::Execute { .. }
+                    | BatchStep::Describe(Named::Portal(_))
+            )
         });
         if binds && end != End::Sync {
             return None;
@@ -220,7 +225,11 @@ impl Session {
     }
 
     fn find_for_forward(&mut self, forward: &Forward, name: &str) -> Option<Arc<Statement>> {
-        let new = forward.statements.iter().rev().find(|(known, _)| known == name);
+        let new = forward
+            .statements
+            .iter()
+            .rev()
+            .find(|(known, _)| known == name);
         match new {
             Some((_, statement)) => Some(statement.clone()),
             None => self.statement_now(name).ok(),
@@ -229,8 +238,12 @@ impl Session {
 
     /// The one shard of a bound statement, if it has one and leaves nothing behind there.
     fn forward_shard(&self, statement: &Arc<Statement>, bind: &Bind) -> Option<ShardId> {
-        let [planned] = statement.prepared.statements.as_slice() else { return None };
-        let Plan::Single(target) = &planned.plan else { return None };
+        let [planned] = statement.prepared.statements.as_slice() else {
+            return None;
+        };
+        let Plan::Single(target) = &planned.plan else {
+            return None;
+        };
         let effects = planned.session;
         if effects.pins || effects.changes_catalog || effects.reads_sequence {
             return None;
@@ -266,10 +279,19 @@ impl Session {
         let result = self.exchange_with_copy(index, true).await;
         let relayed = result?;
         self.hidden_error(index)?;
-        self.process.telemetry.bytes_to_clients.increment(relayed.bytes);
+        self.process
+            .telemetry
+            .bytes_to_clients
+            .increment(relayed.bytes);
         for statement in &forward.bound {
-            let kind = statement.prepared.statements.first().map_or("other", |planned| planned.kind);
-            self.process.telemetry.statement(Tier::Single, kind, started.elapsed());
+            let kind = statement
+                .prepared
+                .statements
+                .first()
+                .map_or("other", |planned| planned.kind);
+            self.process
+                .telemetry
+                .statement(Tier::Single, kind, started.elapsed());
         }
         self.note_forwarded(&forward.bound);
         if !relayed.failed {
@@ -285,7 +307,10 @@ impl Session {
     fn note_forwarded(&self, bound: &[Arc<Statement>]) {
         let mut activity = lock(&self.card.activity);
         activity.statements += bound.len() as u64;
-        if let Some(planned) = bound.last().and_then(|last| last.prepared.statements.first()) {
+        if let Some(planned) = bound
+            .last()
+            .and_then(|last| last.prepared.statements.first())
+        {
             activity.statement_kind = planned.kind;
             activity.tier = Tier::Single.name();
         }
@@ -318,7 +343,9 @@ impl Session {
                     server.expect(Step::Parse, true);
                     server.unnamed = Some(statement.id);
                 } else if server.has_prepared(statement.id) {
-                    server.expected.push_back(Expected::Local(message::PARSE_COMPLETE));
+                    server
+                        .expected
+                        .push_back(Expected::Local(message::PARSE_COMPLETE));
                 } else {
                     server.prepare(statement.id, &statement.text, &statement.types, true);
                 }
@@ -329,7 +356,11 @@ impl Session {
                 let server = &mut self.links[index].server;
                 message::put_bind(&mut server.wire.output, &bind.portal, &name, &bind.rest);
                 server.expect(Step::Bind, true);
-                let portal = Portal { statement, bind, shard: Some(shard) };
+                let portal = Portal {
+                    statement,
+                    bind,
+                    shard: Some(shard),
+                };
                 self.portals.insert(portal.bind.portal.clone(), portal);
             }
             BatchStep::Describe(Named::Statement(name)) => {
@@ -357,7 +388,9 @@ impl Session {
                         message::put_close(&mut server.wire.output, b'P', &portal);
                         server.expect(Step::Close, true);
                     }
-                    None => server.expected.push_back(Expected::Local(message::CLOSE_COMPLETE)),
+                    None => server
+                        .expected
+                        .push_back(Expected::Local(message::CLOSE_COMPLETE)),
                 }
             }
         }
@@ -369,7 +402,12 @@ impl Session {
         let server = &mut self.links[index].server;
         if name.is_empty() {
             if server.unnamed != Some(statement.id) {
-                message::put_parse(&mut server.wire.output, "", &statement.text, &statement.types);
+                message::put_parse(
+                    &mut server.wire.output,
+                    "",
+                    &statement.text,
+                    &statement.types,
+                );
                 server.expect(Step::Parse, false);
                 server.unnamed = Some(statement.id);
             }
@@ -415,7 +453,9 @@ impl Session {
                         return Err(aborted());
                     }
                     self.statements.insert(parse.name, statement);
-                    self.client.output().extend_from_slice(message::PARSE_COMPLETE);
+                    self.client
+                        .output()
+                        .extend_from_slice(message::PARSE_COMPLETE);
                 }
                 BatchStep::Bind(bind) => self.bind(bind)?,
                 BatchStep::Describe(Named::Statement(name)) => {
@@ -436,7 +476,11 @@ impl Session {
         if self.transaction.is_failed() && !statement.may_end_transaction() {
             return Err(aborted());
         }
-        let wanted = statement.prepared.statements.first().map_or(0, |planned| planned.parameters);
+        let wanted = statement
+            .prepared
+            .statements
+            .first()
+            .map_or(0, |planned| planned.parameters);
         let wanted = wanted.max(statement.types.len());
         if bind.parameter_count() != wanted {
             return Err(Report::protocol(format!(
@@ -446,8 +490,17 @@ impl Session {
             ))
             .into());
         }
-        self.portals.insert(bind.portal.clone(), Portal { statement, bind, shard: None });
-        self.client.output().extend_from_slice(message::BIND_COMPLETE);
+        self.portals.insert(
+            bind.portal.clone(),
+            Portal {
+                statement,
+                bind,
+                shard: None,
+            },
+        );
+        self.client
+            .output()
+            .extend_from_slice(message::BIND_COMPLETE);
         Ok(())
     }
 
@@ -459,7 +512,11 @@ impl Session {
             server.expect(Step::Describe, true);
             server.sync();
             let relayed = relay::exchange(&mut self.client, server).await?;
-            return if relayed.failed { Err(Failure::Told) } else { Ok(()) };
+            return if relayed.failed {
+                Err(Failure::Told)
+            } else {
+                Ok(())
+            };
         }
         let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
         self.describe(&statement, Some(&bind)).await
@@ -477,7 +534,12 @@ impl Session {
         let home = self.home();
         let index = self.link(home).await?;
         let server = &mut self.links[index].server;
-        message::put_parse(&mut server.wire.output, "", &statement.text, &statement.types);
+        message::put_parse(
+            &mut server.wire.output,
+            "",
+            &statement.text,
+            &statement.types,
+        );
         server.expect(Step::Parse, false);
         server.unnamed = Some(statement.id);
         match bind {
@@ -496,7 +558,11 @@ impl Session {
         server.sync();
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
-        if relayed.failed { Err(Failure::Told) } else { Ok(()) }
+        if relayed.failed {
+            Err(Failure::Told)
+        } else {
+            Ok(())
+        }
     }
 
     /// Statements that the proxy answers have no parameters, and rows only where they say so.
@@ -533,7 +599,11 @@ impl Session {
             server.expect(Step::Execute, true);
             server.sync();
             let relayed = relay::exchange(&mut self.client, server).await?;
-            return if relayed.failed { Err(Failure::Told) } else { Ok(()) };
+            return if relayed.failed {
+                Err(Failure::Told)
+            } else {
+                Ok(())
+            };
         }
         let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
         self.refresh_catalog().await?;
@@ -581,7 +651,9 @@ impl Session {
                 relay::exchange(&mut self.client, server).await?;
             }
         }
-        self.client.output().extend_from_slice(message::CLOSE_COMPLETE);
+        self.client
+            .output()
+            .extend_from_slice(message::CLOSE_COMPLETE);
         Ok(())
     }
 
@@ -599,7 +671,13 @@ impl Session {
         }
         let text: Arc<str> = Arc::from(parse.text.as_str());
         let id = self.thread.statement_id(&text, &types);
-        Ok(Arc::new(Statement { id, text, types, prepared, described: Mutex::new(None) }))
+        Ok(Arc::new(Statement {
+            id,
+            text,
+            types,
+            prepared,
+            described: Mutex::new(None),
+        }))
     }
 
     /// A statement by name, with a plan of the current catalog.
@@ -640,7 +718,9 @@ impl Session {
 
     /// Parameter types of a bound statement, as the home shard infers them; asked once.
     pub(super) async fn described_types(&mut self, request: &Request<'_>) -> Outcome<Arc<[u32]>> {
-        let Some(bound) = request.bound else { return Ok(Arc::from([])) };
+        let Some(bound) = request.bound else {
+            return Ok(Arc::from([]));
+        };
         if let Some(known) = lock(&bound.statement.described).clone() {
             return Ok(known);
         }
@@ -648,7 +728,12 @@ impl Session {
         let index = self.link(home).await?;
         let server = &mut self.links[index].server;
         let statement = &bound.statement;
-        message::put_parse(&mut server.wire.output, "", &statement.text, &statement.types);
+        message::put_parse(
+            &mut server.wire.output,
+            "",
+            &statement.text,
+            &statement.types,
+        );
         server.expect(Step::Parse, false);
         message::put_describe(&mut server.wire.output, b'S', "");
         server.expect(Step::Describe, true);
@@ -720,7 +805,12 @@ enum Local {
 }
 
 fn local_answer(statement: &Statement) -> Local {
-    match statement.prepared.statements.first().map(|planned| &planned.plan) {
+    match statement
+        .prepared
+        .statements
+        .first()
+        .map(|planned| &planned.plan)
+    {
         None | Some(Plan::Empty | Plan::Transaction(_) | Plan::Setting(_) | Plan::Admin(_)) => {
             Local::Known
         }
@@ -759,5 +849,9 @@ fn decode(frame: &Frame) -> Outcome<BatchStep> {
 }
 
 fn no_portal(name: &str) -> Failure {
-    Report::error(sqlstate::INVALID_CURSOR_NAME, format!("portal \"{name}\" does not exist")).into()
+    Report::error(
+        sqlstate::INVALID_CURSOR_NAME,
+        format!("portal \"{name}\" does not exist"),
+    )
+    .into()
 }

@@ -33,11 +33,7 @@ pub struct Moved {
 
 impl Session {
     /// A SELECT that needs rows of several shards.
-    pub(super) async fn gather(
-        &mut self,
-        gather: &Gather,
-        request: &Request<'_>,
-    ) -> Outcome<Tier> {
+    pub(super) async fn gather(&mut self, gather: &Gather, request: &Request<'_>) -> Outcome<Tier> {
         self.check_on_home(request).await?;
         self.begin_implicit();
         self.load_fetches(gather, request).await?;
@@ -45,7 +41,11 @@ impl Session {
         let index = self.link(home).await?;
         self.links[index].server.forget_tables = true;
         let result = self.run_text(request, &gather.statement, home).await;
-        if let Some(link) = self.links.iter_mut().find(|link| link.server.shard_id() == home) {
+        if let Some(link) = self
+            .links
+            .iter_mut()
+            .find(|link| link.server.shard_id() == home)
+        {
             link.server.forget_tables = false;
         }
         result?;
@@ -85,7 +85,9 @@ impl Session {
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "a read-only transaction cannot gather rows of several shards",
             )
-            .detail("Gathering makes temporary tables, which a read-only transaction does not allow.")
+            .detail(
+                "Gathering makes temporary tables, which a read-only transaction does not allow.",
+            )
             .hint("Run the statement in a read-write transaction, or restrict it to one shard key.")
             .into());
         }
@@ -102,12 +104,16 @@ impl Session {
 
     /// Drops the temporary tables of a statement that is done.
     pub(super) async fn drop_fetches(&mut self, gather: &Gather) -> Outcome {
-        let names: Vec<String> =
-            gather.fetches.iter().map(|fetch| format!("pg_temp.{}", fetch.temp_table)).collect();
+        let names: Vec<String> = gather
+            .fetches
+            .iter()
+            .map(|fetch| format!("pg_temp.{}", fetch.temp_table))
+            .collect();
         if names.is_empty() {
             return Ok(());
         }
-        self.run_hidden(self.home(), &format!("DROP TABLE {}", names.join(", "))).await
+        self.run_hidden(self.home(), &format!("DROP TABLE {}", names.join(", ")))
+            .await
     }
 
     async fn load(
@@ -125,14 +131,16 @@ impl Session {
             }
             FetchSource::Shards(set) => {
                 let shards = self.shard_set(set, request).await?;
-                self.load_from_shards(fetch, &shards, request, bytes_max).await?
+                self.load_from_shards(fetch, &shards, request, bytes_max)
+                    .await?
             }
         };
         for statement in &fetch.after {
             self.run_hidden(home, statement).await?;
         }
         if moved.rows > ANALYZE_ROWS_MIN {
-            self.run_hidden(home, &format!("ANALYZE pg_temp.{}", fetch.temp_table)).await?;
+            self.run_hidden(home, &format!("ANALYZE pg_temp.{}", fetch.temp_table))
+                .await?;
         }
         Ok(moved)
     }
@@ -146,8 +154,11 @@ impl Session {
     ) -> Outcome<Moved> {
         let home = self.home();
         let mut moved = Moved::default();
-        let others: Vec<ShardId> =
-            shards.iter().copied().filter(|shard| *shard != home).collect();
+        let others: Vec<ShardId> = shards
+            .iter()
+            .copied()
+            .filter(|shard| *shard != home)
+            .collect();
         for shard in &others {
             self.ask(fetch, *shard, request).await?;
         }
@@ -158,7 +169,8 @@ impl Session {
             moved.shards.push((home, rows, 0, milliseconds(started)));
         }
         if !others.is_empty() {
-            self.stream_to_home(fetch, &others, bytes_max, &mut moved).await?;
+            self.stream_to_home(fetch, &others, bytes_max, &mut moved)
+                .await?;
         }
         Ok(moved)
     }
@@ -168,7 +180,9 @@ impl Session {
         let types = self.types_for_shards(request).await?;
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
-        let parameters = request.bound.map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
+        let parameters = request
+            .bound
+            .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
         message::put_parse(&mut server.wire.output, "", &fetch.select, &types);
         message::put_bind_with_format(
             &mut server.wire.output,
@@ -192,7 +206,9 @@ impl Session {
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
         let text = format!("INSERT INTO pg_temp.{} {}", fetch.temp_table, fetch.select);
-        let parameters = request.bound.map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
+        let parameters = request
+            .bound
+            .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
         message::put_parse(&mut server.wire.output, "", &text, &types);
         message::put_bind_with_format(&mut server.wire.output, "", "", parameters, 0);
         message::put_execute(&mut server.wire.output, "", 0);
@@ -231,10 +247,14 @@ impl Session {
         }
         for shard in shards {
             let started = std::time::Instant::now();
-            let (rows, bytes) = self.stream_one(fetch, *shard, bytes_max, moved.bytes).await?;
+            let (rows, bytes) = self
+                .stream_one(fetch, *shard, bytes_max, moved.bytes)
+                .await?;
             moved.rows += rows;
             moved.bytes += bytes;
-            moved.shards.push((*shard, rows, bytes, milliseconds(started)));
+            moved
+                .shards
+                .push((*shard, rows, bytes, milliseconds(started)));
         }
         if fetch.binary {
             self.put_copy(home, copy_rows::BINARY_TRAILER).await?;
@@ -253,7 +273,9 @@ impl Session {
         let (mut rows, mut bytes) = (0, 0);
         let mut pending = BytesMut::new();
         loop {
-            let Some(source) = self.link_position(shard) else { return Ok((rows, bytes)) };
+            let Some(source) = self.link_position(shard) else {
+                return Ok((rows, bytes));
+            };
             if self.links[source].server.expected.is_empty() {
                 break;
             }
@@ -288,7 +310,11 @@ impl Session {
     /// Loads rows that the proxy itself knows.
     async fn load_rows(&mut self, fetch: &Fetch, rows: &[Vec<Option<String>>]) -> Outcome<Moved> {
         let home = self.home();
-        self.start_copy(home, &format!("COPY pg_temp.{} FROM STDIN", fetch.temp_table)).await?;
+        self.start_copy(
+            home,
+            &format!("COPY pg_temp.{} FROM STDIN", fetch.temp_table),
+        )
+        .await?;
         let mut text = BytesMut::new();
         for row in rows {
             let values = row.iter().map(|value| value.as_deref().map(str::as_bytes));
@@ -296,7 +322,10 @@ impl Session {
         }
         self.put_copy(home, &text).await?;
         self.end_copy(home).await?;
-        Ok(Moved { rows: rows.len() as u64, ..Moved::default() })
+        Ok(Moved {
+            rows: rows.len() as u64,
+            ..Moved::default()
+        })
     }
 
     // ---- COPY into a shard, from our own hands ----
@@ -310,6 +339,7 @@ impl Session {
         while !server.expected.is_empty() {
             match relay::next_answer(&mut self.client, server).await? {
                 Some(frame) if frame.tag == b'G' => {
+                    server.copying = true;
                     self.hidden_error(index)?;
                     return Ok(frame);
                 }
@@ -331,7 +361,9 @@ impl Session {
         }
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
-        message::framed(&mut server.wire.output, b'd', |body| body.extend_from_slice(data));
+        message::framed(&mut server.wire.output, b'd', |body| {
+            body.extend_from_slice(data)
+        });
         match server.wire.flush_if_high().await {
             Ok(()) => Ok(()),
             Err(error) => Err(server.shard.broken(&error.to_string()).into()),
@@ -343,6 +375,7 @@ impl Session {
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
         message::put_copy_done(&mut server.wire.output);
+        server.copying = false;
         let mut rows = 0;
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'C' {
@@ -367,12 +400,15 @@ impl Session {
     pub(super) fn abandon_link(&mut self, shard: ShardId) {
         if let Some(position) = self.link_position(shard) {
             self.links.remove(position).abandon(&self.process);
+            self.transaction.doomed = true;
         }
     }
 
     /// Where the connection to a shard is among the session's links.
     pub(super) fn link_position(&self, shard: ShardId) -> Option<usize> {
-        self.links.iter().position(|link| link.server.shard_id() == shard)
+        self.links
+            .iter()
+            .position(|link| link.server.shard_id() == shard)
     }
 
     /// Streams a query's rows from the home shard into a distributed or reference table.
@@ -397,8 +433,11 @@ impl Session {
                 .into());
             }
         }
-        let columns: Vec<String> =
-            insert.columns.iter().map(|name| guc::quote_identifier(name)).collect();
+        let columns: Vec<String> = insert
+            .columns
+            .iter()
+            .map(|name| guc::quote_identifier(name))
+            .collect();
         let target = format!(
             "{}.{} ({})",
             guc::quote_identifier(&insert.table.schema),
@@ -407,7 +446,8 @@ impl Session {
         );
         let key = insert.key_column.zip(insert.key_type);
         let rows = self.spread_stage(&target, key, request).await?;
-        self.run_hidden(home, "DROP TABLE pg_temp.a67_stage").await?;
+        self.run_hidden(home, "DROP TABLE pg_temp.a67_stage")
+            .await?;
         Ok(rows)
     }
 }
@@ -430,7 +470,10 @@ fn over_budget(fetch: &Fetch, bytes_max: u64) -> Failure {
         sqlstate::LIMIT_EXCEEDED,
         format!("statement would copy more than {bytes_max} bytes to the home shard"),
     )
-    .detail(format!("Reached while copying \"{}\".", fetch.relation.name))
+    .detail(format!(
+        "Reached while copying \"{}\".",
+        fetch.relation.name
+    ))
     .hint("Filter by the shard key or by more columns, or raise automator67.gather_max_bytes.")
     .into()
 }

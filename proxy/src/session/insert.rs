@@ -10,7 +10,11 @@ use automator67_planner::{
 };
 use bytes::BytesMut;
 
-use super::{Session, execute::queue, multi::Tally, planning::{Request, shard_of}};
+use super::{
+    Session,
+    multi::Tally,
+    planning::{Request, shard_of},
+};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
@@ -49,7 +53,11 @@ impl Session {
             None => {
                 let all: Vec<usize> = (0..insert.rows.len()).collect();
                 let text = render(insert, request, &drawn, &all);
-                work.extend(self.all_shards().into_iter().map(|shard| (shard, text.clone())));
+                work.extend(
+                    self.all_shards()
+                        .into_iter()
+                        .map(|shard| (shard, text.clone())),
+                );
             }
             Some(groups) => {
                 for (shard, rows) in groups {
@@ -64,7 +72,8 @@ impl Session {
         self.begin_implicit();
         let tally = match placed {
             Some(groups) if insert.returning => {
-                self.insert_returning(insert, request, &work, &groups).await?
+                self.insert_returning(insert, request, &work, &groups)
+                    .await?
             }
             Some(_) => self.run_everywhere(&work, request, false).await?,
             None => self.run_everywhere(&work, request, true).await?,
@@ -86,7 +95,11 @@ impl Session {
         server.unnamed = None;
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
-        if relayed.failed { Err(Failure::Told) } else { Ok(()) }
+        if relayed.failed {
+            Err(Failure::Told)
+        } else {
+            Ok(())
+        }
     }
 
     async fn draw(&mut self, insert: &InsertSplit, request: &Request<'_>) -> Outcome<Drawn> {
@@ -94,10 +107,14 @@ impl Session {
         for sequence in &insert.sequences {
             sequences.push(self.draw_sequence(sequence, insert.rows.len()).await?);
         }
-        let mut drawn =
-            Drawn { sequences, keys: vec![None; insert.rows.len()], now: String::new() };
+        let mut drawn = Drawn {
+            sequences,
+            keys: vec![None; insert.rows.len()],
+            now: String::new(),
+        };
         if let Some(key_type) = insert.key_type {
-            self.draw_keys(insert, key_type, request, &mut drawn).await?;
+            self.draw_keys(insert, key_type, request, &mut drawn)
+                .await?;
         }
         let holds_now = |template: &Template| template.contains(&Piece::Now);
         if insert.rows.iter().any(|row| holds_now(&row.text)) || holds_now(&insert.suffix) {
@@ -120,10 +137,17 @@ impl Session {
         );
         let rows = self.query_rows(home, &text).await?;
         let session = self.card.id;
-        if let Some(link) = self.links.iter_mut().find(|link| link.server.shard_id() == home) {
+        if let Some(link) = self
+            .links
+            .iter_mut()
+            .find(|link| link.server.shard_id() == home)
+        {
             link.server.move_sequence(session);
         }
-        Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten())
+            .collect())
     }
 
     /// Reads every row's key; what cannot be read with certainty is evaluated on the home shard.
@@ -162,7 +186,10 @@ impl Session {
         if drawn.keys.iter().any(null) {
             return Err(Report::error(
                 sqlstate::NOT_NULL_VIOLATION,
-                format!("null value in the shard key of relation \"{}\"", insert.table.name),
+                format!(
+                    "null value in the shard key of relation \"{}\"",
+                    insert.table.name
+                ),
             )
             .hint("Every row of a distributed table needs a shard key.")
             .into());
@@ -183,8 +210,10 @@ impl Session {
             .iter()
             .map(|(_, expression)| format!("(({expression})::{})", insert.key_sql_type))
             .collect();
-        let text =
-            format!("select k, k::text from (values {}) as a67_keys(k)", rows.join(", "));
+        let text = format!(
+            "select k, k::text from (values {}) as a67_keys(k)",
+            rows.join(", ")
+        );
         let home = self.home();
         let types = match request.bound {
             Some(_) => self.described_types(request).await?,
@@ -194,7 +223,9 @@ impl Session {
         let server = &mut self.links[index].server;
         let output = &mut server.wire.output;
         message::put_parse(output, "", &text, &types);
-        let parameters = request.bound.map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
+        let parameters = request
+            .bound
+            .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
         let mut rest = parameters.to_vec();
         rest.extend_from_slice(&[0, 2, 0, 1, 0, 0]);
         message::put_bind(output, "", "", &rest);
@@ -213,7 +244,11 @@ impl Session {
         })
         .await?;
         self.hidden_error(index)?;
-        if values.len() == expressions.len() { Ok(values) } else { Err(bad_key().into()) }
+        if values.len() == expressions.len() {
+            Ok(values)
+        } else {
+            Err(bad_key().into())
+        }
     }
 
     /// Rows by shard; `None` for reference tables.
@@ -319,16 +354,15 @@ impl Session {
             self.drop_fetches(gather).await?;
         }
         message::put_command_complete(self.client.output(), &format!("INSERT 0 {rows}"));
-        Ok(if loaded.is_some() { Tier::Gather } else { Tier::Multi })
+        Ok(if loaded.is_some() {
+            Tier::Gather
+        } else {
+            Tier::Multi
+        })
     }
 }
 
-fn render(
-    insert: &InsertSplit,
-    request: &Request<'_>,
-    drawn: &Drawn,
-    rows: &[usize],
-) -> String {
+fn render(insert: &InsertSplit, request: &Request<'_>, drawn: &Drawn, rows: &[usize]) -> String {
     let mut text = String::new();
     let nothing = |piece: &Piece, output: &mut String| {
         if *piece == Piece::Now {
@@ -382,7 +416,11 @@ fn expression(
         KeySource::Literal { slot, negated } => {
             let literal = request.literals.get(*slot);
             let text = literal.and_then(|literal| request.whole.get(literal.start..literal.end));
-            format!("{}{}", if *negated { "-" } else { "" }, text.unwrap_or("NULL"))
+            format!(
+                "{}{}",
+                if *negated { "-" } else { "" },
+                text.unwrap_or("NULL")
+            )
         }
         KeySource::Parameter { index, .. } => format!("${}", index + 1),
         KeySource::Constant(text) => guc::quote_literal(text),
@@ -414,5 +452,8 @@ fn evaluated(key_type: KeyType, body: &[u8]) -> Result<(KeyValue, String), Failu
 }
 
 fn bad_key() -> Report {
-    Report::error(sqlstate::INTERNAL_ERROR, "the value of a shard key could not be computed")
+    Report::error(
+        sqlstate::INTERNAL_ERROR,
+        "the value of a shard key could not be computed",
+    )
 }

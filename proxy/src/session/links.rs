@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Session, shutting_down};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    pool::Lease,
+    pool::{Lease, Pool},
     process::{Process, lock},
     relay,
     server::{self, SequenceOwner},
@@ -56,7 +56,11 @@ impl Session {
     /// The session's connection to a shard, ready for the next statement: borrowed if need be,
     /// with the session's settings, and with the transaction's BEGIN queued.
     pub(super) async fn link(&mut self, shard: ShardId) -> Outcome<usize> {
-        let index = match self.links.iter().position(|link| link.server.shard_id() == shard) {
+        let index = match self
+            .links
+            .iter()
+            .position(|link| link.server.shard_id() == shard)
+        {
             Some(index) => index,
             None => self.borrow(shard).await?,
         };
@@ -69,9 +73,19 @@ impl Session {
         Ok(index)
     }
 
+    /// The pool of a shard; looked up once.
+    fn pool(&mut self, shard: ShardId) -> Outcome<Arc<Pool>> {
+        let known = self.pools.iter().find(|(id, _)| *id == shard);
+        if let Some((_, pool)) = known {
+            return Ok(pool.clone());
+        }
+        let pool = self.thread.pools.pool(self.process.shard(shard)?, &self.user);
+        self.pools.push((shard, pool.clone()));
+        Ok(pool)
+    }
+
     async fn borrow(&mut self, shard: ShardId) -> Outcome<usize> {
-        let shard = self.process.shard(shard)?;
-        let pool = self.thread.pools.pool(shard, &self.user);
+        let pool = self.pool(shard)?;
         let card = self.card.clone();
         // Dropping either future is safe: an unfinished checkout leaves the queue or closes the
         // half-open connection, and its slot goes back.
@@ -82,7 +96,12 @@ impl Session {
             () = card.cancelled.notified() => return Err(cancelled()),
         };
         lock(&self.card.activity).keys.push(server.key.clone());
-        self.links.push(Link { server, begun: false, wrote: false, pinned: self.pinned });
+        self.links.push(Link {
+            server,
+            begun: false,
+            wrote: false,
+            pinned: self.pinned,
+        });
         Ok(self.links.len() - 1)
     }
 
@@ -132,7 +151,10 @@ impl Session {
         let session = self.card.id;
         let link = &mut self.links[index];
         link.wrote |= effects.writes || effects.changes_catalog;
-        if effects.reads_sequence && !(self.pinned || link.server.sequence_owner == SequenceOwner::Session(session) && link.begun) {
+        if effects.reads_sequence
+            && !(self.pinned
+                || link.server.sequence_owner == SequenceOwner::Session(session) && link.begun)
+        {
             return Err(Report::error(
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "currval and lastval need the server session that called nextval",
@@ -231,5 +253,9 @@ impl Session {
 }
 
 fn cancelled() -> Failure {
-    Report::error(sqlstate::QUERY_CANCELED, "canceling statement due to user request").into()
+    Report::error(
+        sqlstate::QUERY_CANCELED,
+        "canceling statement due to user request",
+    )
+    .into()
 }

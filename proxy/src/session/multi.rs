@@ -29,7 +29,9 @@ impl Tally {
 
     /// The tag for all of them: the first one's words with the sum of all counts.
     pub fn tag(&self) -> String {
-        let Some(first) = &self.tag else { return String::new() };
+        let Some(first) = &self.tag else {
+            return String::new();
+        };
         match (message::tag_rows(first), first.rsplit_once(' ')) {
             (Some(_), Some((words, _))) => format!("{words} {}", self.rows),
             _ => first.clone(),
@@ -55,8 +57,10 @@ impl Session {
             return Ok(Tier::Multi);
         }
         self.begin_implicit();
-        let work: Vec<(ShardId, String)> =
-            shards.into_iter().map(|shard| (shard, text.clone())).collect();
+        let work: Vec<(ShardId, String)> = shards
+            .into_iter()
+            .map(|shard| (shard, text.clone()))
+            .collect();
         let tally = self.run_everywhere(&work, request, multi.copies).await?;
         message::put_command_complete(self.client.output(), &tally.tag());
         Ok(Tier::Multi)
@@ -171,17 +175,23 @@ impl Session {
         let index = self.link(self.home()).await?;
         self.links[index].wrote = true;
         queue(&mut self.links[index].server, text, request.bound, true);
-        let relayed =
-            relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+        let relayed = relay::exchange(&mut self.client, &mut self.links[index].server).await?;
         self.hidden_error(index)?;
-        if relayed.failed { Err(Failure::Told) } else { Ok(()) }
+        if relayed.failed {
+            Err(Failure::Told)
+        } else {
+            Ok(())
+        }
     }
 
     /// A statement on every shard but home, answers unseen.
     pub(super) async fn run_elsewhere(&mut self, text: &str) -> Outcome {
         let home = self.home();
-        let others: Vec<ShardId> =
-            self.all_shards().into_iter().filter(|shard| *shard != home).collect();
+        let others: Vec<ShardId> = self
+            .all_shards()
+            .into_iter()
+            .filter(|shard| *shard != home)
+            .collect();
         for shard in &others {
             let index = self.link(*shard).await?;
             self.links[index].wrote = true;
@@ -190,7 +200,10 @@ impl Session {
         }
         let mut failure = None;
         for shard in others {
-            let Some(index) = self.links.iter().position(|link| link.server.shard_id() == shard)
+            let Some(index) = self
+                .links
+                .iter()
+                .position(|link| link.server.shard_id() == shard)
             else {
                 continue;
             };
@@ -217,7 +230,10 @@ impl Session {
             let words: Vec<&str> = text.split_whitespace().take(2).collect();
             return Err(Report::error(
                 sqlstate::ACTIVE_SQL_TRANSACTION,
-                format!("{} cannot run inside a transaction block", words.join(" ").to_uppercase()),
+                format!(
+                    "{} cannot run inside a transaction block",
+                    words.join(" ").to_uppercase()
+                ),
             )
             .into());
         }
@@ -287,7 +303,10 @@ impl Session {
         self.run_elsewhere(elsewhere).await?;
         let mut planned = request.planned.clone();
         planned.plan = home.clone();
-        planned.session = SessionEffects { changes_catalog: false, ..planned.session };
+        planned.session = SessionEffects {
+            changes_catalog: false,
+            ..planned.session
+        };
         let request = request.with_plan(&planned);
         Box::pin(self.execute(&request)).await
     }
@@ -298,14 +317,25 @@ fn on_shard(name: &str, frame: &[u8]) -> Failure {
     let body = &frame[crate::frame::HEADER_BYTES..];
     let field = |code| message::error_field(body, code).unwrap_or_default();
     Report::error(field(b'C'), field(b'M'))
-        .detail(format!("{} (On shard \"{name}\"; no shard was changed.)", field(b'D')).trim_start().to_owned())
+        .detail(
+            format!(
+                "{} (On shard \"{name}\"; no shard was changed.)",
+                field(b'D')
+            )
+            .trim_start()
+            .to_owned(),
+        )
         .into()
 }
 
 /// The error of a statement that came only as far as shard `name`.
 fn stopped_at(name: &str, failure: Failure, done: &[String], rest: &[String]) -> Failure {
     let list = |names: &[String]| {
-        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
     };
     let where_it_stands = format!(
         "Failed on shard \"{name}\"; succeeded on: {}; not tried on: {}.",
@@ -316,9 +346,15 @@ fn stopped_at(name: &str, failure: Failure, done: &[String], rest: &[String]) ->
         Failure::Shard(frame) => {
             let body = &frame[crate::frame::HEADER_BYTES..];
             let field = |code| message::error_field(body, code).unwrap_or_default();
-            Report::error(field(b'C'), field(b'M')).detail(where_it_stands).into()
+            Report::error(field(b'C'), field(b'M'))
+                .detail(where_it_stands)
+                .into()
         }
-        Failure::Report(report) => Report { detail: Some(where_it_stands), ..*report }.into(),
+        Failure::Report(report) => Report {
+            detail: Some(where_it_stands),
+            ..*report
+        }
+        .into(),
         Failure::Told | Failure::ClientGone => failure,
     }
 }

@@ -81,11 +81,20 @@ impl<'a> Request<'a> {
 
     /// The same request with another plan.
     pub fn with_plan<'b>(&'b self, planned: &'b Planned) -> Request<'b> {
-        Request { planned, catalog: self.catalog.clone(), ..*self }
+        Request {
+            planned,
+            catalog: self.catalog.clone(),
+            ..*self
+        }
     }
 
     /// A template with its holes filled.
-    pub fn render(&self, pieces: &[Piece], fill: &dyn Fn(&Piece, &mut String), output: &mut String) {
+    pub fn render(
+        &self,
+        pieces: &[Piece],
+        fill: &dyn Fn(&Piece, &mut String),
+        output: &mut String,
+    ) {
         for piece in pieces {
             match piece {
                 Piece::Text(text) => output.push_str(text),
@@ -122,7 +131,8 @@ impl Session {
 
     /// Plans the text of a simple query.
     pub(super) fn plan_simple(&mut self, text: &str) -> Outcome<Prepared> {
-        self.plan_text(text, &Arc::from([]))
+        let none = self.no_types.clone();
+        self.plan_text(text, &none)
     }
 
     /// Plans a text, from the cache if its normalised form was planned before.
@@ -132,7 +142,7 @@ impl Session {
         parameter_types: &Arc<[u32]>,
     ) -> Outcome<Prepared> {
         let catalog = self.catalog();
-        let mut normalised = Normalised::default();
+        let mut normalised = std::mem::take(&mut self.scratch);
         let surroundings = Surroundings {
             search_path: self.settings.search_path.clone(),
             parameter_types: parameter_types.clone(),
@@ -156,7 +166,11 @@ impl Session {
             }
         }
         self.process.telemetry.plan_misses.increment(1);
-        let reach = if self.settings.own.force_gather { Reach::Many } else { Reach::Single };
+        let reach = if self.settings.own.force_gather {
+            Reach::Many
+        } else {
+            Reach::Single
+        };
         let statements =
             self.plan_fresh(&catalog, text, parameter_types, reach, Some(&normalised))?;
         if let ([planned], true) = (statements.as_slice(), cacheable) {
@@ -169,7 +183,13 @@ impl Session {
             planned.session.changes_catalog || matches!(planned.plan, Plan::Setting(_))
         });
         let search_path = surroundings.search_path;
-        Ok(Prepared { statements, normalised, catalog, search_path, depends_on_order })
+        Ok(Prepared {
+            statements,
+            normalised,
+            catalog,
+            search_path,
+            depends_on_order,
+        })
     }
 
     fn plan_fresh(
@@ -196,19 +216,27 @@ impl Session {
         let catalog = self.catalog();
         let mut normalised = Normalised::default();
         normalise::normalise(text, &mut normalised);
-        let statements =
-            self.plan_fresh(&catalog, text, &[], Reach::Single, Some(&normalised))?;
+        let statements = self.plan_fresh(&catalog, text, &[], Reach::Single, Some(&normalised))?;
         statements.into_iter().nth(position).ok_or_else(|| {
-            Report::error(sqlstate::INTERNAL_ERROR, "the statement could not be planned again").into()
+            Report::error(
+                sqlstate::INTERNAL_ERROR,
+                "the statement could not be planned again",
+            )
+            .into()
         })
     }
 
     /// Plans a statement whose keys name several shards, or cannot be read.
     pub(super) fn plan_for_many(&self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
         let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
-        let statements = self.plan_fresh(&request.catalog, request.text, types, Reach::Many, None)?;
+        let statements =
+            self.plan_fresh(&request.catalog, request.text, types, Reach::Many, None)?;
         statements.into_iter().next().ok_or_else(|| {
-            Report::error(sqlstate::INTERNAL_ERROR, "the statement could not be planned again").into()
+            Report::error(
+                sqlstate::INTERNAL_ERROR,
+                "the statement could not be planned again",
+            )
+            .into()
         })
     }
 
@@ -246,7 +274,10 @@ impl Session {
             return link.server.shard_id();
         }
         let shards = &self.process.shards;
-        shards.iter().find(|shard| shard.is_up()).map_or(self.home(), |shard| shard.id)
+        shards
+            .iter()
+            .find(|shard| shard.is_up())
+            .map_or(self.home(), |shard| shard.id)
     }
 
     /// Reads and hashes the keys of a route. `types` are the parameters' types as a shard
@@ -302,10 +333,15 @@ impl Session {
         route: &KeyRoute,
         request: &Request<'_>,
     ) -> Outcome<Resolved> {
-        let unsure = route
-            .sources
-            .iter()
-            .any(|source| matches!(source, KeySource::Parameter { type_unsure: true, .. }));
+        let unsure = route.sources.iter().any(|source| {
+            matches!(
+                source,
+                KeySource::Parameter {
+                    type_unsure: true,
+                    ..
+                }
+            )
+        });
         if !unsure || request.bound.is_none() {
             return self.resolve(route, request, None);
         }
@@ -364,7 +400,9 @@ fn parameter_key(
     types: Option<&[u32]>,
 ) -> Option<KeyValue> {
     let declared = bound.types.get(index).copied().filter(|oid| *oid != 0);
-    let described = types.and_then(|types| types.get(index).copied()).filter(|oid| *oid != 0);
+    let described = types
+        .and_then(|types| types.get(index).copied())
+        .filter(|oid| *oid != 0);
     let type_oid = match declared.or(described) {
         Some(oid) => Some(oid),
         None if type_unsure => return None,
@@ -373,7 +411,9 @@ fn parameter_key(
     if index >= bound.bind.parameter_count() {
         return None;
     }
-    let Some(bytes) = bound.bind.value(index) else { return Some(KeyValue::Null) };
+    let Some(bytes) = bound.bind.value(index) else {
+        return Some(KeyValue::Null);
+    };
     if bound.bind.is_binary(index) {
         let type_oid = type_oid.or_else(|| native_oid(key_type, bytes.len()))?;
         return key::from_binary(key_type, type_oid, bytes);

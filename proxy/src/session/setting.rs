@@ -98,7 +98,12 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Tier> {
         match command {
-            SettingCommand::Set { name, replay, value, local } => {
+            SettingCommand::Set {
+                name,
+                replay,
+                value,
+                local,
+            } => {
                 self.run_setting(request).await?;
                 if *local {
                     self.remember_local(replay);
@@ -109,7 +114,10 @@ impl Session {
             }
             SettingCommand::Reset { name, local: true } => {
                 self.run_setting(request).await?;
-                self.remember_local(&format!("SET LOCAL {} TO DEFAULT", guc::quote_setting(name)));
+                self.remember_local(&format!(
+                    "SET LOCAL {} TO DEFAULT",
+                    guc::quote_setting(name)
+                ));
             }
             SettingCommand::Reset { name, local: false } => {
                 self.reset(name);
@@ -231,11 +239,19 @@ impl Session {
         let own = &self.settings.own;
         let value = match name {
             "automator67.auto_distribute" => {
-                if own.auto_distribute { "primary_key".to_owned() } else { "off".to_owned() }
+                if own.auto_distribute {
+                    "primary_key".to_owned()
+                } else {
+                    "off".to_owned()
+                }
             }
             "automator67.gather_max_bytes" => own.gather_bytes_max.to_string(),
             "automator67.force_tier" => {
-                if own.force_gather { "gather".to_owned() } else { "auto".to_owned() }
+                if own.force_gather {
+                    "gather".to_owned()
+                } else {
+                    "auto".to_owned()
+                }
             }
             other => {
                 return Err(Report::error(
@@ -261,19 +277,35 @@ impl Session {
                 self.settings.own.auto_distribute = match value_text {
                     "primary_key" => true,
                     "" | "off" | "none" => false,
-                    _ => return Err(invalid_value(name, value_text, "Available values: primary_key, off.")),
+                    _ => {
+                        return Err(invalid_value(
+                            name,
+                            value_text,
+                            "Available values: primary_key, off.",
+                        ));
+                    }
                 };
             }
             "automator67.gather_max_bytes" => {
                 self.settings.own.gather_bytes_max = bytes(value_text).ok_or_else(|| {
-                    invalid_value(name, value_text, "Give a number of bytes, or one with kB, MB or GB.")
+                    invalid_value(
+                        name,
+                        value_text,
+                        "Give a number of bytes, or one with kB, MB or GB.",
+                    )
                 })?;
             }
             "automator67.force_tier" => {
                 self.settings.own.force_gather = match value_text {
                     "gather" => true,
                     "" | "auto" => false,
-                    _ => return Err(invalid_value(name, value_text, "Available values: auto, gather.")),
+                    _ => {
+                        return Err(invalid_value(
+                            name,
+                            value_text,
+                            "Available values: auto, gather.",
+                        ));
+                    }
                 };
             }
             _ if name.starts_with("automator67.") => {
@@ -337,8 +369,10 @@ impl Session {
         let home = self.home();
         let text = "select relname from pg_class where relnamespace = pg_my_temp_schema()";
         let rows = self.query_rows(home, text).await?;
-        self.temporary_names =
-            rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+        self.temporary_names = rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten())
+            .collect();
         Ok(())
     }
 }
@@ -355,7 +389,9 @@ fn invalid_value(name: &str, value: &str, hint: &str) -> Failure {
 /// A number of bytes, with an optional unit of Postgres's.
 fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic()).trim_end();
+    let digits = text
+        .trim_end_matches(|letter: char| letter.is_ascii_alphabetic())
+        .trim_end();
     let factor = match text[digits.len()..].trim() {
         "" | "B" => 1,
         "kB" => 1 << 10,

@@ -35,6 +35,8 @@ pub struct Transaction {
     pub catalog: Option<Arc<Catalog>>,
     /// Epoch that its commit will publish.
     pub epoch: Option<u64>,
+    /// A shard's part was lost with its connection: nothing but ROLLBACK can follow.
+    pub doomed: bool,
     /// The schema has changed since `catalog` was loaded.
     pub stale: bool,
     /// Temporary tables of gathers so far, so that each gets names of its own.
@@ -113,7 +115,11 @@ impl Session {
         text: &str,
     ) -> Outcome<Tier> {
         match command {
-            TransactionCommand::Begin { options, read_only, start } => {
+            TransactionCommand::Begin {
+                options,
+                read_only,
+                start,
+            } => {
                 self.begin(options, *read_only, *start);
                 Ok(Tier::Proxy)
             }
@@ -188,7 +194,9 @@ impl Session {
     async fn commit(&mut self, chain: bool) -> Outcome<Tier> {
         match self.transaction.state {
             State::Failed => return self.rollback(chain).await,
-            State::Idle | State::Implicit if chain => return Err(no_transaction("COMMIT AND CHAIN")),
+            State::Idle | State::Implicit if chain => {
+                return Err(no_transaction("COMMIT AND CHAIN"));
+            }
             State::Idle | State::Implicit => {
                 self.warn_no_transaction();
             }
@@ -236,11 +244,19 @@ impl Session {
 
     /// Commits what the implicit transaction has done.
     pub(super) async fn end_implicit(&mut self) -> Outcome {
-        if self.transaction.state == State::Implicit { self.commit_links(false).await } else { Ok(()) }
+        if self.transaction.state == State::Implicit {
+            self.commit_links(false).await
+        } else {
+            Ok(())
+        }
     }
 
     /// After an error: an implicit transaction is rolled back, an open one waits for ROLLBACK.
     pub(super) async fn fail_transaction(&mut self) {
+        for shard in self.all_shards() {
+            // What cannot be ended loses its connection, and with it the copy.
+            let _ = self.fail_copy(shard).await;
+        }
         match self.transaction.state {
             State::Idle => {}
             State::Open => self.transaction.state = State::Failed,
@@ -255,7 +271,11 @@ impl Session {
     /// COMMIT on every shard that joined. Without two-phase commit a failure in the middle leaves
     /// some shards committed: the error names them.
     async fn commit_links(&mut self, explicit: bool) -> Outcome {
-        let writers = self.links.iter().filter(|link| link.begun && link.wrote).count();
+        let writers = self
+            .links
+            .iter()
+            .filter(|link| link.begun && link.wrote)
+            .count();
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.query("COMMIT", true);
         }
@@ -270,7 +290,8 @@ impl Session {
             let name = link.server.shard.settings.name.clone();
             let mut rolled_back = false;
             let result = relay::collect(&mut self.client, &mut link.server, |_, frame| {
-                rolled_back |= frame.tag == b'C' && message::command_tag(frame.body()) == "ROLLBACK";
+                rolled_back |=
+                    frame.tag == b'C' && message::command_tag(frame.body()) == "ROLLBACK";
                 Ok(())
             })
             .await;
@@ -315,10 +336,13 @@ impl Session {
         if !self.settings.own.warnings {
             return;
         }
-        Report::error("01000", format!("transaction wrote on {writers} shards without two-phase commit"))
-            .warning()
-            .detail("If a shard had failed during the commit, others would have kept their part.")
-            .write(self.client.output());
+        Report::error(
+            "01000",
+            format!("transaction wrote on {writers} shards without two-phase commit"),
+        )
+        .warning()
+        .detail("If a shard had failed during the commit, others would have kept their part.")
+        .write(self.client.output());
     }
 
     /// ROLLBACK on every shard that joined.
@@ -347,7 +371,9 @@ impl Session {
         let ended = std::mem::take(&mut self.transaction);
         self.transaction.gathers = ended.gathers;
         self.portals.clear();
-        let Some(before) = ended.settings_before else { return };
+        let Some(before) = ended.settings_before else {
+            return;
+        };
         if committed {
             return;
         }
@@ -360,7 +386,8 @@ impl Session {
 
     async fn savepoint(&mut self, name: &str) -> Outcome<Tier> {
         self.require_transaction("SAVEPOINT")?;
-        self.everywhere(&format!("SAVEPOINT {}", crate::guc::quote_identifier(name))).await?;
+        self.everywhere(&format!("SAVEPOINT {}", crate::guc::quote_identifier(name)))
+            .await?;
         self.transaction.savepoints.push(Savepoint {
             name: name.to_owned(),
             settings: self.settings.clone(),
@@ -373,7 +400,11 @@ impl Session {
     async fn release(&mut self, name: &str) -> Outcome<Tier> {
         self.require_transaction("RELEASE SAVEPOINT")?;
         let position = self.find_savepoint(name)?;
-        self.everywhere(&format!("RELEASE SAVEPOINT {}", crate::guc::quote_identifier(name))).await?;
+        self.everywhere(&format!(
+            "RELEASE SAVEPOINT {}",
+            crate::guc::quote_identifier(name)
+        ))
+        .await?;
         self.transaction.savepoints.truncate(position);
         message::put_command_complete(self.client.output(), "RELEASE");
         Ok(Tier::Proxy)
@@ -383,11 +414,22 @@ impl Session {
     async fn rollback_to(&mut self, name: &str) -> Outcome<Tier> {
         self.require_transaction("ROLLBACK TO SAVEPOINT")?;
         let position = self.find_savepoint(name)?;
+        if self.transaction.doomed {
+            return Err(Report::error(
+                sqlstate::IN_FAILED_SQL_TRANSACTION,
+                "current transaction has lost a shard's part and can only be rolled back",
+            )
+            .hint("ROLLBACK and start over.")
+            .into());
+        }
         if self.transaction.state == State::Failed {
             self.transaction.state = State::Open;
         }
-        self.everywhere(&format!("ROLLBACK TO SAVEPOINT {}", crate::guc::quote_identifier(name)))
-            .await?;
+        self.everywhere(&format!(
+            "ROLLBACK TO SAVEPOINT {}",
+            crate::guc::quote_identifier(name)
+        ))
+        .await?;
         self.transaction.savepoints.truncate(position + 1);
         let savepoint = &self.transaction.savepoints[position];
         self.settings = savepoint.settings.clone();
@@ -403,7 +445,11 @@ impl Session {
     }
 
     fn find_savepoint(&self, name: &str) -> Outcome<usize> {
-        let found = self.transaction.savepoints.iter().rposition(|known| known.name == name);
+        let found = self
+            .transaction
+            .savepoints
+            .iter()
+            .rposition(|known| known.name == name);
         found.ok_or_else(|| {
             Report::error(
                 sqlstate::INVALID_SAVEPOINT,
@@ -451,13 +497,19 @@ impl Session {
         if severity == Severity::Warning && !self.settings.own.warnings {
             return;
         }
-        Report { severity, ..Report::error(sqlstate, text) }.write(self.client.output());
+        Report {
+            severity,
+            ..Report::error(sqlstate, text)
+        }
+        .write(self.client.output());
     }
 
     /// Loads the catalog as this transaction sees it, from the home shard.
     pub(super) async fn reload_own_catalog(&mut self) -> Outcome {
         let home = self.home();
-        let text = self.query_value(home, "select automator67.catalog_document()").await?;
+        let text = self
+            .query_value(home, "select automator67.catalog_document()")
+            .await?;
         let catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
             Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")
                 .detail(error.to_string())
@@ -473,7 +525,10 @@ impl Session {
         text: &str,
     ) -> Outcome<Option<String>> {
         let rows = self.query_rows(shard, text).await?;
-        Ok(rows.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+        Ok(rows
+            .into_iter()
+            .next()
+            .and_then(|row| row.into_iter().next().flatten()))
     }
 
     /// All rows of a statement on one shard, as text.
@@ -499,7 +554,10 @@ impl Session {
         .await?;
         debug_assert!(!server.expected.iter().any(|due| matches!(
             due,
-            crate::server::Expected::Answer { step: Step::Query, .. }
+            crate::server::Expected::Answer {
+                step: Step::Query,
+                ..
+            }
         )));
         self.hidden_error(index)?;
         Ok(rows)
@@ -523,12 +581,17 @@ fn partial_commit(name: &str, failure: Failure, committed: &[String]) -> Failure
         Failure::Report(report) => report.message.clone(),
         Failure::Shard(frame) => {
             let body = &frame[crate::frame::HEADER_BYTES..];
-            message::error_field(body, b'M').unwrap_or_default().to_owned()
+            message::error_field(body, b'M')
+                .unwrap_or_default()
+                .to_owned()
         }
         Failure::Told | Failure::ClientGone => String::new(),
     };
-    Report::error(failure.sqlstate(), format!("commit failed on shard \"{name}\": {cause}"))
-        .detail(format!("Committed on: {}.", committed.join(", ")))
-        .hint("The transaction is incomplete: look at its rows on every shard before you repeat it.")
-        .into()
+    Report::error(
+        failure.sqlstate(),
+        format!("commit failed on shard \"{name}\": {cause}"),
+    )
+    .detail(format!("Committed on: {}.", committed.join(", ")))
+    .hint("The transaction is incomplete: look at its rows on every shard before you repeat it.")
+    .into()
 }

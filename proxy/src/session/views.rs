@@ -60,9 +60,15 @@ impl Session {
     fn session_rows(&self) -> Vec<Row> {
         let row = |card: std::sync::Arc<crate::process::SessionCard>| {
             let activity = lock(&card.activity).clone();
-            let shards: Vec<&str> =
-                activity.keys.iter().map(|key| key.shard.settings.name.as_str()).collect();
-            let connected = card.connected_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let shards: Vec<&str> = activity
+                .keys
+                .iter()
+                .map(|key| key.shard.settings.name.as_str())
+                .collect();
+            let connected = card
+                .connected_at
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             vec![
                 Some(card.pid.to_string()),
                 Some(card.user.clone()),
@@ -97,7 +103,11 @@ fn timestamp(seconds: u64) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_index = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let month = if month_index < 10 {
+        month_index + 3
+    } else {
+        month_index - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
     format!(
         "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}+00",

@@ -1,0 +1,143 @@
+//! `SELECT create_distributed_table(...)` and the other functions that the proxy answers.
+
+use pg_query::{NodeEnum, protobuf};
+
+use crate::{
+    plan::{AdminCall, AdminFunction, Argument, Plan, PlanError},
+    route::Statement,
+    session,
+    statement::Draft,
+    tree::{constant_text, inner, is_null, nodes, strings},
+};
+
+/// The plan of a SELECT that calls one of the proxy's functions, and nothing else.
+pub(crate) fn call(
+    statement: &Statement<'_>,
+    select: &protobuf::SelectStmt,
+) -> Result<Option<Draft>, PlanError> {
+    if let Some(draft) = session::constant_set_config(select) {
+        return Ok(Some(draft));
+    }
+    let [target] = select.target_list.as_slice() else { return Ok(None) };
+    let Some(NodeEnum::ResTarget(target)) = &target.node else { return Ok(None) };
+    let Some(NodeEnum::FuncCall(call)) = inner(&target.val) else { return Ok(None) };
+    let Some(name) = function(&strings(&call.funcname)) else { return Ok(None) };
+    if !select.from_clause.is_empty() || select.where_clause.is_some() {
+        return Err(PlanError::unsupported(format!("{name} cannot be called for rows of a query"))
+            .hint(format!("Write: SELECT {name}(...)")));
+    }
+    debug_assert!(statement.span.0 <= statement.span.1);
+    let column = if target.name.is_empty() { name.to_owned() } else { target.name.clone() };
+    let plan = Plan::Admin(AdminCall { function: admin_function(name, call)?, column });
+    Ok(Some(Draft::new(plan, "admin").changes_catalog()))
+}
+
+fn function(names: &[&str]) -> Option<&'static str> {
+    let (schema, name) = match names {
+        [name] => (None, *name),
+        [schema, name] => (Some(*schema), *name),
+        _ => return None,
+    };
+    let anywhere = ["create_distributed_table", "create_reference_table", "undistribute_table"];
+    let own = ["add_shard", "declare_safe"];
+    if let Some(known) = anywhere.iter().find(|known| **known == name) {
+        let ours = matches!(schema, None | Some("public" | "pg_catalog" | "automator67"));
+        return ours.then_some(known);
+    }
+    own.into_iter().find(|known| *known == name && schema == Some("automator67"))
+}
+
+fn admin_function(
+    name: &'static str,
+    call: &protobuf::FuncCall,
+) -> Result<AdminFunction, PlanError> {
+    let mut arguments = Arguments::of(name, call)?;
+    let function = match name {
+        "create_distributed_table" => AdminFunction::CreateDistributedTable {
+            table: arguments.take(&["table_name", "table", "relation"])?,
+            column: arguments.take(&["distribution_column", "column"])?,
+            distribution_type: arguments.optional(&["distribution_type"]),
+            colocate_with: arguments.optional(&["colocate_with"]),
+        },
+        "create_reference_table" => AdminFunction::CreateReferenceTable {
+            table: arguments.take(&["table_name", "table", "relation"])?,
+        },
+        "undistribute_table" => AdminFunction::UndistributeTable {
+            table: arguments.take(&["table_name", "table", "relation"])?,
+        },
+        "add_shard" => AdminFunction::AddShard {
+            name: arguments.take(&["name"])?,
+            url: arguments.take(&["url"])?,
+        },
+        _ => AdminFunction::DeclareSafe { function: arguments.take(&["function", "name"])? },
+    };
+    // How many shards there are is not a table's business.
+    if name == "create_distributed_table" {
+        arguments.optional(&["shard_count"]);
+    }
+    if arguments.left.is_empty() { Ok(function) } else { Err(arguments.wrong()) }
+}
+
+struct Arguments {
+    function: &'static str,
+    /// In order; with its name where it has one.
+    left: Vec<(Option<String>, Argument)>,
+}
+
+impl Arguments {
+    fn of(function: &'static str, call: &protobuf::FuncCall) -> Result<Self, PlanError> {
+        let mut left = Vec::with_capacity(call.args.len());
+        for node in nodes(&call.args) {
+            let (name, value) = match node {
+                NodeEnum::NamedArgExpr(named) => (Some(named.name.clone()), inner(&named.arg)),
+                other => (None, Some(other)),
+            };
+            let value = value.and_then(argument).ok_or_else(|| {
+                PlanError::unsupported(format!("an argument of {function} is not a constant"))
+                    .hint("Give constants or parameters.")
+            })?;
+            left.push((name, value));
+        }
+        Ok(Arguments { function, left })
+    }
+
+    /// The argument of one of these names, or the first without a name.
+    fn optional(&mut self, names: &[&str]) -> Option<Argument> {
+        let named = self.left.iter().position(|(name, _)| {
+            name.as_deref().is_some_and(|name| names.contains(&name))
+        });
+        let at = named.or_else(|| self.left.iter().position(|(name, _)| name.is_none()))?;
+        Some(self.left.remove(at).1)
+    }
+
+    fn take(&mut self, names: &[&str]) -> Result<Argument, PlanError> {
+        self.optional(names).ok_or_else(|| self.wrong())
+    }
+
+    fn wrong(&self) -> PlanError {
+        let usage = match self.function {
+            "create_distributed_table" => {
+                "create_distributed_table('table', 'column' [, colocate_with => 'other'])"
+            }
+            "create_reference_table" => "create_reference_table('table')",
+            "undistribute_table" => "undistribute_table('table')",
+            "add_shard" => "automator67.add_shard('name', 'url')",
+            _ => "automator67.declare_safe('function')",
+        };
+        PlanError::new("42883", format!("wrong arguments for function {}", self.function))
+            .hint(format!("Write: SELECT {usage}"))
+    }
+}
+
+fn argument(node: &NodeEnum) -> Option<Argument> {
+    match node {
+        NodeEnum::ParamRef(parameter) => {
+            let index = usize::try_from(parameter.number).ok()?.checked_sub(1)?;
+            Some(Argument::Parameter(index))
+        }
+        NodeEnum::TypeCast(cast) => argument(inner(&cast.arg)?),
+        NodeEnum::AConst(_) if is_null(node) => Some(Argument::Text(None)),
+        NodeEnum::AConst(_) => constant_text(node).map(|text| Argument::Text(Some(text))),
+        _ => None,
+    }
+}

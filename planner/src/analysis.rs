@@ -1,0 +1,659 @@
+//! One walk over a statement: every relation it touches, what must be equal, and what its
+//! functions do. All decisions rest on this.
+
+use std::{collections::HashSet, rc::Rc};
+
+use pg_query::{Node, NodeEnum, protobuf};
+
+use crate::{
+    catalog::{Catalog, KeyType, Placement, Relation},
+    facts::{ColumnId, Constant, Facts},
+    functions::Traits,
+    plan::PlanError,
+    scope::{self, Found, Item, Names, Output, Visible},
+    statement::Context,
+    tree::{self, Child, inner, nodes, strings},
+    views::Views,
+};
+
+mod expressions;
+mod joins;
+mod writes;
+
+pub(crate) use writes::{assigned_columns, listed_columns, plain_columns};
+
+/// The text that a location is in: the client's.
+pub(crate) const CLIENT_TEXT: usize = 0;
+
+/// CTEs that are used many times are looked at each time, so nested ones could grow without end.
+const OCCURRENCES_MAX: usize = 4000;
+
+/// One place where a statement, or a view that it uses, names a relation. The same place counts
+/// once for every time its view or CTE is used.
+#[derive(Debug)]
+pub(crate) struct Occurrence<'t> {
+    /// The name as it stands.
+    pub(crate) range: &'t protobuf::RangeVar,
+    /// What it means.
+    pub(crate) found: Found<'t>,
+    /// [`CLIENT_TEXT`], or the view's.
+    pub(crate) text: usize,
+    /// The scope whose facts are true for its rows.
+    pub(crate) scope: usize,
+    /// The target of INSERT, UPDATE, DELETE or MERGE.
+    pub(crate) written: bool,
+    /// Under TABLESAMPLE.
+    pub(crate) sampled: bool,
+    /// All of its columns are used.
+    pub(crate) whole: bool,
+    /// Conditions on its own columns that every row must meet, as SQL.
+    pub(crate) filters: Vec<String>,
+}
+
+/// A view that is judged by its text, where it is named.
+#[derive(Debug)]
+pub(crate) struct ViewUse<'t> {
+    /// The name as it stands.
+    pub(crate) range: &'t protobuf::RangeVar,
+    /// The text that names it.
+    pub(crate) text: usize,
+    /// Its own text.
+    pub(crate) view: usize,
+    /// What it is.
+    pub(crate) relation: &'t Relation,
+}
+
+/// A reference to a column that has to be written differently when its table is renamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reference {
+    /// The text it is in.
+    pub(crate) text: usize,
+    /// Where it starts.
+    pub(crate) location: usize,
+    /// How many names qualify the table's.
+    pub(crate) qualifiers: usize,
+    /// The occurrence of the relation, where it names a whole row of one.
+    pub(crate) whole_row_of: Option<usize>,
+    /// The whole row is an output column without an alias.
+    pub(crate) needs_alias: bool,
+}
+
+/// Everything that is known about a statement.
+#[derive(Debug)]
+pub(crate) struct Analysis<'t> {
+    pub(crate) catalog: &'t Catalog,
+    context: &'t Context<'t>,
+    views: &'t Views<'t>,
+    /// Relations, in the order of the walk.
+    pub(crate) occurrences: Vec<Occurrence<'t>>,
+    /// Views on placed tables.
+    pub(crate) view_uses: Vec<ViewUse<'t>>,
+    /// Equalities.
+    pub(crate) facts: Facts,
+    /// Functions.
+    pub(crate) traits: Traits,
+    /// Every name in a column reference or USING.
+    pub(crate) names: HashSet<String>,
+    /// See [`Reference`].
+    pub(crate) references: Vec<Reference>,
+    /// FOR UPDATE, FOR SHARE.
+    pub(crate) locks: bool,
+    /// INSERT, UPDATE, DELETE or MERGE inside WITH.
+    pub(crate) writes_in_with: bool,
+    /// GROUP BY somewhere.
+    pub(crate) groups: bool,
+    /// A node that the walk does not know: nothing is proved.
+    pub(crate) strange: bool,
+    /// Too many occurrences.
+    too_large: bool,
+    items: Vec<Item<'t>>,
+    text: usize,
+}
+
+/// A name that WITH gives, and those before it.
+#[derive(Debug)]
+struct Cte<'t> {
+    name: &'t str,
+    /// `None`: its rows are not looked through (recursive, or it writes).
+    body: Option<CteBody<'t>>,
+    previous: Env<'t>,
+}
+
+#[derive(Debug)]
+struct CteBody<'t> {
+    cte: &'t protobuf::CommonTableExpr,
+    outer: Rc<Names>,
+    used: std::cell::Cell<bool>,
+}
+
+type Env<'t> = Option<Rc<Cte<'t>>>;
+
+/// The surroundings of a query inside the statement.
+#[derive(Debug, Clone)]
+struct Place<'t> {
+    scope: usize,
+    outer: Rc<Names>,
+    env: Env<'t>,
+}
+
+/// Looks at one statement.
+pub(crate) fn analyse<'t>(
+    catalog: &'t Catalog,
+    context: &'t Context<'t>,
+    views: &'t Views<'t>,
+    node: &'t NodeEnum,
+) -> Result<Analysis<'t>, PlanError> {
+    let mut analysis = Analysis {
+        catalog,
+        context,
+        views,
+        occurrences: Vec::new(),
+        view_uses: Vec::new(),
+        facts: Facts::default(),
+        traits: Traits::default(),
+        names: HashSet::new(),
+        references: Vec::new(),
+        locks: false,
+        writes_in_with: false,
+        groups: false,
+        strange: false,
+        too_large: false,
+        items: Vec::new(),
+        text: CLIENT_TEXT,
+    };
+    let scope = analysis.facts.scope(None);
+    let place = Place { scope, outer: Rc::new(Names::default()), env: None };
+    analysis.query(node, &place);
+    if analysis.too_large {
+        return Err(PlanError::new("54001", "statement too complex")
+            .detail("It names relations too many times, counting those inside views and WITH."));
+    }
+    Ok(analysis)
+}
+
+impl<'t> Analysis<'t> {
+    // ---- answers ----
+
+    /// The values that the shard key of an occurrence can have, if they are known.
+    pub(crate) fn key_values(&self, occurrence: usize) -> Option<Vec<Constant>> {
+        self.key_closure(occurrence)?.1
+    }
+
+    /// True when rows of one occurrence matter only beside rows of the other with the same key.
+    pub(crate) fn linked(&self, occurrence: usize, other: usize) -> bool {
+        let (Some((reached, _)), Some(key)) = (self.key_closure(occurrence), self.key_of(other))
+        else {
+            return false;
+        };
+        reached.contains(&key)
+    }
+
+    fn key_closure(&self, occurrence: usize) -> Option<(Vec<ColumnId>, Option<Vec<Constant>>)> {
+        let scope_of = |occurrence: usize| self.occurrences[occurrence].scope;
+        Some(self.facts.closure(self.key_of(occurrence)?, &scope_of))
+    }
+
+    fn key_of(&self, occurrence: usize) -> Option<ColumnId> {
+        let relation = self.occurrences[occurrence].found.distributed()?;
+        let Placement::Distributed { key, .. } = &relation.placement else { return None };
+        let column = relation.columns.iter().position(|column| column.name == *key)?;
+        Some(ColumnId { occurrence, column })
+    }
+
+    fn family(&self, column: ColumnId) -> Option<KeyType> {
+        let Found::Known(relation) = self.occurrences[column.occurrence].found else { return None };
+        relation.columns[column.column].key_type().ok()
+    }
+
+    // ---- queries ----
+
+    /// A statement, at the top or inside WITH. Returns its output columns, if known.
+    fn query(&mut self, node: &'t NodeEnum, place: &Place<'t>) -> Option<Vec<Output<'t>>> {
+        match node {
+            NodeEnum::SelectStmt(select) => self.select(select, place),
+            NodeEnum::InsertStmt(insert) => {
+                self.insert(insert, place);
+                None
+            }
+            NodeEnum::UpdateStmt(update) => {
+                self.update(update, place);
+                None
+            }
+            NodeEnum::DeleteStmt(delete) => {
+                self.delete(delete, place);
+                None
+            }
+            NodeEnum::MergeStmt(merge) => {
+                self.merge(merge, place);
+                None
+            }
+            _ => {
+                self.strange = true;
+                None
+            }
+        }
+    }
+
+    fn select(
+        &mut self,
+        select: &'t protobuf::SelectStmt,
+        place: &Place<'t>,
+    ) -> Option<Vec<Output<'t>>> {
+        let place = self.with(&select.with_clause, place);
+        let outputs = self.select_body(select, &place);
+        self.unused(&select.with_clause, &place);
+        outputs
+    }
+
+    fn select_body(
+        &mut self,
+        select: &'t protobuf::SelectStmt,
+        place: &Place<'t>,
+    ) -> Option<Vec<Output<'t>>> {
+        self.locks |= !select.locking_clause.is_empty();
+        let set_operation = select.op() > protobuf::SetOperation::SetopNone;
+        if let (Some(left), Some(right), true) = (&select.larg, &select.rarg, set_operation) {
+            let outputs = self.select(left, place);
+            self.select(right, place);
+            let clauses = select.sort_clause.iter().filter_map(|node| node.node.as_ref());
+            let limits = [inner(&select.limit_offset), inner(&select.limit_count)];
+            for node in clauses.chain(limits.into_iter().flatten()) {
+                self.visit(node, place.scope, &place.outer, &place.env);
+            }
+            let unnamed = |output: Output<'t>| Output { name: output.name, ..Output::default() };
+            return outputs.map(|outputs| outputs.into_iter().map(unnamed).collect());
+        }
+        let scope = self.facts.scope(Some(place.scope));
+        let names = self.from_clause(&select.from_clause, scope, place, Visible::default());
+        if let Some(condition) = inner(&select.where_clause) {
+            self.condition(condition, scope, &names, &place.env);
+            self.note_filters(condition, scope, &names);
+        }
+        self.groups |= !select.group_clause.is_empty();
+        let mut rest: Vec<&'t NodeEnum> = Vec::new();
+        tree::select_children(select, &mut |child| {
+            if let Child::Node(node) = child {
+                rest.push(node);
+            }
+        });
+        let seen = |node: &NodeEnum| {
+            let same = |other: &Node| other.node.as_ref().is_some_and(|o| std::ptr::eq(o, node));
+            select.from_clause.iter().any(same)
+                || select.where_clause.as_deref().is_some_and(same)
+                || matches!(node, NodeEnum::CommonTableExpr(_))
+        };
+        for node in rest {
+            if !seen(node) {
+                self.target_or_expression(node, scope, &names, &place.env);
+            }
+        }
+        if !select.values_lists.is_empty() {
+            return values_outputs(select);
+        }
+        self.outputs(select, &names)
+    }
+
+    /// An element of a target list, or any other expression.
+    fn target_or_expression(
+        &mut self,
+        node: &'t NodeEnum,
+        scope: usize,
+        names: &Rc<Names>,
+        env: &Env<'t>,
+    ) {
+        if let NodeEnum::ResTarget(target) = node
+            && let Some(NodeEnum::ColumnRef(column)) = inner(&target.val)
+        {
+            let value = inner(&target.val).unwrap_or(node);
+            self.traits.note(self.catalog, value, self.text != CLIENT_TEXT);
+            self.column(column, names, target.name.is_empty());
+            return;
+        }
+        self.visit(node, scope, names, env);
+    }
+
+    /// WITH: what it names is seen by the query it belongs to.
+    fn with(
+        &mut self,
+        clause: &'t Option<protobuf::WithClause>,
+        place: &Place<'t>,
+    ) -> Place<'t> {
+        let Some(clause) = clause else { return place.clone() };
+        let ctes: Vec<&'t protobuf::CommonTableExpr> = nodes(&clause.ctes)
+            .filter_map(|node| match node {
+                NodeEnum::CommonTableExpr(cte) => Some(cte.as_ref()),
+                _ => None,
+            })
+            .collect();
+        // In WITH RECURSIVE every name is seen everywhere; those not reached yet are opaque.
+        let mut env = place.env.clone();
+        if clause.recursive {
+            for cte in &ctes {
+                env = Some(Rc::new(Cte { name: &cte.ctename, body: None, previous: env }));
+            }
+        }
+        for cte in &ctes {
+            let Some(query) = inner(&cte.ctequery) else { continue };
+            let writes = !matches!(query, NodeEnum::SelectStmt(_));
+            self.writes_in_with |= writes;
+            let opaque = writes
+                || cte.cycle_clause.is_some()
+                || cte.search_clause.is_some()
+                || (clause.recursive && mentions(query, &cte.ctename));
+            let body = if opaque {
+                let place = Place { env: env.clone(), ..place.clone() };
+                self.query(query, &place);
+                None
+            } else {
+                let used = std::cell::Cell::new(false);
+                Some(CteBody { cte, outer: place.outer.clone(), used })
+            };
+            env = Some(Rc::new(Cte { name: &cte.ctename, body, previous: env }));
+        }
+        Place { env, ..place.clone() }
+    }
+
+    /// A CTE is looked at as part of every query that uses it, and one that nobody uses here.
+    fn unused(&mut self, clause: &'t Option<protobuf::WithClause>, place: &Place<'t>) {
+        let count = clause.as_ref().map_or(0, |clause| clause.ctes.len());
+        let mut env = place.env.clone();
+        for _ in 0..count {
+            let Some(entry) = env else { return };
+            if let Some(body) = &entry.body
+                && !body.used.get()
+                && let Some(query) = inner(&body.cte.ctequery)
+            {
+                let inside = Place { env: entry.previous.clone(), ..place.clone() };
+                self.query(query, &inside);
+            }
+            env = entry.previous.clone();
+        }
+    }
+
+    // ---- FROM ----
+
+    fn from_clause(
+        &mut self,
+        from: &'t [Node],
+        scope: usize,
+        place: &Place<'t>,
+        start: Visible,
+    ) -> Rc<Names> {
+        let mut visible = start;
+        for node in nodes(from) {
+            let added = self.from_item(node, scope, place, &visible);
+            visible = visible.and(added);
+        }
+        Rc::new(Names { visible, outer: Some(place.outer.clone()) })
+    }
+
+    /// One item of FROM. `prior` are those to its left, which LATERAL sees.
+    fn from_item(
+        &mut self,
+        node: &'t NodeEnum,
+        scope: usize,
+        place: &Place<'t>,
+        prior: &Visible,
+    ) -> Visible {
+        let lateral = || {
+            Rc::new(Names { visible: prior.clone(), outer: Some(place.outer.clone()) })
+        };
+        match node {
+            NodeEnum::RangeVar(range) => self.relation(range, scope, place),
+            NodeEnum::RangeSubselect(range) => {
+                let outer = if range.lateral { lateral() } else { place.outer.clone() };
+                let inside = Place { scope, outer, env: place.env.clone() };
+                let outputs = inner(&range.subquery).and_then(|node| self.query(node, &inside));
+                self.derived(&range.alias, "", outputs)
+            }
+            NodeEnum::JoinExpr(join) => self.join(join, scope, place, prior),
+            NodeEnum::RangeTableSample(sample) => {
+                let first = self.occurrences.len();
+                let visible = match inner(&sample.relation) {
+                    Some(node) => self.from_item(node, scope, place, prior),
+                    None => Visible::default(),
+                };
+                self.occurrences[first..].iter_mut().for_each(|one| one.sampled = true);
+                let names = lateral();
+                nodes(&sample.args).for_each(|arg| self.visit(arg, scope, &names, &place.env));
+                visible
+            }
+            other => {
+                // Functions, XMLTABLE, JSON_TABLE: LATERAL by nature, columns not known.
+                let names = lateral();
+                self.visit_children(other, scope, &names, &place.env);
+                let alias = match other {
+                    NodeEnum::RangeFunction(range) => &range.alias,
+                    NodeEnum::RangeTableFunc(range) => &range.alias,
+                    NodeEnum::JsonTable(table) => &table.alias,
+                    _ => {
+                        self.strange = true;
+                        &None
+                    }
+                };
+                let (name, columns) = function_columns(other);
+                self.derived(alias, &name, columns)
+            }
+        }
+    }
+
+    /// A relation, a view or a CTE by its name.
+    fn relation(
+        &mut self,
+        range: &'t protobuf::RangeVar,
+        scope: usize,
+        place: &Place<'t>,
+    ) -> Visible {
+        if range.schemaname.is_empty() {
+            let mut env = place.env.clone();
+            while let Some(entry) = env {
+                if entry.name == range.relname {
+                    return self.cte(&entry, range, scope);
+                }
+                env = entry.previous.clone();
+            }
+        }
+        let found = self.find(range);
+        if let Found::Known(relation) = found
+            && scope::is_view_on_placed(relation)
+        {
+            return self.view(relation, range, scope);
+        }
+        let occurrence = self.occurrence(range, found, scope);
+        self.occurrence_item(occurrence)
+    }
+
+    /// Names in a view's text are all qualified, but for those of system catalogs.
+    fn find(&self, range: &protobuf::RangeVar) -> Found<'t> {
+        let client = self.text == CLIENT_TEXT;
+        let path = if client { self.context.search_path } else { &[] };
+        scope::find(self.catalog, path, range)
+    }
+
+    fn occurrence(
+        &mut self,
+        range: &'t protobuf::RangeVar,
+        found: Found<'t>,
+        scope: usize,
+    ) -> usize {
+        self.too_large |= self.occurrences.len() >= OCCURRENCES_MAX;
+        let renamed = range.alias.as_ref().is_some_and(|alias| !alias.colnames.is_empty());
+        self.occurrences.push(Occurrence {
+            range,
+            found,
+            text: self.text,
+            scope,
+            written: false,
+            sampled: false,
+            whole: renamed,
+            filters: Vec::new(),
+        });
+        self.occurrences.len() - 1
+    }
+
+    fn occurrence_item(&mut self, occurrence: usize) -> Visible {
+        let Occurrence { range, found, .. } = self.occurrences[occurrence];
+        let columns: Option<Vec<Output<'t>>> = match found {
+            Found::Known(relation) => {
+                let output = |(column, definition): (usize, &crate::catalog::Column)| Output {
+                    name: definition.name.clone(),
+                    column: Some(ColumnId { occurrence, column }),
+                    constant: None,
+                };
+                Some(relation.columns.iter().enumerate().map(output).collect())
+            }
+            Found::Proxy(view) => Some(view.columns().iter().map(|(name, _)| named(name)).collect()),
+            Found::Home => None,
+        };
+        let schema = match (&range.alias, found) {
+            (None, Found::Known(relation)) => Some(relation.name.schema.clone()),
+            (None, Found::Proxy(_)) => Some("automator67".to_owned()),
+            _ => None,
+        };
+        let name = range.alias.as_ref().map_or(&range.relname, |alias| &alias.aliasname).clone();
+        self.item(Item {
+            name,
+            schema,
+            columns: renamed(columns, &range.alias),
+            occurrence: Some(occurrence),
+            qualified_only: false,
+            text: self.text,
+        })
+    }
+
+    fn item(&mut self, item: Item<'t>) -> Visible {
+        self.items.push(item);
+        Visible { items: vec![self.items.len() - 1], merged: Vec::new() }
+    }
+
+    fn derived(
+        &mut self,
+        alias: &Option<protobuf::Alias>,
+        name: &str,
+        outputs: Option<Vec<Output<'t>>>,
+    ) -> Visible {
+        let name = alias.as_ref().map_or(name, |alias| &alias.aliasname).to_owned();
+        self.item(Item {
+            name,
+            schema: None,
+            columns: renamed(outputs, alias),
+            occurrence: None,
+            qualified_only: false,
+            text: self.text,
+        })
+    }
+
+    fn cte(
+        &mut self,
+        entry: &Cte<'t>,
+        range: &'t protobuf::RangeVar,
+        scope: usize,
+    ) -> Visible {
+        let outputs = match &entry.body {
+            Some(body) if !self.too_large => {
+                body.used.set(true);
+                self.too_large |= self.facts.len() >= OCCURRENCES_MAX;
+                let outer = body.outer.clone();
+                let inside = Place { scope, outer, env: entry.previous.clone() };
+                let outputs = inner(&body.cte.ctequery).and_then(|node| self.query(node, &inside));
+                renamed_by(outputs, &body.cte.aliascolnames)
+            }
+            Some(_) | None => None,
+        };
+        self.derived(&range.alias, &range.relname, outputs)
+    }
+
+    fn view(
+        &mut self,
+        relation: &'t Relation,
+        range: &'t protobuf::RangeVar,
+        scope: usize,
+    ) -> Visible {
+        let Some((view, node)) = self.views.of(relation) else {
+            self.strange = true;
+            return self.derived(&range.alias, &range.relname, None);
+        };
+        self.view_uses.push(ViewUse { range, text: self.text, view, relation });
+        self.too_large |= self.view_uses.len() >= OCCURRENCES_MAX;
+        let text = std::mem::replace(&mut self.text, view);
+        let inside = Place { scope, outer: Rc::new(Names::default()), env: None };
+        let outputs = if self.too_large { None } else { self.query(node, &inside) };
+        // The view's columns have names of their own.
+        let outputs = outputs.filter(|outputs| outputs.len() == relation.columns.len());
+        let outputs = relation.columns.iter().enumerate().map(|(at, column)| Output {
+            name: column.name.clone(),
+            ..outputs.as_ref().map(|outputs| outputs[at].clone()).unwrap_or_default()
+        });
+        let columns = renamed(Some(outputs.collect()), &range.alias);
+        let constants_text = self.text;
+        self.text = text;
+        let alias = range.alias.as_ref();
+        self.item(Item {
+            name: alias.map_or(&range.relname, |alias| &alias.aliasname).clone(),
+            schema: alias.is_none().then(|| relation.name.schema.clone()),
+            columns,
+            occurrence: None,
+            qualified_only: false,
+            text: constants_text,
+        })
+    }
+}
+
+fn named<'t>(name: &str) -> Output<'t> {
+    Output { name: name.to_owned(), ..Output::default() }
+}
+
+/// Columns under the names that an alias gives to the first of them.
+fn renamed<'t>(
+    columns: Option<Vec<Output<'t>>>,
+    alias: &Option<protobuf::Alias>,
+) -> Option<Vec<Output<'t>>> {
+    match alias {
+        Some(alias) => renamed_by(columns, &alias.colnames),
+        None => columns,
+    }
+}
+
+fn renamed_by<'t>(columns: Option<Vec<Output<'t>>>, names: &[Node]) -> Option<Vec<Output<'t>>> {
+    let mut columns = columns?;
+    for (column, name) in columns.iter_mut().zip(strings(names)) {
+        column.name = name.to_owned();
+    }
+    Some(columns)
+}
+
+fn values_outputs<'t>(select: &protobuf::SelectStmt) -> Option<Vec<Output<'t>>> {
+    let Some(NodeEnum::List(row)) = nodes(&select.values_lists).next() else { return None };
+    Some((1..=row.items.len()).map(|number| named(&format!("column{number}"))).collect())
+}
+
+/// The name and columns of a function in FROM, where they are certain.
+fn function_columns<'t>(node: &NodeEnum) -> (String, Option<Vec<Output<'t>>>) {
+    let NodeEnum::RangeFunction(range) = node else { return (String::new(), None) };
+    let call = match range.functions.first().and_then(|node| node.node.as_ref()) {
+        Some(NodeEnum::List(list)) => list.items.first().and_then(|node| node.node.as_ref()),
+        _ => None,
+    };
+    let Some(NodeEnum::FuncCall(call)) = call else { return (String::new(), None) };
+    let name = strings(&call.funcname).last().map_or(String::new(), |name| (*name).to_owned());
+    if name != "generate_series" || range.is_rowsfrom || range.functions.len() != 1 {
+        return (name, None);
+    }
+    let column = range.alias.as_ref().map_or(name.as_str(), |alias| &alias.aliasname);
+    let mut columns = vec![named(column)];
+    if range.ordinality {
+        columns.push(named("ordinality"));
+    }
+    (name, Some(columns))
+}
+
+/// A query names a relation that could be the CTE of this name.
+fn mentions(query: &NodeEnum, name: &str) -> bool {
+    let mut found = false;
+    tree::walk(query, &mut |child| {
+        if let Child::Node(NodeEnum::RangeVar(range)) = child {
+            found |= range.schemaname.is_empty() && range.relname == name;
+        }
+    });
+    found
+}

@@ -1,0 +1,434 @@
+//! Expressions: what a condition proves, what a column reference means, what hangs inside.
+
+use std::rc::Rc;
+
+use pg_query::{
+    NodeEnum,
+    protobuf::{self, AExprKind, SubLinkType},
+};
+
+use super::{Analysis, CLIENT_TEXT, Env, Place, Reference};
+use crate::{
+    facts::{self, ColumnId, elements, is_equality},
+    filter, functions,
+    scope::{self, Meaning, Names, Output},
+    tree::{self, Child, conjuncts, inner, nodes, strings},
+};
+
+/// One side of a comparison.
+enum Operand<'t> {
+    Column(ColumnId),
+    /// A constant that a subquery in FROM gives, and the text it is in.
+    Given(&'t NodeEnum, usize),
+    Other(&'t NodeEnum),
+}
+
+impl<'t> Analysis<'t> {
+    // ---- conditions ----
+
+    /// A condition that holds for every row that matters in `scope`.
+    pub(super) fn condition(
+        &mut self,
+        condition: &'t NodeEnum,
+        scope: usize,
+        names: &Rc<Names>,
+        env: &Env<'t>,
+    ) {
+        for conjunct in conjuncts(condition) {
+            match conjunct {
+                NodeEnum::SubLink(link) => self.sublink(link, scope, names, env, true),
+                NodeEnum::AExpr(expr) => {
+                    self.comparison(expr, scope, names);
+                    self.visit(conjunct, scope, names, env);
+                }
+                other => self.visit(other, scope, names, env),
+            }
+        }
+    }
+
+    fn comparison(&mut self, expr: &'t protobuf::AExpr, scope: usize, names: &Names) {
+        if !is_equality(&expr.name) {
+            return;
+        }
+        let (Some(left), Some(right)) = (inner(&expr.lexpr), inner(&expr.rexpr)) else { return };
+        match expr.kind() {
+            AExprKind::AexprOp => self.equality(left, right, scope, names),
+            AExprKind::AexprIn | AExprKind::AexprOpAny => {
+                let Operand::Column(column) = self.operand(left, names) else { return };
+                let Some(values) = elements(right) else { return };
+                self.one_of(column, &values, scope, self.text);
+            }
+            _ => {}
+        }
+    }
+
+    fn equality(
+        &mut self,
+        left: &'t NodeEnum,
+        right: &'t NodeEnum,
+        scope: usize,
+        names: &Names,
+    ) {
+        if let (NodeEnum::RowExpr(left), NodeEnum::RowExpr(right)) = (left, right) {
+            if left.args.len() == right.args.len() {
+                for (left, right) in nodes(&left.args).zip(nodes(&right.args)) {
+                    self.equality(left, right, scope, names);
+                }
+            }
+            return;
+        }
+        if let Operand::Column(column) = self.operand(left, names) {
+            self.column_equals(column, right, scope, names);
+        } else if let Operand::Column(column) = self.operand(right, names) {
+            self.column_equals(column, left, scope, names);
+        }
+    }
+
+    /// A column has the value of an expression.
+    pub(super) fn column_equals(
+        &mut self,
+        column: ColumnId,
+        value: &'t NodeEnum,
+        scope: usize,
+        names: &Names,
+    ) {
+        match self.operand(value, names) {
+            Operand::Column(other) => self.columns_equal(scope, column, other),
+            Operand::Given(value, text) => self.equals_given(column, value, text, scope),
+            Operand::Other(value) => self.one_of(column, &[value], scope, self.text),
+        }
+    }
+
+    fn operand(&self, node: &'t NodeEnum, names: &Names) -> Operand<'t> {
+        let NodeEnum::ColumnRef(column) = node else { return Operand::Other(node) };
+        match scope::meaning(&self.items, names, column) {
+            Meaning::Column(column) => Operand::Column(column),
+            Meaning::Constant(item, output) => {
+                let item = &self.items[item];
+                let constant = item.columns.as_ref().and_then(|columns| columns[output].constant);
+                constant.map_or(Operand::Other(node), |value| Operand::Given(value, item.text))
+            }
+            Meaning::Item(_) | Meaning::Star | Meaning::Unknown => Operand::Other(node),
+        }
+    }
+
+    /// Two columns are equal; a fact only where they hash alike.
+    pub(super) fn columns_equal(&mut self, scope: usize, left: ColumnId, right: ColumnId) {
+        if let (Some(family), Some(other)) = (self.family(left), self.family(right))
+            && family == other
+        {
+            self.facts.equal(scope, left, right);
+        }
+    }
+
+    pub(super) fn one_of(
+        &mut self,
+        column: ColumnId,
+        values: &[&'t NodeEnum],
+        scope: usize,
+        text: usize,
+    ) {
+        let Some(family) = self.family(column) else { return };
+        let types = self.context.parameter_types;
+        let constants: Option<Vec<_>> = values
+            .iter()
+            .map(|value| facts::constant(value, family, types, text == CLIENT_TEXT))
+            .collect();
+        if let Some(constants) = constants.filter(|constants| !constants.is_empty()) {
+            self.facts.one_of(scope, column, constants);
+        }
+    }
+
+    /// A constant that a subquery gives has a type of its own before it is compared: a plain
+    /// string is text, and so is a parameter without a type.
+    pub(super) fn equals_given(
+        &mut self,
+        column: ColumnId,
+        value: &'t NodeEnum,
+        text: usize,
+        scope: usize,
+    ) {
+        let Some(family) = self.family(column) else { return };
+        if self.keeps_type(value, family) {
+            self.one_of(column, &[value], scope, text);
+        }
+    }
+
+    fn keeps_type(&self, value: &NodeEnum, family: crate::catalog::KeyType) -> bool {
+        use crate::catalog::KeyType;
+        use protobuf::a_const::Val;
+        match value {
+            NodeEnum::TypeCast(_) => true,
+            NodeEnum::AConst(constant) => match constant.val {
+                Some(Val::Sval(_)) => family == KeyType::Text,
+                Some(Val::Ival(_) | Val::Fval(_)) => family == KeyType::Integer,
+                _ => false,
+            },
+            NodeEnum::ParamRef(parameter) => {
+                let index = usize::try_from(parameter.number).unwrap_or(0).wrapping_sub(1);
+                self.context.parameter_types.get(index).is_some_and(|oid| *oid != 0)
+            }
+            _ => false,
+        }
+    }
+
+    // ---- walking ----
+
+    /// An expression that proves nothing; what is inside counts.
+    pub(super) fn visit(
+        &mut self,
+        node: &'t NodeEnum,
+        scope: usize,
+        names: &Rc<Names>,
+        env: &Env<'t>,
+    ) {
+        match node {
+            NodeEnum::SubLink(link) => self.sublink(link, scope, names, env, false),
+            NodeEnum::SelectStmt(select) => {
+                let place = Place { scope, outer: names.clone(), env: env.clone() };
+                self.select(select, &place);
+            }
+            NodeEnum::ColumnRef(column) => {
+                self.traits.note(self.catalog, node, self.text != CLIENT_TEXT);
+                self.column(column, names, false);
+            }
+            _ => {
+                self.traits.note(self.catalog, node, self.text != CLIENT_TEXT);
+                self.visit_children(node, scope, names, env);
+            }
+        }
+    }
+
+    pub(super) fn visit_children(
+        &mut self,
+        node: &'t NodeEnum,
+        scope: usize,
+        names: &Rc<Names>,
+        env: &Env<'t>,
+    ) {
+        let mut below = Vec::new();
+        tree::children(node, &mut |child| below.push(child));
+        for child in below {
+            match child {
+                Child::Node(node) => self.visit(node, scope, names, env),
+                Child::Select(select) => {
+                    let place = Place { scope, outer: names.clone(), env: env.clone() };
+                    self.select(select, &place);
+                }
+                Child::Range(_) | Child::Strange => self.strange = true,
+            }
+        }
+    }
+
+    fn sublink(
+        &mut self,
+        link: &'t protobuf::SubLink,
+        scope: usize,
+        names: &Rc<Names>,
+        env: &Env<'t>,
+        conjunct: bool,
+    ) {
+        let names_operator = link.oper_name.iter().any(|name| name.node.is_some());
+        if names_operator {
+            let operator = strings(&link.oper_name).last().map_or("", |name| *name);
+            self.traits.note_operator(self.catalog, operator);
+        }
+        let tested = inner(&link.testexpr);
+        if let Some(tested) = tested {
+            self.visit(tested, scope, names, env);
+        }
+        let inside = self.facts.scope(Some(scope));
+        let place = Place { scope: inside, outer: names.clone(), env: env.clone() };
+        let outputs = inner(&link.subselect).and_then(|node| self.query(node, &place));
+        let equality = !names_operator || is_equality(&link.oper_name);
+        let (Some(tested), Some(outputs), SubLinkType::AnySublink, true) =
+            (tested, outputs, link.sub_link_type(), equality)
+        else {
+            return;
+        };
+        let tested: Vec<&'t NodeEnum> = match tested {
+            NodeEnum::RowExpr(row) => nodes(&row.args).collect(),
+            other => vec![other],
+        };
+        if tested.len() != outputs.len() {
+            return;
+        }
+        // `x IN (SELECT y ...)`: inside, only rows with y = x can have an influence on the result.
+        // Where it is a condition, there also is such a row.
+        for (tested, output) in tested.into_iter().zip(outputs) {
+            if let (Operand::Column(left), Some(right)) =
+                (self.operand(tested, names), output.column)
+            {
+                self.columns_equal(inside, left, right);
+                if conjunct {
+                    self.columns_equal(scope, left, right);
+                }
+            }
+        }
+    }
+
+    // ---- columns ----
+
+    /// Notes what a column reference needs of the relations it may mean.
+    pub(super) fn column(
+        &mut self,
+        column: &'t protobuf::ColumnRef,
+        names: &Names,
+        output_without_alias: bool,
+    ) {
+        let fields = strings(&column.fields);
+        self.names.extend(fields.iter().map(|name| (*name).to_owned()));
+        let location = usize::try_from(column.location).unwrap_or(0);
+        let starred = fields.len() < column.fields.len();
+        let qualifiers = fields.len().saturating_sub(if starred { 1 } else { 2 });
+        let mut whole_row_of = None;
+        match scope::meaning(&self.items, names, column) {
+            Meaning::Star => {
+                for item in names.visible.items.clone() {
+                    self.mark_whole(item);
+                }
+            }
+            Meaning::Item(item) => {
+                self.mark_whole(item);
+                if !starred {
+                    whole_row_of = self.items[item].occurrence;
+                }
+            }
+            Meaning::Column(_) | Meaning::Constant(..) | Meaning::Unknown => {}
+        }
+        if qualifiers > 0 || whole_row_of.is_some() {
+            let whole_row = whole_row_of.is_some();
+            self.references.push(Reference {
+                text: self.text,
+                location,
+                qualifiers: if whole_row { 0 } else { qualifiers },
+                whole_row_of,
+                needs_alias: output_without_alias,
+            });
+        }
+    }
+
+    fn mark_whole(&mut self, item: usize) {
+        if let Some(occurrence) = self.items[item].occurrence {
+            self.occurrences[occurrence].whole = true;
+        }
+    }
+
+    /// Conditions of a query level that can already be tested where a relation's rows are.
+    pub(super) fn note_filters(&mut self, condition: &'t NodeEnum, scope: usize, names: &Names) {
+        for conjunct in conjuncts(condition) {
+            let mut columns = Vec::new();
+            let column = |reference: &protobuf::ColumnRef| {
+                match scope::meaning(&self.items, names, reference) {
+                    Meaning::Column(column) => {
+                        columns.push(column);
+                        let found = self.occurrences[column.occurrence].found;
+                        let scope::Found::Known(relation) = found else { return None };
+                        relation.columns.get(column.column)
+                    }
+                    _ => None,
+                }
+            };
+            let Some(sql) = filter::render(conjunct, column) else { continue };
+            let Some(first) = columns.first().map(|column| column.occurrence) else { continue };
+            let one = columns.iter().all(|column| column.occurrence == first);
+            if one && self.occurrences[first].scope == scope {
+                self.occurrences[first].filters.push(sql);
+            }
+        }
+    }
+
+    // ---- outputs ----
+
+    /// The columns that a SELECT gives. Where rows are grouped, cut or numbered, a condition on an
+    /// output is not one on the stored rows, so its columns are nobody's.
+    pub(super) fn outputs(
+        &self,
+        select: &'t protobuf::SelectStmt,
+        names: &Names,
+    ) -> Option<Vec<Output<'t>>> {
+        let plain = select.distinct_clause.is_empty()
+            && select.group_clause.is_empty()
+            && select.having_clause.is_none()
+            && select.window_clause.is_empty()
+            && select.limit_count.is_none()
+            && select.limit_offset.is_none()
+            && !nodes(&select.target_list).any(has_window);
+        let mut outputs = Vec::with_capacity(select.target_list.len());
+        for node in nodes(&select.target_list) {
+            let NodeEnum::ResTarget(target) = node else { return None };
+            let value = inner(&target.val)?;
+            let mut output = Output::default();
+            if let NodeEnum::ColumnRef(column) = value {
+                match scope::meaning(&self.items, names, column) {
+                    Meaning::Star => {
+                        outputs.extend(self.star(names)?);
+                        continue;
+                    }
+                    Meaning::Item(item) if column.fields.len() > strings(&column.fields).len() => {
+                        outputs.extend(self.items[item].columns.clone()?);
+                        continue;
+                    }
+                    Meaning::Column(column) => output.column = Some(column),
+                    Meaning::Constant(item, at) if self.items[item].text == self.text => {
+                        let columns = self.items[item].columns.as_ref();
+                        output.constant = columns.and_then(|columns| columns[at].constant);
+                    }
+                    Meaning::Unknown if column.fields.len() > strings(&column.fields).len() => {
+                        return None;
+                    }
+                    Meaning::Constant(..) | Meaning::Item(_) | Meaning::Unknown => {}
+                }
+            } else if is_constant(value) {
+                output.constant = Some(value);
+            }
+            output.name = match target.name.as_str() {
+                "" => functions::output_name(value)?,
+                name => name.to_owned(),
+            };
+            outputs.push(output);
+        }
+        if !plain {
+            outputs.iter_mut().for_each(|output| output.column = None);
+        }
+        Some(outputs)
+    }
+
+    /// `*`: merged columns first, then the others, item by item.
+    fn star(&self, names: &Names) -> Option<Vec<Output<'t>>> {
+        if !names.visible.merged.is_empty() {
+            return None;
+        }
+        let mut outputs = Vec::new();
+        for item in &names.visible.items {
+            if !self.items[*item].qualified_only {
+                outputs.extend(self.items[*item].columns.clone()?);
+            }
+        }
+        Some(outputs)
+    }
+}
+
+fn is_constant(node: &NodeEnum) -> bool {
+    match node {
+        NodeEnum::AConst(_) | NodeEnum::ParamRef(_) => true,
+        NodeEnum::TypeCast(cast) => {
+            matches!(inner(&cast.arg), Some(NodeEnum::AConst(_) | NodeEnum::ParamRef(_)))
+        }
+        _ => false,
+    }
+}
+
+/// A window function stands below the node, at its own query level or a deeper one.
+fn has_window(node: &NodeEnum) -> bool {
+    let mut found = false;
+    tree::walk(node, &mut |child| {
+        if let Child::Node(NodeEnum::FuncCall(call)) = child {
+            found |= call.over.is_some();
+        }
+        if let Child::Node(NodeEnum::JsonObjectAgg(_) | NodeEnum::JsonArrayAgg(_)) = child {
+            found = true;
+        }
+    });
+    found
+}

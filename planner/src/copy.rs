@@ -1,0 +1,323 @@
+//! COPY.
+
+use pg_query::{NodeEnum, protobuf};
+
+use crate::{
+    catalog::{Placement, Relation},
+    functions::Traits,
+    plan::{
+        CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, Plan, PlanError, SessionEffects,
+        Target,
+    },
+    route::Statement,
+    scope,
+    splice::{Edits, Source},
+    sql::{identifier, qualified},
+    statement::{self, Draft},
+    tree::{self, Child, constant_text, inner, nodes, strings},
+    write,
+};
+
+/// The plan of COPY.
+pub(crate) fn copy(
+    statement: &Statement<'_>,
+    copy: &protobuf::CopyStmt,
+) -> Result<Draft, PlanError> {
+    let file = copy.is_program || !copy.filename.is_empty();
+    if let Some(query) = inner(&copy.query) {
+        let draft = statement::draft(&statement.inner(query))?;
+        let here = matches!(draft.plan, Plan::Single(Target::Home | Target::AnyCopy));
+        if file && !here {
+            return Err(no_files());
+        }
+        if file {
+            return Ok(Draft::home("copy").session(draft.session));
+        }
+        return match draft.plan {
+            Plan::Single(_) | Plan::Gather(_) => Ok(Draft { kind: "copy", ..draft }),
+            _ => Err(PlanError::unsupported("COPY of this query is not supported over several shards")
+                .hint("Restrict it to one shard key by equality.")),
+        };
+    }
+    let Some(range) = &copy.relation else { return Ok(Draft::home("copy")) };
+    let known = scope::find_known(statement.catalog, statement.context, range);
+    let placed = known.filter(|relation| relation.placement != Placement::Local);
+    if let Some(relation) = known.filter(|_| statement.catalog.has_placed_relations) {
+        match &relation.unsafe_reads {
+            Some(why) if !copy.is_from => {
+                return Err(PlanError::unsupported(format!(
+                    "reading \"{}\" is not supported",
+                    relation.name.name
+                ))
+                .detail(why));
+            }
+            _ => {}
+        }
+        if copy.is_from {
+            write::refuse_write(relation)?;
+        }
+    }
+    let Some(relation) = placed else {
+        let draft = Draft::home("copy");
+        return Ok(if copy.is_from { draft.writes() } else { draft });
+    };
+    if file {
+        return Err(no_files());
+    }
+    if !copy.is_from {
+        return copy_out(copy, relation);
+    }
+    copy_in(statement, copy, range, relation)
+}
+
+fn no_files() -> PlanError {
+    PlanError::unsupported("COPY of distributed and reference tables with files of a server or programs is not supported")
+        .hint("Use COPY ... FROM STDIN, COPY ... TO STDOUT, or psql's \\copy.")
+}
+
+fn copy_out(copy: &protobuf::CopyStmt, relation: &Relation) -> Result<Draft, PlanError> {
+    if relation.placement == Placement::Reference {
+        return Ok(Draft::new(Plan::Single(Target::AnyCopy), "copy"));
+    }
+    let format = Options::of(&copy.options)?.format()?;
+    Ok(Draft::new(Plan::CopyOut(CopyOut { format }), "copy"))
+}
+
+fn copy_in(
+    statement: &Statement<'_>,
+    copy: &protobuf::CopyStmt,
+    range: &protobuf::RangeVar,
+    relation: &Relation,
+) -> Result<Draft, PlanError> {
+    let options = Options::of(&copy.options)?;
+    options.refuse_for_split()?;
+    refuse_condition(statement, copy)?;
+    let columns: Vec<String> = if copy.attlist.is_empty() {
+        let stored = relation.columns.iter().filter(|column| !column.generated);
+        stored.map(|column| column.name.clone()).collect()
+    } else {
+        strings(&copy.attlist).into_iter().map(str::to_owned).collect()
+    };
+    if columns.iter().any(|name| relation.column(name).is_none()) {
+        // Its error is the server's own.
+        return Ok(Draft::home("copy").writes());
+    }
+    let appended = appended(statement, relation, &columns)?;
+    let sequences: Vec<String> = appended.iter().map(|(_, sequence)| sequence.clone()).collect();
+    let destination = match &relation.placement {
+        Placement::Distributed { key, key_type, .. } => {
+            let field = columns.iter().position(|name| name == key).map(CopyKey::Field);
+            let drawn = || appended.iter().position(|(name, _)| name == key);
+            let key = field.or_else(|| drawn().map(CopyKey::Sequence)).ok_or_else(|| {
+                PlanError::unsupported(format!("COPY must give shard key \"{key}\""))
+                    .hint(format!("Add \"{key}\" to the column list and to the data."))
+            })?;
+            CopyDestination::Key { key, key_type: *key_type }
+        }
+        Placement::Local | Placement::Reference => CopyDestination::EveryShard,
+    };
+    if options.matches_header() && !appended.is_empty() {
+        return Err(PlanError::unsupported("HEADER MATCH needs all columns that a sequence fills")
+            .hint("List every column."));
+    }
+    let sql = match appended.as_slice() {
+        [] => None,
+        more => {
+            let names = columns.iter().chain(more.iter().map(|(name, _)| name));
+            let names: Vec<String> = names.map(|name| identifier(name)).collect();
+            Some(with_columns(statement, copy, range, relation, &names.join(", "))?)
+        }
+    };
+    let session = SessionEffects {
+        moves_sequence: !sequences.is_empty(),
+        ..SessionEffects::default()
+    };
+    let plan = CopyIn {
+        table: relation.name.clone(),
+        destination,
+        format: options.format()?,
+        sql,
+        sequences,
+    };
+    Ok(Draft::new(Plan::CopyIn(plan), "copy").session(session).writes())
+}
+
+/// Columns that are left out and filled from sequences, with these.
+fn appended(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    columns: &[String],
+) -> Result<Vec<(String, String)>, PlanError> {
+    let mut appended = Vec::new();
+    for column in &relation.columns {
+        if columns.contains(&column.name) || column.generated {
+            continue;
+        }
+        if let Some(sequence) = &column.sequence {
+            appended.push((column.name.clone(), sequence.clone()));
+            continue;
+        }
+        let traits = write::default_traits(statement.catalog, column);
+        let reference = relation.placement == Placement::Reference;
+        let uneven = reference
+            && (traits.volatile.is_some() || traits.statement_clock || !traits.clocks.is_empty());
+        if traits.home.is_some() || traits.unsafe_call.is_some() || uneven {
+            return Err(PlanError::unsupported(format!(
+                "the default of column \"{}\" of \"{}\" cannot be computed on each shard",
+                column.name, relation.name.name
+            ))
+            .hint(format!("Add \"{}\" to the column list and to the data.", column.name)));
+        }
+    }
+    Ok(appended)
+}
+
+fn refuse_condition(
+    statement: &Statement<'_>,
+    copy: &protobuf::CopyStmt,
+) -> Result<(), PlanError> {
+    let Some(condition) = inner(&copy.where_clause) else { return Ok(()) };
+    let mut traits = Traits::default();
+    tree::walk(condition, &mut |child| {
+        if let Child::Node(node) = child {
+            traits.note(statement.catalog, node, false);
+        }
+    });
+    traits.refuse_unsafe(statement.catalog)?;
+    let uneven = traits.home.is_some()
+        || traits.volatile.is_some()
+        || traits.statement_clock
+        || !traits.clocks.is_empty();
+    if uneven {
+        return Err(PlanError::unsupported(
+            "the condition of COPY would be computed by each shard for itself",
+        )
+        .hint("Use constants and the row's own columns."));
+    }
+    Ok(())
+}
+
+/// The client's text with another column list.
+fn with_columns(
+    statement: &Statement<'_>,
+    copy: &protobuf::CopyStmt,
+    range: &protobuf::RangeVar,
+    relation: &Relation,
+    columns: &str,
+) -> Result<String, PlanError> {
+    let failure = || PlanError::unsupported("this form of COPY is not supported").hint("List every column.");
+    let source = Source::new(statement.text);
+    let location = usize::try_from(range.location).map_err(|_| failure())?;
+    let (from, mut to) = source.name(location).ok_or_else(failure)?;
+    if !copy.attlist.is_empty() {
+        let open = source.token_from(to);
+        if !source.is_mark(open, '(') {
+            return Err(failure());
+        }
+        to = source.tokens[source.closing(open).ok_or_else(failure)?].end;
+    }
+    let mut edits = Edits::default();
+    edits.replace((from, to), format!("{} ({columns})", qualified(&relation.name)));
+    edits.apply(statement.text, statement.span).ok_or_else(failure)
+}
+
+// ---- options ----
+
+/// COPY's options as given; the old syntax comes in the same form.
+#[derive(Debug, Default)]
+struct Options {
+    format: Option<String>,
+    delimiter: Option<String>,
+    null: Option<String>,
+    header: Option<String>,
+    quote: Option<String>,
+    escape: Option<String>,
+    encoding: Option<String>,
+    default: bool,
+}
+
+impl Options {
+    fn of(list: &[pg_query::Node]) -> Result<Options, PlanError> {
+        let mut options = Options::default();
+        for node in nodes(list) {
+            let NodeEnum::DefElem(option) = node else { continue };
+            let value = inner(&option.arg).and_then(constant_text);
+            match option.defname.to_lowercase().as_str() {
+                "format" => options.format = value.map(|value| value.to_lowercase()),
+                "delimiter" => options.delimiter = value,
+                "null" => options.null = value,
+                "header" => options.header = Some(value.unwrap_or_else(|| "true".to_owned())),
+                "quote" => options.quote = value,
+                "escape" => options.escape = value,
+                "encoding" => options.encoding = value,
+                "default" => options.default = true,
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+
+    fn refuse_for_split(&self) -> Result<(), PlanError> {
+        let utf8 = |name: &String| {
+            matches!(name.to_lowercase().replace(['-', '_'], "").as_str(), "utf8" | "unicode")
+        };
+        if self.encoding.as_ref().is_some_and(|name| !utf8(name)) {
+            return Err(PlanError::unsupported(
+                "COPY into distributed and reference tables needs encoding UTF8",
+            )
+            .hint("Convert the data to UTF-8."));
+        }
+        if self.default {
+            return Err(PlanError::unsupported(
+                "COPY option DEFAULT is not supported for distributed and reference tables",
+            )
+            .hint("Leave the column out of the column list."));
+        }
+        Ok(())
+    }
+
+    fn header(&self) -> bool {
+        let off = |value: &String| matches!(value.to_lowercase().as_str(), "false" | "off" | "0");
+        self.header.as_ref().is_some_and(|value| !off(value))
+    }
+
+    fn matches_header(&self) -> bool {
+        self.header.as_ref().is_some_and(|value| value.eq_ignore_ascii_case("match"))
+    }
+
+    fn format(&self) -> Result<CopyFormat, PlanError> {
+        let header = self.header();
+        match self.format.as_deref() {
+            None | Some("text") => Ok(CopyFormat::Text {
+                delimiter: byte(&self.delimiter, b'\t')?,
+                null: self.null.clone().unwrap_or_else(|| "\\N".to_owned()),
+                header,
+            }),
+            Some("csv") => {
+                let quote = byte(&self.quote, b'"')?;
+                Ok(CopyFormat::Csv {
+                    delimiter: byte(&self.delimiter, b',')?,
+                    null: self.null.clone().unwrap_or_default(),
+                    header,
+                    quote,
+                    escape: byte(&self.escape, quote)?,
+                })
+            }
+            Some("binary") => Ok(CopyFormat::Binary),
+            Some(other) => {
+                Err(PlanError::new("22023", format!("COPY format \"{other}\" not recognized")))
+            }
+        }
+    }
+}
+
+fn byte(option: &Option<String>, default: u8) -> Result<u8, PlanError> {
+    match option.as_ref().map(String::as_bytes) {
+        None => Ok(default),
+        Some([one]) => Ok(*one),
+        Some(_) => Err(PlanError::new(
+            "0A000",
+            "COPY delimiter, quote and escape must be a single one-byte character",
+        )),
+    }
+}

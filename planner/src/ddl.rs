@@ -1,0 +1,469 @@
+//! Changes of the schema go to every shard, so that all shards have every table; what would break
+//! the placement of rows is refused.
+
+use pg_query::{
+    NodeEnum,
+    protobuf::{self, DropBehavior, ObjectType, ReindexObjectType},
+};
+
+use crate::{
+    analysis,
+    catalog::{Catalog, Placement, RelationKind},
+    functions::unsafe_function,
+    gather::folded,
+    normalise::{TokenKind, tokens},
+    plan::{Ddl, Multi, Plan, PlanError, SessionEffects, ShardSet},
+    route::{self, Statement},
+    scope::{self, Found},
+    statement::Draft,
+    tree::{self, Child, inner, nodes, strings},
+    views::Views,
+    write,
+};
+
+mod procedure;
+mod table;
+
+/// The plan of a change of the schema, or of any statement that is not a query.
+pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
+    match statement.node {
+        NodeEnum::DoStmt(block) => return procedure::block(statement, block),
+        NodeEnum::CallStmt(call) => return procedure::call(statement, call),
+        NodeEnum::TruncateStmt(truncate) => return truncate_tables(statement, truncate),
+        NodeEnum::LockStmt(lock) => return lock_tables(statement, lock),
+        NodeEnum::RefreshMatViewStmt(refresh) => return refresh_view(statement, refresh),
+        NodeEnum::VacuumStmt(vacuum) => return Ok(vacuum_tables(statement, vacuum)),
+        NodeEnum::ReindexStmt(reindex) => return Ok(reindex_tables(statement, reindex)),
+        NodeEnum::ClusterStmt(cluster) => {
+            return Ok(broadcast(cluster.relation.is_none()).keeps_catalog());
+        }
+        _ => {}
+    }
+    refuse_reserved(statement)?;
+    refuse_kind(statement)?;
+    if is_of_session(statement)? {
+        return Ok(at_home());
+    }
+    match statement.node {
+        NodeEnum::CreateStmt(create) => table::create(statement, create),
+        NodeEnum::AlterTableStmt(alter) => {
+            table::alter(statement, alter)?;
+            Ok(broadcast(false))
+        }
+        NodeEnum::IndexStmt(index) => {
+            table::index(statement, index)?;
+            Ok(broadcast(index.concurrent))
+        }
+        NodeEnum::CreateTrigStmt(trigger) => {
+            procedure::trigger(statement, trigger)?;
+            Ok(broadcast(false))
+        }
+        NodeEnum::RuleStmt(rule) => {
+            refuse_rule(statement, rule)?;
+            Ok(broadcast(false))
+        }
+        NodeEnum::DropStmt(drop) => Ok(broadcast(drop.concurrent)),
+        NodeEnum::AlterSystemStmt(_)
+        | NodeEnum::CreateTableSpaceStmt(_)
+        | NodeEnum::DropTableSpaceStmt(_) => Ok(broadcast(true)),
+        _ => Ok(broadcast(false)),
+    }
+}
+
+fn broadcast(outside_transaction: bool) -> Draft {
+    let ddl = Ddl { outside_transaction, sql: None, home_only: false, creates_table: None };
+    Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog()
+}
+
+/// For temporary objects, which live in one server session.
+fn at_home() -> Draft {
+    let ddl = Ddl { outside_transaction: false, sql: None, home_only: true, creates_table: None };
+    Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
+        pins: true,
+        writes: true,
+        ..SessionEffects::default()
+    })
+}
+
+impl Draft {
+    fn keeps_catalog(mut self) -> Self {
+        self.session.changes_catalog = false;
+        self
+    }
+}
+
+// ---- names ----
+
+/// The schema of the proxy's own catalog, and names of tables that gather makes.
+pub(crate) fn refuse_reserved(statement: &Statement<'_>) -> Result<(), PlanError> {
+    let text = statement.own_text();
+    let list = tokens(text);
+    let name = |at: usize| {
+        let token = list.get(at)?;
+        matches!(token.kind, TokenKind::Word | TokenKind::QuotedIdentifier)
+            .then(|| folded(&text[token.start..token.end]))
+    };
+    for at in 0..list.len() {
+        let Some(word) = name(at) else { continue };
+        let qualifies = list.get(at + 1).is_some_and(|next| next.kind == TokenKind::Punctuation('.'));
+        let of_schema = (at.saturating_sub(3)..at).any(|before| name(before).as_deref() == Some("schema"));
+        if word == "automator67" && (qualifies || of_schema) && changes(statement.node) {
+            return Err(PlanError::new("42501", "permission denied for schema automator67")
+                .detail("The proxy keeps its catalog there."));
+        }
+        if word.starts_with("a67_") {
+            return Err(PlanError::new("42501", format!("name \"{word}\" is reserved"))
+                .detail("Names that start with a67_ are the proxy's."));
+        }
+    }
+    Ok(())
+}
+
+/// A new view, table or function may read the proxy's schema; nothing may change it.
+fn changes(node: &NodeEnum) -> bool {
+    match node {
+        NodeEnum::ViewStmt(view) => of_proxy(&view.view),
+        NodeEnum::CreateTableAsStmt(create) => {
+            of_proxy(&create.into.as_ref().and_then(|into| into.rel.clone()))
+        }
+        NodeEnum::SelectStmt(select) => {
+            of_proxy(&select.into_clause.as_ref().and_then(|into| into.rel.clone()))
+        }
+        NodeEnum::CreateFunctionStmt(function) => {
+            strings(&function.funcname).first() == Some(&"automator67")
+        }
+        _ => true,
+    }
+}
+
+fn of_proxy(range: &Option<protobuf::RangeVar>) -> bool {
+    range.as_ref().is_some_and(|range| range.schemaname == "automator67")
+}
+
+/// A temporary table hides others of its name; the planner would not know.
+pub(crate) fn refuse_hiding(catalog: &Catalog, name: &str) -> Result<(), PlanError> {
+    let hidden = catalog.relations.values().find(|relation| {
+        relation.name.name == name
+            && (relation.placement != Placement::Local || scope::is_view_on_placed(relation))
+    });
+    match hidden {
+        None => Ok(()),
+        Some(_) => Err(PlanError::unsupported(format!(
+            "a temporary relation cannot have the name of \"{name}\""
+        ))
+        .detail("It would hide a distributed or reference table, or a view on one.")
+        .hint("Use another name.")),
+    }
+}
+
+/// CREATE TEMPORARY, or in the schema of temporary tables.
+pub(crate) fn is_temporary(range: &protobuf::RangeVar) -> bool {
+    range.relpersistence == "t" || range.schemaname == "pg_temp"
+}
+
+/// The statement makes or changes something that lives in one server session.
+fn is_of_session(statement: &Statement<'_>) -> Result<bool, PlanError> {
+    let made = match statement.node {
+        NodeEnum::CreateStmt(create) => create.relation.as_ref(),
+        NodeEnum::ViewStmt(view) => view.view.as_ref(),
+        NodeEnum::CreateSeqStmt(sequence) => sequence.sequence.as_ref(),
+        _ => None,
+    };
+    if let Some(range) = made.filter(|range| is_temporary(range)) {
+        refuse_hiding(statement.catalog, &range.relname)?;
+        if let NodeEnum::ViewStmt(view) = statement.node {
+            refuse_temporary_view(statement, view)?;
+        }
+        return Ok(true);
+    }
+    if made.is_some() || !statement.context.temp_relations {
+        return Ok(false);
+    }
+    let named = named_relations(statement.node);
+    let is_temp = |range: &QualifiedRange| {
+        matches!(range.schema.as_deref(), None | Some("pg_temp"))
+            && statement
+                .catalog
+                .resolve(statement.context.search_path, range.schema.as_deref(), &range.name)
+                .is_none()
+    };
+    let temporary = named.iter().filter(|range| is_temp(range)).count();
+    if let (NodeEnum::RenameStmt(rename), true) = (statement.node, temporary > 0) {
+        refuse_hiding(statement.catalog, &rename.newname)?;
+    }
+    if temporary > 0 && temporary < named.len() {
+        return Err(PlanError::unsupported(
+            "one statement cannot change temporary and other relations",
+        )
+        .hint("Use a statement for each."));
+    }
+    Ok(temporary > 0)
+}
+
+struct QualifiedRange {
+    schema: Option<String>,
+    name: String,
+}
+
+/// The relations that a statement changes.
+fn named_relations(node: &NodeEnum) -> Vec<QualifiedRange> {
+    let of_range = |range: &Option<protobuf::RangeVar>| -> Vec<QualifiedRange> {
+        let range = range.iter();
+        range
+            .map(|range| QualifiedRange {
+                schema: Some(range.schemaname.clone()).filter(|schema| !schema.is_empty()),
+                name: range.relname.clone(),
+            })
+            .collect()
+    };
+    match node {
+        NodeEnum::IndexStmt(index) => of_range(&index.relation),
+        NodeEnum::AlterTableStmt(alter) => of_range(&alter.relation),
+        NodeEnum::RenameStmt(rename) => of_range(&rename.relation),
+        NodeEnum::AlterSeqStmt(alter) => of_range(&alter.sequence),
+        NodeEnum::CreateTrigStmt(trigger) => of_range(&trigger.relation),
+        NodeEnum::RuleStmt(rule) => of_range(&rule.relation),
+        NodeEnum::AlterObjectSchemaStmt(alter) => of_range(&alter.relation),
+        NodeEnum::DropStmt(drop) if is_relation(drop.remove_type()) => nodes(&drop.objects)
+            .filter_map(|node| match node {
+                NodeEnum::List(list) => {
+                    let mut names = strings(&list.items);
+                    let name = names.pop()?.to_owned();
+                    Some(QualifiedRange { schema: names.pop().map(str::to_owned), name })
+                }
+                _ => None,
+            })
+            .collect(),
+        NodeEnum::CommentStmt(comment) if is_relation(comment.objtype()) => {
+            match inner(&comment.object) {
+                Some(NodeEnum::List(list)) => {
+                    let mut names = strings(&list.items);
+                    let name = names.pop().unwrap_or_default().to_owned();
+                    vec![QualifiedRange { schema: names.pop().map(str::to_owned), name }]
+                }
+                _ => Vec::new(),
+            }
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn is_relation(kind: ObjectType) -> bool {
+    matches!(
+        kind,
+        ObjectType::ObjectTable | ObjectType::ObjectView | ObjectType::ObjectSequence
+    )
+}
+
+/// A temporary view would read placed tables on the home shard alone.
+fn refuse_temporary_view(
+    statement: &Statement<'_>,
+    view: &protobuf::ViewStmt,
+) -> Result<(), PlanError> {
+    let Some(query) = inner(&view.query) else { return Ok(()) };
+    let views = Views::load(statement.catalog, statement.context, query)?;
+    let analysis = analysis::analyse(statement.catalog, statement.context, &views, query)?;
+    let placed = analysis.occurrences.iter().any(|one| {
+        one.found.placed().is_some() || matches!(one.found, Found::Proxy(_))
+    });
+    if placed || analysis.strange {
+        return Err(PlanError::unsupported(
+            "temporary views of distributed and reference tables are not supported",
+        )
+        .hint("Create a view that is not temporary, or use WITH."));
+    }
+    Ok(())
+}
+
+// ---- what is refused whole ----
+
+fn refuse_kind(statement: &Statement<'_>) -> Result<(), PlanError> {
+    let refuse = |what: &str, hint: &str| {
+        Err(PlanError::unsupported(format!("{what} is not supported")).hint(hint))
+    };
+    match statement.node {
+        NodeEnum::CreatedbStmt(_) | NodeEnum::DropdbStmt(_) => refuse(
+            "creating or dropping databases through the proxy",
+            "One proxy serves one database. Connect to the servers themselves.",
+        ),
+        NodeEnum::CreateSubscriptionStmt(_)
+        | NodeEnum::AlterSubscriptionStmt(_)
+        | NodeEnum::DropSubscriptionStmt(_) => refuse(
+            "logical replication through the proxy",
+            "Connect to the servers themselves.",
+        ),
+        NodeEnum::AlterRoleSetStmt(alter) => {
+            crate::session::refuse_default(alter.setstmt.as_ref())
+        }
+        NodeEnum::AlterDatabaseSetStmt(alter) => {
+            crate::session::refuse_default(alter.setstmt.as_ref())
+        }
+        NodeEnum::CreatePolicyStmt(policy) => {
+            let range = policy.table.as_ref();
+            let relation = range
+                .and_then(|range| scope::find_known(statement.catalog, statement.context, range))
+                .filter(|relation| relation.placement != Placement::Local);
+            match relation {
+                Some(_) => refuse(
+                    "row security on distributed and reference tables",
+                    "Use privileges, or a view.",
+                ),
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Rules rewrite statements inside a server, where the proxy does not see it.
+fn refuse_rule(statement: &Statement<'_>, rule: &protobuf::RuleStmt) -> Result<(), PlanError> {
+    let mut placed = false;
+    let mut look = |range: &protobuf::RangeVar| {
+        let known = scope::find_known(statement.catalog, statement.context, range);
+        placed |= known.is_some_and(|relation| {
+            relation.placement != Placement::Local || relation.reads_placed
+        });
+    };
+    if let Some(range) = &rule.relation {
+        look(range);
+    }
+    let condition = inner(&rule.where_clause).into_iter();
+    for node in nodes(&rule.actions).chain(condition) {
+        tree::walk(node, &mut |child| match child {
+            Child::Node(NodeEnum::RangeVar(range)) | Child::Range(range) => look(range),
+            _ => {}
+        });
+    }
+    if placed {
+        return Err(PlanError::unsupported(
+            "rules that involve distributed or reference tables are not supported",
+        )
+        .hint("Use a trigger, or do it in the application."));
+    }
+    Ok(())
+}
+
+// ---- statements on whole tables ----
+
+fn truncate_tables(
+    statement: &Statement<'_>,
+    truncate: &protobuf::TruncateStmt,
+) -> Result<Draft, PlanError> {
+    let catalog = statement.catalog;
+    let ranges: Vec<&protobuf::RangeVar> = ranges(&truncate.relations);
+    let known = |range: &&protobuf::RangeVar| scope::find_known(catalog, statement.context, range);
+    for relation in ranges.iter().filter_map(known) {
+        if catalog.has_placed_relations && relation.placement != Placement::Local {
+            write::refuse_write(relation)?;
+        }
+    }
+    let placed = ranges
+        .iter()
+        .filter_map(known)
+        .any(|relation| relation.placement != Placement::Local);
+    let cascades = truncate.behavior() == DropBehavior::DropCascade && catalog.has_placed_relations;
+    let unknown = ranges.iter().any(|range| known(range).is_none());
+    if !placed && (!cascades || unknown) {
+        return Ok(Draft::home("truncate").writes());
+    }
+    if unknown && statement.context.temp_relations {
+        return Err(PlanError::unsupported(
+            "one statement cannot change temporary and other relations",
+        )
+        .hint("Use a statement for each."));
+    }
+    Ok(everywhere("truncate"))
+}
+
+fn lock_tables(statement: &Statement<'_>, lock: &protobuf::LockStmt) -> Result<Draft, PlanError> {
+    let placed = ranges(&lock.relations).into_iter().any(|range| {
+        scope::find_known(statement.catalog, statement.context, range).is_some_and(|relation| {
+            relation.placement != Placement::Local || scope::is_view_on_placed(relation)
+        })
+    });
+    Ok(if placed { everywhere("lock") } else { Draft::home("lock").writes() })
+}
+
+fn everywhere(kind: &'static str) -> Draft {
+    let multi = Multi { shards: ShardSet::All, sql: None, returning: false, copies: true };
+    Draft::new(Plan::Multi(multi), kind).writes()
+}
+
+fn ranges(list: &[pg_query::Node]) -> Vec<&protobuf::RangeVar> {
+    nodes(list)
+        .filter_map(|node| match node {
+            NodeEnum::RangeVar(range) => Some(range),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The rows of a materialized view are on the home shard.
+fn refresh_view(
+    statement: &Statement<'_>,
+    refresh: &protobuf::RefreshMatViewStmt,
+) -> Result<Draft, PlanError> {
+    let catalog = statement.catalog;
+    let relation = refresh
+        .relation
+        .as_ref()
+        .and_then(|range| scope::find_known(catalog, statement.context, range));
+    let definition = relation
+        .filter(|relation| relation.kind == RelationKind::MaterializedView && relation.reads_placed)
+        .and_then(|relation| relation.view_definition.as_deref());
+    let Some(definition) = definition else { return Ok(Draft::home("refresh").writes()) };
+    let refused = || {
+        PlanError::unsupported(
+            "materialized views of distributed tables cannot be refreshed through the proxy",
+        )
+        .hint("Use CREATE TABLE AS, or a view.")
+    };
+    let node = crate::parse::parse_one(definition.trim_end_matches(';')).ok_or_else(refused)?;
+    let context = crate::statement::Context { search_path: &[], ..*statement.context };
+    let views = Views::load(catalog, &context, &node)?;
+    let analysis = analysis::analyse(catalog, &context, &views, &node)?;
+    route::refuse_unsafe(catalog, &analysis)?;
+    if analysis.strange || !route::distributed(&analysis).is_empty() {
+        return Err(refused());
+    }
+    Ok(Draft::home("refresh").writes())
+}
+
+fn vacuum_tables(statement: &Statement<'_>, vacuum: &protobuf::VacuumStmt) -> Draft {
+    let unknown = nodes(&vacuum.rels).any(|node| match node {
+        NodeEnum::VacuumRelation(one) => one.relation.as_ref().is_some_and(|range| {
+            scope::find_known(statement.catalog, statement.context, range).is_none()
+        }),
+        _ => false,
+    });
+    if unknown {
+        // A temporary table, a system catalog, or an error.
+        return Draft::home("vacuum").writes();
+    }
+    broadcast(vacuum.is_vacuumcmd).keeps_catalog()
+}
+
+fn reindex_tables(statement: &Statement<'_>, reindex: &protobuf::ReindexStmt) -> Draft {
+    let concurrently = nodes(&reindex.params).any(|node| {
+        matches!(node, NodeEnum::DefElem(option) if option.defname == "concurrently")
+    });
+    let many = !matches!(
+        reindex.kind(),
+        ReindexObjectType::ReindexObjectIndex | ReindexObjectType::ReindexObjectTable
+    );
+    let of_session = statement.context.temp_relations
+        && reindex.relation.as_ref().is_some_and(|range| {
+            range.schemaname.is_empty()
+                && reindex.kind() == ReindexObjectType::ReindexObjectTable
+                && scope::find_known(statement.catalog, statement.context, range).is_none()
+        });
+    if of_session {
+        return Draft::home("ddl").writes();
+    }
+    broadcast(concurrently || many).keeps_catalog()
+}
+
+/// The error for a function of a trigger or a block that is not safe.
+fn refuse_function(name: &str, why: &str) -> PlanError {
+    unsafe_function(name, why)
+}

@@ -1,0 +1,374 @@
+//! Tables, constraints and indexes.
+
+use pg_query::{
+    NodeEnum,
+    protobuf::{self, AlterTableType as Command, ConstrType, Constraint},
+};
+
+use crate::{
+    catalog::{Placement, QualifiedName, Relation},
+    functions::Traits,
+    plan::{Ddl, Plan, PlanError},
+    route::{Statement, group},
+    scope,
+    statement::Draft,
+    tree::{self, Child, inner, nodes, strings},
+};
+
+/// CREATE TABLE. A new table is a local one.
+pub(super) fn create(
+    statement: &Statement<'_>,
+    create: &protobuf::CreateStmt,
+) -> Result<Draft, PlanError> {
+    for node in nodes(&create.inh_relations) {
+        if let NodeEnum::RangeVar(parent) = node {
+            refuse_child(statement, parent)?;
+        }
+    }
+    let name = create.relation.as_ref().map(|range| QualifiedName {
+        schema: range.schemaname.clone(),
+        name: range.relname.clone(),
+    });
+    let creates_table = name.filter(|_| create.partbound.is_none());
+    let ddl = Ddl { outside_transaction: false, sql: None, home_only: false, creates_table };
+    Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
+}
+
+fn refuse_child(
+    statement: &Statement<'_>,
+    parent: &protobuf::RangeVar,
+) -> Result<(), PlanError> {
+    match placed(statement, Some(parent)) {
+        Some(parent) => Err(PlanError::unsupported(format!(
+            "\"{}\" cannot have children or partitions",
+            parent.name.name
+        ))
+        .detail("It is a distributed or reference table.")
+        .hint("Undistribute it first: SELECT undistribute_table('...')")),
+        None => Ok(()),
+    }
+}
+
+fn placed<'a>(
+    statement: &Statement<'a>,
+    range: Option<&protobuf::RangeVar>,
+) -> Option<&'a Relation> {
+    scope::find_known(statement.catalog, statement.context, range?)
+        .filter(|relation| relation.placement != Placement::Local)
+}
+
+fn key(relation: &Relation) -> Option<&str> {
+    match &relation.placement {
+        Placement::Distributed { key, .. } => Some(key),
+        Placement::Local | Placement::Reference => None,
+    }
+}
+
+/// CREATE INDEX. Uniqueness is checked by each shard for its own rows.
+pub(super) fn index(
+    statement: &Statement<'_>,
+    index: &protobuf::IndexStmt,
+) -> Result<(), PlanError> {
+    let Some(relation) = placed(statement, index.relation.as_ref()) else { return Ok(()) };
+    let columns: Vec<&str> = nodes(&index.index_params)
+        .filter_map(|node| match node {
+            NodeEnum::IndexElem(element) if element.expr.is_none() => Some(element.name.as_str()),
+            _ => None,
+        })
+        .collect();
+    refuse_volatile(statement, relation, statement.node)?;
+    if index.unique { refuse_unique(relation, &columns, "a unique index") } else { Ok(()) }
+}
+
+/// Expressions of indexes are immutable: nothing to look for but functions that read tables.
+fn refuse_volatile(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    node: &NodeEnum,
+) -> Result<(), PlanError> {
+    let NodeEnum::IndexStmt(index) = node else { return Ok(()) };
+    let mut traits = Traits::default();
+    let condition = inner(&index.where_clause).into_iter();
+    for node in nodes(&index.index_params).chain(condition) {
+        note(statement, node, &mut traits);
+    }
+    refuse_traits(statement, relation, &traits)
+}
+
+fn refuse_traits(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    traits: &Traits,
+) -> Result<(), PlanError> {
+    traits.refuse_unsafe(statement.catalog)?;
+    match &traits.home {
+        Some(why) => Err(PlanError::unsupported(format!(
+            "an expression on \"{}\" would be computed by each shard for itself",
+            relation.name.name
+        ))
+        .detail(why)),
+        None => Ok(()),
+    }
+}
+
+fn refuse_unique(relation: &Relation, columns: &[&str], what: &str) -> Result<(), PlanError> {
+    match key(relation) {
+        Some(key) if !columns.contains(&key) => Err(PlanError::unsupported(format!(
+            "{what} on distributed table \"{}\" must include shard key \"{key}\"",
+            relation.name.name
+        ))
+        .detail("Each shard can check uniqueness of its own rows only.")
+        .hint(format!("Add \"{key}\" to its columns."))),
+        _ => Ok(()),
+    }
+}
+
+/// ALTER TABLE.
+pub(super) fn alter(
+    statement: &Statement<'_>,
+    alter: &protobuf::AlterTableStmt,
+) -> Result<(), PlanError> {
+    let relation = placed(statement, alter.relation.as_ref());
+    for node in nodes(&alter.cmds) {
+        let NodeEnum::AlterTableCmd(command) = node else { continue };
+        attach(statement, command)?;
+        if let Some(relation) = relation {
+            alter_placed(statement, relation, command)?;
+        }
+    }
+    Ok(())
+}
+
+fn attach(statement: &Statement<'_>, command: &protobuf::AlterTableCmd) -> Result<(), PlanError> {
+    let other = match inner(&command.def) {
+        Some(NodeEnum::PartitionCmd(partition)) => partition.name.as_ref(),
+        Some(NodeEnum::RangeVar(parent)) => Some(parent),
+        _ => None,
+    };
+    match (command.subtype(), other) {
+        (Command::AtAttachPartition | Command::AtAddInherit, Some(other)) => {
+            refuse_child(statement, other)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn alter_placed(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    command: &protobuf::AlterTableCmd,
+) -> Result<(), PlanError> {
+    let table = &relation.name.name;
+    let of_key = key(relation) == Some(command.name.as_str());
+    let refuse = |what: String, hint: &str| Err(PlanError::unsupported(what).hint(hint));
+    match command.subtype() {
+        Command::AtDropColumn | Command::AtAlterColumnType | Command::AtDropNotNull if of_key => {
+            refuse(
+                format!("shard key \"{}\" of \"{table}\" cannot be changed", command.name),
+                "Undistribute the table first: SELECT undistribute_table('...')",
+            )
+        }
+        Command::AtAlterColumnType => match inner(&command.def) {
+            Some(NodeEnum::ColumnDef(column)) => {
+                let mut traits = Traits::default();
+                if let Some(using) = inner(&column.raw_default) {
+                    note(statement, using, &mut traits);
+                }
+                refuse_uneven(statement, relation, &traits)
+            }
+            _ => Ok(()),
+        },
+        Command::AtAddColumn => match inner(&command.def) {
+            Some(NodeEnum::ColumnDef(column)) => add_column(statement, relation, column),
+            _ => Ok(()),
+        },
+        Command::AtAddConstraint => match inner(&command.def) {
+            Some(NodeEnum::Constraint(constraint)) => {
+                add_constraint(statement, relation, constraint, None)
+            }
+            _ => Ok(()),
+        },
+        Command::AtEnableRowSecurity | Command::AtForceRowSecurity => refuse(
+            "row security on distributed and reference tables is not supported".to_owned(),
+            "Use privileges, or a view.",
+        ),
+        Command::AtAddInherit | Command::AtAttachPartition | Command::AtAddOf => refuse(
+            format!("\"{table}\" cannot have parents, children or partitions"),
+            "Undistribute the table first: SELECT undistribute_table('...')",
+        ),
+        Command::AtAddIdentity => refuse(
+            format!("adding identity to a column of \"{table}\" is not supported"),
+            "Each shard would number its own rows. Create the table with it.",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn note(statement: &Statement<'_>, node: &NodeEnum, traits: &mut Traits) {
+    tree::walk(node, &mut |child| {
+        if let Child::Node(node) = child {
+            traits.note(statement.catalog, node, false);
+        }
+    });
+}
+
+/// A value that existing rows get at once, computed by each shard for its own.
+fn refuse_uneven(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    traits: &Traits,
+) -> Result<(), PlanError> {
+    refuse_traits(statement, relation, traits)?;
+    let copies = relation.placement == Placement::Reference && traits.volatile.is_some();
+    if copies || traits.statement_clock || !traits.clocks.is_empty() {
+        return Err(PlanError::unsupported(format!(
+            "existing rows of \"{}\" would get different values on different shards",
+            relation.name.name
+        ))
+        .hint("Add the column without a default, fill it with UPDATE, then set the default."));
+    }
+    Ok(())
+}
+
+fn add_column(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    column: &protobuf::ColumnDef,
+) -> Result<(), PlanError> {
+    let type_name = column.type_name.as_ref().map(|name| strings(&name.names)).unwrap_or_default();
+    let serial = matches!(
+        type_name.last(),
+        Some(&("serial" | "serial2" | "serial4" | "serial8" | "bigserial" | "smallserial"))
+    );
+    let constraints = || {
+        nodes(&column.constraints).filter_map(|node| match node {
+            NodeEnum::Constraint(constraint) => Some(constraint.as_ref()),
+            _ => None,
+        })
+    };
+    let identity = constraints().any(|one| one.contype() == ConstrType::ConstrIdentity);
+    if serial || identity {
+        return Err(PlanError::unsupported(format!(
+            "adding a serial or identity column to \"{}\" is not supported",
+            relation.name.name
+        ))
+        .detail("Each shard would number its own rows.")
+        .hint("Add a plain column, fill it, then create a sequence and make it the default."));
+    }
+    for constraint in constraints() {
+        match constraint.contype() {
+            ConstrType::ConstrDefault => {
+                let mut traits = Traits::default();
+                if let Some(value) = inner(&constraint.raw_expr) {
+                    note(statement, value, &mut traits);
+                }
+                refuse_uneven(statement, relation, &traits)?;
+            }
+            _ => add_constraint(statement, relation, constraint, Some(&column.colname))?,
+        }
+    }
+    Ok(())
+}
+
+/// A new constraint of a placed table. `column` is the one it stands behind.
+fn add_constraint(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    constraint: &Constraint,
+    column: Option<&str>,
+) -> Result<(), PlanError> {
+    match constraint.contype() {
+        // USING INDEX: the index was looked at when it was made.
+        ConstrType::ConstrPrimary | ConstrType::ConstrUnique
+            if constraint.indexname.is_empty() =>
+        {
+            let mut columns = strings(&constraint.keys);
+            columns.extend(column);
+            refuse_unique(relation, &columns, "a primary key or unique constraint")
+        }
+        ConstrType::ConstrExclusion if key(relation).is_some() => {
+            let columns: Vec<&str> = exclusion_columns(constraint);
+            refuse_unique(relation, &columns, "an exclusion constraint")
+        }
+        ConstrType::ConstrForeign => foreign_key(statement, relation, constraint, column),
+        ConstrType::ConstrCheck => {
+            let mut traits = Traits::default();
+            if let Some(condition) = inner(&constraint.raw_expr) {
+                note(statement, condition, &mut traits);
+            }
+            refuse_traits(statement, relation, &traits)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Columns that an exclusion constraint compares by `=`.
+fn exclusion_columns(constraint: &Constraint) -> Vec<&str> {
+    nodes(&constraint.exclusions)
+        .filter_map(|node| {
+            let NodeEnum::List(pair) = node else { return None };
+            let mut parts = nodes(&pair.items);
+            let (Some(NodeEnum::IndexElem(element)), Some(NodeEnum::List(operator))) =
+                (parts.next(), parts.next())
+            else {
+                return None;
+            };
+            (strings(&operator.items).last() == Some(&"=")).then_some(element.name.as_str())
+        })
+        .collect()
+}
+
+/// A foreign key is checked by each shard against its own rows: these must be all there are.
+fn foreign_key(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    constraint: &Constraint,
+    column: Option<&str>,
+) -> Result<(), PlanError> {
+    let range = constraint.pktable.as_ref();
+    let referenced =
+        range.and_then(|range| scope::find_known(statement.catalog, statement.context, range));
+    let Some(referenced) = referenced else { return Ok(()) };
+    let (from, to) = (&relation.name.name, &referenced.name.name);
+    let refuse = |why: String, hint: String| {
+        Err(PlanError::unsupported(format!(
+            "a foreign key from \"{from}\" to \"{to}\" is not supported"
+        ))
+        .detail(why)
+        .hint(hint))
+    };
+    match (&relation.placement, &referenced.placement) {
+        (Placement::Local, _) | (_, Placement::Reference) => Ok(()),
+        (_, Placement::Local) => refuse(
+            format!("The rows of \"{to}\" are on the home shard alone."),
+            format!("Make it a reference table, or distribute it too: SELECT create_reference_table('{to}')"),
+        ),
+        (Placement::Reference, Placement::Distributed { .. }) => refuse(
+            format!("\"{from}\" has a copy on every shard, \"{to}\" a part of its rows."),
+            "Distribute both tables by the same key.".to_owned(),
+        ),
+        (Placement::Distributed { key, .. }, Placement::Distributed { key: other, .. }) => {
+            if group(relation) != group(referenced) {
+                return refuse(
+                    "The tables are not colocated.".to_owned(),
+                    format!("Distribute \"{from}\" with colocate_with => '{to}'."),
+                );
+            }
+            let mut columns = strings(&constraint.fk_attrs);
+            columns.extend(column);
+            let primary: Vec<&str> = referenced.primary_key.iter().map(String::as_str).collect();
+            let referenced = match constraint.pk_attrs.as_slice() {
+                [] => primary,
+                list => strings(list),
+            };
+            let pairs = columns.iter().zip(&referenced);
+            if pairs.into_iter().any(|(from, to)| from == key && to == other) {
+                return Ok(());
+            }
+            refuse(
+                "It does not compare the shard keys of both tables.".to_owned(),
+                format!("Include \"{key}\" and \"{other}\" in the foreign key."),
+            )
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! What calls in a statement mean for where it may run.
+
+use pg_query::{NodeEnum, protobuf};
+
+use crate::{
+    catalog::{Catalog, FunctionSafety},
+    plan::PlanError,
+    tree,
+};
+
+/// What the functions and operators of a statement do beside computing a value.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Traits {
+    /// It must run on the home shard: why, as a sentence.
+    pub(crate) home: Option<String>,
+    /// It may read or write other tables: the function's name and why, as a sentence.
+    pub(crate) unsafe_call: Option<(String, String)>,
+    /// A function whose result differs from call to call, or that has side effects.
+    pub(crate) volatile: Option<String>,
+    /// A function of the user's that may write.
+    pub(crate) writes: bool,
+    /// The session must keep its server connection.
+    pub(crate) pins: bool,
+    /// `nextval`, `setval`.
+    pub(crate) moves_sequence: bool,
+    /// `currval`, `lastval`.
+    pub(crate) reads_sequence: bool,
+    /// Where the transaction's timestamp is read, as `now()` or one of its relatives.
+    pub(crate) clocks: Vec<Clock>,
+    /// A function whose value is the time of the statement or of the call.
+    pub(crate) statement_clock: bool,
+    /// Names a system column.
+    pub(crate) system_column: Option<String>,
+    /// `set_config`, which may change what later texts mean.
+    pub(crate) set_config: bool,
+}
+
+/// A reading of the transaction's timestamp in a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Clock {
+    /// The byte offset of its first token.
+    pub(crate) location: usize,
+    /// Casts that turn a timestamptz into its type.
+    pub(crate) casts: String,
+    /// In the text of a view, not in the client's.
+    pub(crate) in_view: bool,
+}
+
+/// Built-in functions that read or change the state of one server.
+const HOME: &[&str] = &[
+    "nextval",
+    "setval",
+    "currval",
+    "lastval",
+    "pg_notify",
+    "pg_listening_channels",
+    "pg_notification_queue_usage",
+    "pg_backend_pid",
+    "pg_export_snapshot",
+    "pg_postmaster_start_time",
+    "pg_conf_load_time",
+    "pg_is_in_recovery",
+    "pg_last_wal_replay_lsn",
+    "pg_blocking_pids",
+    "pg_safe_snapshot_blocking_pids",
+    "pg_cancel_backend",
+    "pg_terminate_backend",
+    "pg_reload_conf",
+    "pg_rotate_logfile",
+    "pg_isolation_test_session_is_blocked",
+    "inet_server_addr",
+    "inet_server_port",
+    "inet_client_addr",
+    "inet_client_port",
+    "pg_my_temp_schema",
+    "pg_is_other_temp_schema",
+    "pg_database_size",
+    "pg_tablespace_size",
+    "pg_table_size",
+    "pg_indexes_size",
+    "pg_total_relation_size",
+    "pg_relation_size",
+    "pg_relation_filepath",
+    "pg_relation_filenode",
+    "pg_filenode_relation",
+    "pg_sequence_last_value",
+    "pg_switch_wal",
+    "pg_create_restore_point",
+    "pg_prepared_xact",
+    "pg_prepared_statement",
+    "pg_cursor",
+    "pg_import_system_collations",
+    "pg_get_sequence_data",
+    "loread",
+    "lowrite",
+    "brin_summarize_new_values",
+    "gin_clean_pending_list",
+    "cursor_to_xmlschema",
+    "age",
+];
+const HOME_PREFIXES: &[&str] = &[
+    "lo_",
+    "pg_advisory_",
+    "pg_try_advisory_",
+    "txid_",
+    "pg_current_xact_id",
+    "pg_current_snapshot",
+    "pg_snapshot_",
+    "pg_visible_in_snapshot",
+    "pg_xact_",
+    "pg_stat_",
+    "pg_lock_",
+    "pg_ls_",
+    "pg_read_",
+    "pg_stat_file",
+    "pg_current_wal_",
+    "pg_wal_",
+    "pg_walfile_",
+    "pg_backup_",
+    "pg_replication_",
+    "pg_logical_",
+    "pg_create_",
+    "pg_drop_",
+    "pg_control_",
+    "pg_log_",
+    "pg_clear_",
+    "pg_restore_",
+];
+/// Of those, the ones that leave nothing behind in the session.
+const ADVISORY_OF_TRANSACTION: &[&str] = &["pg_advisory_xact_", "pg_try_advisory_xact_"];
+
+/// Built-in functions that run SQL given as text, or read tables given by name.
+const DYNAMIC: &[&str] = &["ts_stat", "ts_rewrite", "currtid2"];
+const DYNAMIC_PREFIXES: &[&str] = &[
+    "query_to_xml",
+    "table_to_xml",
+    "cursor_to_xml",
+    "schema_to_xml",
+    "database_to_xml",
+    "dblink",
+];
+
+/// Built-in functions with a different result at each call.
+const VOLATILE: &[&str] = &[
+    "random",
+    "random_normal",
+    "setseed",
+    "gen_random_uuid",
+    "uuidv4",
+    "uuidv7",
+    "uuid_generate_v1",
+    "uuid_generate_v1mc",
+    "uuid_generate_v4",
+    "clock_timestamp",
+    "timeofday",
+    "gen_random_bytes",
+    "gen_salt",
+    "nextval",
+    "setval",
+    "currval",
+    "lastval",
+];
+
+const STATEMENT_CLOCKS: &[&str] = &["statement_timestamp", "clock_timestamp", "timeofday"];
+
+const SYSTEM_COLUMNS: &[&str] = &["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+
+/// A call without arguments that reads the transaction's timestamp, and the casts that give a
+/// timestamptz the call's type.
+pub(crate) fn clock_of(node: &NodeEnum) -> Option<(usize, String)> {
+    let (location, casts) = match node {
+        NodeEnum::FuncCall(call) => {
+            let names = tree::strings(&call.funcname);
+            let reads = matches!(
+                names.as_slice(),
+                ["now" | "transaction_timestamp"]
+                    | ["pg_catalog", "now" | "transaction_timestamp"]
+            );
+            if !reads || !call.args.is_empty() {
+                return None;
+            }
+            (call.location, "::timestamptz".to_owned())
+        }
+        NodeEnum::SqlvalueFunction(function) => (function.location, value_function(function)?),
+        _ => return None,
+    };
+    Some((usize::try_from(location).ok()?, casts))
+}
+
+fn value_function(function: &protobuf::SqlValueFunction) -> Option<String> {
+    use protobuf::SqlValueFunctionOp as Op;
+    let digits = function.typmod;
+    Some(match function.op() {
+        Op::SvfopCurrentTimestamp => "::timestamptz".to_owned(),
+        Op::SvfopCurrentTimestampN => format!("::timestamptz({digits})"),
+        Op::SvfopLocaltimestamp => "::timestamptz::timestamp".to_owned(),
+        Op::SvfopLocaltimestampN => format!("::timestamptz::timestamp({digits})"),
+        Op::SvfopCurrentDate => "::timestamptz::date".to_owned(),
+        Op::SvfopCurrentTime => "::timestamptz::timetz".to_owned(),
+        Op::SvfopCurrentTimeN => format!("::timestamptz::timetz({digits})"),
+        Op::SvfopLocaltime => "::timestamptz::time".to_owned(),
+        Op::SvfopLocaltimeN => format!("::timestamptz::time({digits})"),
+        _ => return None,
+    })
+}
+
+impl Traits {
+    /// Takes one node in; what hangs below it is the caller's.
+    pub(crate) fn note(&mut self, catalog: &Catalog, node: &NodeEnum, in_view: bool) {
+        if let Some((location, casts)) = clock_of(node) {
+            self.clocks.push(Clock { location, casts, in_view });
+            return;
+        }
+        match node {
+            NodeEnum::FuncCall(call) => {
+                if let Some(name) = tree::strings(&call.funcname).last() {
+                    self.note_call(catalog, name, call.args.len());
+                }
+            }
+            NodeEnum::AExpr(expr) => {
+                if let Some(name) = tree::strings(&expr.name).last() {
+                    self.note_operator(catalog, name);
+                }
+            }
+            NodeEnum::SortBy(sort) => {
+                if let Some(name) = tree::strings(&sort.use_op).last() {
+                    self.note_operator(catalog, name);
+                }
+            }
+            NodeEnum::ColumnRef(column) => self.note_column(catalog, &column.fields),
+            _ => {}
+        }
+    }
+
+    /// Takes an operator in.
+    pub(crate) fn note_operator(&mut self, catalog: &Catalog, name: &str) {
+        self.note_safety(name, catalog.operators.get(name));
+    }
+
+    /// Takes a call in.
+    pub(crate) fn note_call(&mut self, catalog: &Catalog, name: &str, arguments: usize) {
+        let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        self.note_safety(name, catalog.functions.get(name));
+        if catalog.volatile_functions.contains(name) {
+            self.writes = true;
+            self.volatile.get_or_insert_with(|| name.to_owned());
+        }
+        if DYNAMIC.contains(&name) || starts(DYNAMIC_PREFIXES) {
+            // ts_rewrite(tsquery, tsquery, tsquery) runs nothing.
+            if !(name == "ts_rewrite" && arguments == 3) {
+                let why = format!("Function \"{name}\" runs a query that is given to it as text.");
+                self.unsafe_call.get_or_insert_with(|| (name.to_owned(), why));
+            }
+        }
+        // age(timestamp [, timestamp]) runs anywhere; age(xid) has one argument as well.
+        let home = HOME.contains(&name) && !(name == "age" && arguments == 2);
+        if home || starts(HOME_PREFIXES) {
+            let why = format!("Function \"{name}\" reads or changes the state of one server.");
+            self.home.get_or_insert(why);
+        }
+        if VOLATILE.contains(&name) {
+            self.volatile.get_or_insert_with(|| name.to_owned());
+        }
+        self.statement_clock |= STATEMENT_CLOCKS.contains(&name);
+        self.moves_sequence |= matches!(name, "nextval" | "setval");
+        self.reads_sequence |= matches!(name, "currval" | "lastval");
+        self.set_config |= name == "set_config";
+        let advisory = name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_");
+        self.pins |= advisory && !starts(ADVISORY_OF_TRANSACTION);
+        self.writes |= name.starts_with("lo_") || name == "lowrite" || name == "pg_notify";
+    }
+
+    fn note_safety(&mut self, name: &str, safety: Option<&FunctionSafety>) {
+        match safety {
+            None | Some(FunctionSafety::Safe) => {}
+            Some(FunctionSafety::HomeOnly(why)) => {
+                self.home.get_or_insert_with(|| why.clone());
+                self.writes = true;
+            }
+            Some(FunctionSafety::Unsafe(why)) => {
+                self.writes = true;
+                self.unsafe_call.get_or_insert_with(|| (name.to_owned(), why.clone()));
+            }
+        }
+    }
+
+    /// `t.f` can be a call of `f(t)` (the manual, "Composite Type Arguments").
+    fn note_column(&mut self, catalog: &Catalog, fields: &[pg_query::Node]) {
+        let names = tree::strings(fields);
+        let Some(last) = names.last() else { return };
+        if names.len() == fields.len() && SYSTEM_COLUMNS.contains(last) {
+            self.system_column.get_or_insert_with(|| (*last).to_owned());
+        }
+        if names.len() > 1 {
+            let is_column =
+                || catalog.relations.values().any(|relation| relation.column(last).is_some());
+            if catalog.functions.contains_key(*last) && !is_column() {
+                self.note_safety(last, catalog.functions.get(*last));
+            }
+        }
+    }
+
+    /// The error for a function that may go behind the proxy's back.
+    pub(crate) fn refuse_unsafe(&self, catalog: &Catalog) -> Result<(), PlanError> {
+        match &self.unsafe_call {
+            Some((name, why)) if catalog.has_placed_relations => {
+                Err(unsafe_function(name, why))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The error for a call of a function that may read or write placed tables by itself.
+pub(crate) fn unsafe_function(name: &str, why: &str) -> PlanError {
+    PlanError::unsupported(format!("function \"{name}\" may read or write distributed tables"))
+        .detail(why)
+        .hint(format!(
+            "If it touches no distributed or reference table, run: select automator67.declare_safe('{name}')"
+        ))
+}
+
+/// The name Postgres gives an output column without an alias; `None` where this is not certain.
+/// (`FigureColname` in `src/backend/parser/parse_target.c`.)
+pub(crate) fn output_name(node: &NodeEnum) -> Option<String> {
+    Some(match figure(node)? {
+        Named::Surely(name) | Named::Weakly(name) => name,
+        Named::Not => "?column?".to_owned(),
+    })
+}
+
+enum Named {
+    Surely(String),
+    Weakly(String),
+    Not,
+}
+
+fn figure(node: &NodeEnum) -> Option<Named> {
+    let surely = |name: &str| Some(Named::Surely(name.to_owned()));
+    match node {
+        NodeEnum::ColumnRef(column) => match tree::strings(&column.fields).last() {
+            Some(name) => surely(name),
+            None => Some(Named::Not),
+        },
+        NodeEnum::AIndirection(expr) => match tree::strings(&expr.indirection).last() {
+            Some(name) => surely(name),
+            None => figure(tree::inner(&expr.arg)?),
+        },
+        NodeEnum::FuncCall(call) => surely(tree::strings(&call.funcname).last()?),
+        NodeEnum::AExpr(expr) if expr.kind() == protobuf::AExprKind::AexprNullif => {
+            surely("nullif")
+        }
+        NodeEnum::TypeCast(cast) => match figure(tree::inner(&cast.arg)?)? {
+            Named::Surely(name) => surely(&name),
+            Named::Weakly(_) | Named::Not => {
+                let name = cast.type_name.as_ref()?;
+                Some(Named::Weakly((*tree::strings(&name.names).last()?).to_owned()))
+            }
+        },
+        NodeEnum::CollateClause(clause) => figure(tree::inner(&clause.arg)?),
+        NodeEnum::GroupingFunc(_) => surely("grouping"),
+        NodeEnum::MergeSupportFunc(_) => surely("merge_action"),
+        NodeEnum::SubLink(link) => figure_sublink(link),
+        NodeEnum::CaseExpr(case) => match tree::inner(&case.defresult).map(figure) {
+            Some(Some(Named::Surely(name))) => surely(&name),
+            Some(None) => None,
+            Some(Some(_)) | None => Some(Named::Weakly("case".to_owned())),
+        },
+        NodeEnum::AArrayExpr(_) => surely("array"),
+        NodeEnum::RowExpr(_) => surely("row"),
+        NodeEnum::CoalesceExpr(_) => surely("coalesce"),
+        NodeEnum::MinMaxExpr(expr) => surely(match expr.op() {
+            protobuf::MinMaxOp::IsLeast => "least",
+            _ => "greatest",
+        }),
+        NodeEnum::SqlvalueFunction(function) => surely(value_function_name(function)?),
+        NodeEnum::AConst(_)
+        | NodeEnum::AExpr(_)
+        | NodeEnum::ParamRef(_)
+        | NodeEnum::BoolExpr(_)
+        | NodeEnum::NullTest(_)
+        | NodeEnum::BooleanTest(_) => Some(Named::Not),
+        _ => None,
+    }
+}
+
+fn figure_sublink(link: &protobuf::SubLink) -> Option<Named> {
+    use protobuf::SubLinkType as Type;
+    match link.sub_link_type() {
+        Type::ExistsSublink => Some(Named::Surely("exists".to_owned())),
+        Type::ArraySublink => Some(Named::Surely("array".to_owned())),
+        Type::ExprSublink => {
+            let NodeEnum::SelectStmt(select) = tree::inner(&link.subselect)? else { return None };
+            let NodeEnum::ResTarget(target) = tree::nodes(&select.target_list).next()? else {
+                return None;
+            };
+            if !target.name.is_empty() {
+                return Some(Named::Surely(target.name.clone()));
+            }
+            figure(tree::inner(&target.val)?)
+        }
+        _ => Some(Named::Not),
+    }
+}
+
+fn value_function_name(function: &protobuf::SqlValueFunction) -> Option<&'static str> {
+    use protobuf::SqlValueFunctionOp as Op;
+    Some(match function.op() {
+        Op::SvfopCurrentDate => "current_date",
+        Op::SvfopCurrentTime | Op::SvfopCurrentTimeN => "current_time",
+        Op::SvfopCurrentTimestamp | Op::SvfopCurrentTimestampN => "current_timestamp",
+        Op::SvfopLocaltime | Op::SvfopLocaltimeN => "localtime",
+        Op::SvfopLocaltimestamp | Op::SvfopLocaltimestampN => "localtimestamp",
+        Op::SvfopCurrentRole => "current_role",
+        Op::SvfopCurrentUser => "current_user",
+        Op::SvfopUser => "user",
+        Op::SvfopSessionUser => "session_user",
+        Op::SvfopCurrentCatalog => "current_catalog",
+        Op::SvfopCurrentSchema => "current_schema",
+        Op::SqlvalueFunctionOpUndefined => return None,
+    })
+}

@@ -1,0 +1,422 @@
+//! The gather tier: which rows come to the home shard, and the statement over them.
+//!
+//! Only names are changed in the client's text: a distributed table's to that of a temporary
+//! table with its rows, a view's to the view's own text in brackets.
+
+use std::collections::{BTreeMap, HashSet};
+
+use pg_query::protobuf;
+
+use crate::{
+    analysis::{Analysis, CLIENT_TEXT},
+    catalog::{Column, Placement, QualifiedName, Relation},
+    parse,
+    plan::{Fetch, FetchSource, Gather, KeyRoute, PlanError, ProxyView, ShardSet},
+    route::Statement,
+    scope::Found,
+    splice::{Edits, Source},
+    sql::{identifier, qualified},
+    views::Views,
+};
+
+/// A place in a text that names something: text and byte offset.
+type Place = (usize, usize);
+
+/// The gather plan of a statement. The target of a write on the home shard stays as it is.
+pub(crate) fn gather(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    reason: String,
+) -> Result<Gather, PlanError> {
+    refuse(analysis)?;
+    let mut fetches = Fetches::default();
+    let whole = whole_relations(analysis);
+    let places = place_counts(analysis);
+    for (index, one) in analysis.occurrences.iter().enumerate() {
+        let place = (one.text, location(one.range)?);
+        if one.written || fetches.at.contains_key(&place) {
+            continue;
+        }
+        let needed = match one.found {
+            Found::Proxy(view) => Needed::of_view(view),
+            Found::Known(relation)
+                if matches!(relation.placement, Placement::Distributed { .. }) =>
+            {
+                let once = places.get(&place) == Some(&1);
+                let keys = analysis.key_values(index).filter(|_| once);
+                let route = keys.and_then(|keys| key_route(statement, relation, &keys));
+                let all = whole.contains(&relation.name);
+                Needed::of_table(relation, analysis, all, &one.filters, route)
+            }
+            Found::Known(_) | Found::Home => continue,
+        };
+        fetches.add(place, needed);
+    }
+    let mut rewriter = Rewriter { analysis, views, fetches: &fetches, depth: 0 };
+    let text = rewriter.rewrite(CLIENT_TEXT, statement.text, statement.span)?;
+    if parse::parse_one(&text).is_none() {
+        return Err(not_rewritable());
+    }
+    Ok(Gather { fetches: fetches.list, statement: text, reason })
+}
+
+fn refuse(analysis: &Analysis<'_>) -> Result<(), PlanError> {
+    let distributed = |one: &&crate::analysis::Occurrence<'_>| {
+        one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_))
+    };
+    if analysis.strange {
+        return Err(PlanError::unsupported(
+            "the statement has parts that are not supported over several shards",
+        )
+        .hint("Restrict every distributed table in it to one shard key by equality."));
+    }
+    if let Some(column) = &analysis.traits.system_column {
+        return Err(PlanError::unsupported(format!(
+            "system column \"{column}\" is not supported over several shards"
+        ))
+        .detail("Rows of different shards have system columns of their own.")
+        .hint("Restrict every distributed table in it to one shard key by equality."));
+    }
+    if let Some(one) = analysis.occurrences.iter().filter(distributed).find(|one| one.sampled) {
+        return Err(PlanError::unsupported(format!(
+            "TABLESAMPLE of \"{}\" is not supported over several shards",
+            one.range.relname
+        ))
+        .hint("Use ORDER BY random() LIMIT n."));
+    }
+    Ok(())
+}
+
+fn not_rewritable() -> PlanError {
+    PlanError::unsupported("the statement cannot be rewritten to run over several shards")
+        .detail("It names a distributed table or a view in a way that is not understood.")
+        .hint("Restrict every distributed table in it to one shard key by equality.")
+}
+
+fn location(range: &protobuf::RangeVar) -> Result<usize, PlanError> {
+    usize::try_from(range.location).map_err(|_| not_rewritable())
+}
+
+/// Tables of which some occurrence needs all columns.
+fn whole_relations(analysis: &Analysis<'_>) -> HashSet<QualifiedName> {
+    let whole = analysis.occurrences.iter().filter(|one| one.whole);
+    whole.filter_map(|one| one.found.placed()).map(|relation| relation.name.clone()).collect()
+}
+
+/// How often each place was looked at: a CTE or view that is used twice counts its places twice,
+/// and what is known about one use is not known about the other.
+fn place_counts(analysis: &Analysis<'_>) -> BTreeMap<Place, usize> {
+    let mut counts = BTreeMap::new();
+    for one in &analysis.occurrences {
+        if let Ok(location) = location(one.range) {
+            *counts.entry((one.text, location)).or_insert(0) += 1;
+        }
+    }
+    counts
+}
+
+fn key_route(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    keys: &[crate::facts::Constant],
+) -> Option<KeyRoute> {
+    let Placement::Distributed { key_type, .. } = relation.placement else { return None };
+    // A gather keeps the client's literals in its text, so it is never reused for others.
+    let (sources, _) = statement.sources(keys);
+    Some(KeyRoute { key_type, sources })
+}
+
+/// What one occurrence needs.
+struct Needed {
+    relation: QualifiedName,
+    from: FetchSource,
+    columns: Vec<(String, String)>,
+    select: String,
+    binary: bool,
+    primary_key: Option<String>,
+}
+
+impl Needed {
+    fn of_view(view: ProxyView) -> Needed {
+        let columns = view.columns().iter();
+        Needed {
+            relation: QualifiedName { schema: "automator67".into(), name: view.name().into() },
+            from: FetchSource::Proxy(view),
+            columns: columns.map(|(name, sql_type)| {
+                ((*name).to_owned(), (*sql_type).to_owned())
+            }).collect(),
+            select: String::new(),
+            binary: false,
+            primary_key: None,
+        }
+    }
+
+    fn of_table(
+        relation: &Relation,
+        analysis: &Analysis<'_>,
+        whole: bool,
+        filters: &[String],
+        route: Option<KeyRoute>,
+    ) -> Needed {
+        let mut columns: Vec<&Column> = relation
+            .columns
+            .iter()
+            .filter(|column| whole || analysis.names.contains(&column.name))
+            .collect();
+        if columns.is_empty() {
+            let key = |column: &&Column| match &relation.placement {
+                Placement::Distributed { key, .. } => column.name == *key,
+                Placement::Local | Placement::Reference => false,
+            };
+            columns.extend(relation.columns.iter().find(key));
+        }
+        let names: Vec<String> = columns.iter().map(|column| identifier(&column.name)).collect();
+        let mut select =
+            format!("SELECT {} FROM {}", names.join(", "), qualified(&relation.name));
+        if !filters.is_empty() {
+            select.push_str(&format!(" WHERE {}", filters.join(" AND ")));
+        }
+        let has = |name: &String| columns.iter().any(|column| column.name == *name);
+        let key = &relation.primary_key;
+        let primary_key = (analysis.groups && !key.is_empty() && key.iter().all(has)).then(|| {
+            key.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", ")
+        });
+        Needed {
+            relation: relation.name.clone(),
+            from: FetchSource::Shards(route.map_or(ShardSet::All, ShardSet::Keys)),
+            columns: columns
+                .iter()
+                .map(|column| {
+                    (column.name.clone(), format!("{}{}", column.sql_type, column.collate))
+                })
+                .collect(),
+            select,
+            binary: columns.iter().all(|column| column.portable_binary),
+            primary_key,
+        }
+    }
+}
+
+/// All fetches; occurrences with the same needs share one.
+#[derive(Default)]
+struct Fetches {
+    list: Vec<Fetch>,
+    at: BTreeMap<Place, String>,
+}
+
+impl Fetches {
+    fn add(&mut self, place: Place, needed: Needed) {
+        let shared = self.list.iter().find(|fetch| {
+            fetch.relation == needed.relation
+                && fetch.select == needed.select
+                && fetch.from == needed.from
+        });
+        if let Some(fetch) = shared {
+            self.at.insert(place, fetch.temp_table.clone());
+            return;
+        }
+        let temp_table = format!("a67_g{}", self.list.len() + 1);
+        let columns: Vec<String> = needed
+            .columns
+            .iter()
+            .map(|(name, definition)| format!("{} {definition}", identifier(name)))
+            .collect();
+        let key = needed.primary_key.iter();
+        let after = key.map(|key| format!("ALTER TABLE pg_temp.{temp_table} ADD PRIMARY KEY ({key})"));
+        self.list.push(Fetch {
+            relation: needed.relation,
+            from: needed.from,
+            create: format!(
+                "CREATE TEMPORARY TABLE {temp_table} ({}) ON COMMIT DROP",
+                columns.join(", ")
+            ),
+            select: needed.select,
+            columns: needed.columns.into_iter().map(|(name, _)| name).collect(),
+            binary: needed.binary,
+            after: after.collect(),
+            temp_table: temp_table.clone(),
+        });
+        self.at.insert(place, temp_table);
+    }
+}
+
+/// Changes names in texts.
+struct Rewriter<'r, 't> {
+    analysis: &'r Analysis<'t>,
+    views: &'r Views<'t>,
+    fetches: &'r Fetches,
+    depth: usize,
+}
+
+/// Views inside views.
+const VIEW_DEPTH_MAX: usize = 50;
+
+impl Rewriter<'_, '_> {
+    fn rewrite(
+        &mut self,
+        number: usize,
+        text: &str,
+        span: (usize, usize),
+    ) -> Result<String, PlanError> {
+        self.depth += 1;
+        if self.depth > VIEW_DEPTH_MAX {
+            return Err(not_rewritable());
+        }
+        let source = Source::new(text);
+        let mut edits = Edits::default();
+        let mut renamed: HashSet<String> = HashSet::new();
+        for one in self.analysis.occurrences.iter().filter(|one| one.text == number) {
+            let at = location(one.range)?;
+            if let (Some(temp), false) = (self.fetches.at.get(&(number, at)), one.written) {
+                renamed.insert(one.range.relname.clone());
+                let replacement = format!("pg_temp.{temp}");
+                self.replace_relation(&source, &mut edits, one.range, replacement)?;
+            }
+        }
+        let uses = self.analysis.view_uses.iter().filter(|one| one.text == number);
+        let mut expanded: HashSet<usize> = HashSet::new();
+        for one in uses {
+            if !self.reads_elsewhere(one.view) || !expanded.insert(location(one.range)?) {
+                continue;
+            }
+            renamed.insert(one.range.relname.clone());
+            let definition = self.views.text(one.view);
+            let inside = self.rewrite(one.view, definition, (0, definition.len()))?;
+            self.replace_relation(&source, &mut edits, one.range, format!("({inside})"))?;
+        }
+        self.edit_references(&source, &mut edits, number, &renamed)?;
+        self.depth -= 1;
+        edits.apply(text, span).ok_or_else(not_rewritable)
+    }
+
+    /// A view has to be replaced when, through others or not, it reads what is fetched.
+    fn reads_elsewhere(&self, view: usize) -> bool {
+        let fetched = self.analysis.occurrences.iter().any(|one| {
+            one.text == view
+                && location(one.range)
+                    .is_ok_and(|at| self.fetches.at.contains_key(&(view, at)))
+        });
+        let mut inside = self.analysis.view_uses.iter().filter(|one| one.text == view);
+        fetched || inside.any(|one| one.view != view && self.reads_elsewhere(one.view))
+    }
+
+    fn replace_relation(
+        &self,
+        source: &Source<'_>,
+        edits: &mut Edits,
+        range: &protobuf::RangeVar,
+        mut replacement: String,
+    ) -> Result<(), PlanError> {
+        let at = location(range)?;
+        let (from, mut to) = source.name(at).ok_or_else(not_rewritable)?;
+        let first = source.token_at(from).ok_or_else(not_rewritable)?;
+        let behind = source.token_from(to);
+        let subquery = replacement.starts_with('(');
+        // `t *` says what is the default anyway. A subquery takes neither that nor ONLY.
+        if source.spelled(behind) == "*" && subquery {
+            to = source.tokens[behind].end;
+        }
+        let only = !range.inh;
+        if only && subquery {
+            let bracketed = first > 0 && source.is_mark(first - 1, '(');
+            let word = first.checked_sub(if bracketed { 2 } else { 1 });
+            let word = word.filter(|word| source.is_word(*word, "only"));
+            let word = word.ok_or_else(not_rewritable)?;
+            let token = source.tokens[word];
+            edits.replace((token.start, token.end), "");
+            if bracketed {
+                return Err(not_rewritable());
+            }
+        }
+        if range.alias.is_none() {
+            let alias = format!(" AS {}", identifier(&range.relname));
+            let bracketed = only && first > 0 && source.is_mark(first - 1, '(');
+            if bracketed || source.spelled(source.token_from(to)) == "*" {
+                // `ONLY (t)`, `t *`: the alias goes behind that.
+                let end = source.tokens.get(source.token_from(to)).ok_or_else(not_rewritable)?.end;
+                edits.replace((end, end), alias);
+            } else {
+                replacement.push_str(&alias);
+            }
+        }
+        edits.replace((from, to), replacement);
+        Ok(())
+    }
+
+    /// `public.users.id` -> `users.id`, and whole rows get the type of their table's rows.
+    fn edit_references(
+        &self,
+        source: &Source<'_>,
+        edits: &mut Edits,
+        number: usize,
+        renamed: &HashSet<String>,
+    ) -> Result<(), PlanError> {
+        for reference in self.analysis.references.iter().filter(|one| one.text == number) {
+            if let Some(occurrence) = reference.whole_row_of {
+                let one = &self.analysis.occurrences[occurrence];
+                let Some(relation) = one.found.distributed().filter(|_| !one.written) else {
+                    continue;
+                };
+                let row = whole_row(one.range, relation)?;
+                let (from, to) =
+                    source.name(reference.location).ok_or_else(not_rewritable)?;
+                let name = source.text[from..to].to_owned();
+                let alias =
+                    if reference.needs_alias { format!(" AS {name}") } else { String::new() };
+                edits.replace((from, to), format!("{row}{alias}"));
+                continue;
+            }
+            let table = source
+                .token_at(reference.location)
+                .map(|first| source.spelled(first + 2 * reference.qualifiers))
+                .map(folded)
+                .ok_or_else(not_rewritable)?;
+            if reference.qualifiers > 0 && renamed.contains(&table) {
+                let span = source
+                    .qualifiers(reference.location, reference.qualifiers)
+                    .ok_or_else(not_rewritable)?;
+                edits.replace(span, "");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An identifier as Postgres stores it.
+pub(crate) fn folded(spelled: &str) -> String {
+    match spelled.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')) {
+        Some(inner) => inner.replace("\"\"", "\""),
+        None => spelled.to_ascii_lowercase(),
+    }
+}
+
+/// A row of the temporary table as a row of the table it stands for. On the nullable side of an
+/// outer join there may be none: then the shard key, which no row lacks, is null.
+fn whole_row(
+    range: &protobuf::RangeVar,
+    relation: &Relation,
+) -> Result<String, PlanError> {
+    let Placement::Distributed { key, .. } = &relation.placement else {
+        return Err(not_rewritable());
+    };
+    let alias = range.alias.as_ref();
+    if alias.is_some_and(|alias| !alias.colnames.is_empty()) {
+        return Err(PlanError::unsupported(
+            "whole rows of a distributed table with renamed columns are not supported over several shards",
+        )
+        .hint("List the columns."));
+    }
+    let name = identifier(alias.map_or(&range.relname, |alias| &alias.aliasname));
+    let columns: Vec<String> = relation
+        .columns
+        .iter()
+        .map(|column| format!("{name}.{}", identifier(&column.name)))
+        .collect();
+    Ok(format!(
+        "CASE WHEN {name}.{} IS NOT NULL THEN ROW({})::{} END",
+        identifier(key),
+        columns.join(", "),
+        qualified(&relation.name)
+    ))
+}

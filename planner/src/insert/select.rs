@@ -1,0 +1,277 @@
+//! INSERT of a query's rows.
+
+use pg_query::{NodeEnum, protobuf};
+
+use super::{draws, key_of, null_key, target_columns, without_length};
+use crate::{
+    analysis::Analysis,
+    catalog::{Column, Placement, Relation},
+    gather,
+    plan::{InsertSelect, Plan, PlanError, SessionEffects, Target},
+    route::{self, Statement, Verdict},
+    scope::Found,
+    splice::Source,
+    sql::{identifier, literal},
+    statement::Draft,
+    tree::{inner, nodes, strings},
+    views::Views,
+    write,
+};
+
+/// INSERT ... SELECT, or VALUES with more than rows: whole on one shard if all of it is there,
+/// else computed on the home shard and spread from there.
+pub(super) fn insert_query(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    relation: &Relation,
+) -> Result<Draft, PlanError> {
+    write::refuse_key_changes(statement, analysis).or_else(|error| match relation.placement {
+        // A reference table is no obstacle here: every shard gets all rows.
+        Placement::Reference if !analysis.writes_in_with => Ok(()),
+        _ => Err(error),
+    })?;
+    write::refuse_assigned_defaults(statement, relation)?;
+    let columns = given_columns(insert, relation);
+    let filled_at_home = relation.columns.iter().enumerate().any(|(at, column)| {
+        let given = columns.as_ref().is_some_and(|columns| columns.contains(&at));
+        !given && (draws(column) || write::default_traits(statement.catalog, column).home.is_some())
+    });
+    if !filled_at_home
+        && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)?
+    {
+        let plan = Plan::Single(Target::Key(route));
+        return Ok(Draft::new(plan, "insert").reusable(reusable));
+    }
+    refuse(insert, analysis, relation)?;
+    let columns = columns.ok_or_else(|| not_listed(relation))?;
+    spread(statement, insert, analysis, views, relation, &columns)
+}
+
+fn refuse(
+    insert: &protobuf::InsertStmt,
+    analysis: &Analysis<'_>,
+    relation: &Relation,
+) -> Result<(), PlanError> {
+    let clause = if insert.returning_clause.as_ref().is_some_and(|one| !one.exprs.is_empty()) {
+        "RETURNING"
+    } else if insert.on_conflict_clause.is_some() {
+        "ON CONFLICT"
+    } else if insert.with_clause.is_some() && analysis.writes_in_with {
+        "a write inside WITH"
+    } else {
+        return Ok(());
+    };
+    Err(PlanError::unsupported(format!(
+        "INSERT ... SELECT with {clause} into \"{}\" is not supported over several shards",
+        relation.name.name
+    ))
+    .hint("Run the SELECT first, and insert its rows with INSERT ... VALUES."))
+}
+
+fn not_listed(relation: &Relation) -> PlanError {
+    PlanError::unsupported(format!(
+        "INSERT into \"{}\" without a column list is not supported here",
+        relation.name.name
+    ))
+    .detail("How many columns the query has is not known before it runs.")
+    .hint("List the columns behind the table's name.")
+}
+
+/// Columns that the query gives values for, in its order; `None` when it cannot be known.
+fn given_columns(insert: &protobuf::InsertStmt, relation: &Relation) -> Option<Vec<usize>> {
+    let columns = target_columns(insert, relation)?;
+    if !insert.cols.is_empty() {
+        return Some(columns);
+    }
+    let width = width(inner(&insert.select_stmt)?)?;
+    columns.get(..width).map(<[usize]>::to_vec)
+}
+
+fn width(node: &NodeEnum) -> Option<usize> {
+    let NodeEnum::SelectStmt(select) = node else { return None };
+    select_width(select)
+}
+
+fn select_width(select: &protobuf::SelectStmt) -> Option<usize> {
+    if let Some(left) = &select.larg {
+        return select_width(left);
+    }
+    if let Some(NodeEnum::List(row)) = nodes(&select.values_lists).next() {
+        return Some(row.items.len());
+    }
+    let starred = nodes(&select.target_list).any(|node| match node {
+        NodeEnum::ResTarget(target) => match inner(&target.val) {
+            Some(NodeEnum::ColumnRef(column)) => {
+                strings(&column.fields).len() < column.fields.len()
+            }
+            Some(NodeEnum::AIndirection(expr)) => {
+                strings(&expr.indirection).len() < expr.indirection.len()
+                    && expr.indirection.iter().any(|one| {
+                        matches!(one.node, Some(NodeEnum::AStar(_)))
+                    })
+            }
+            _ => false,
+        },
+        _ => true,
+    });
+    (!starred).then_some(select.target_list.len())
+}
+
+/// The query computed on the home shard, in the table's types, with the defaults of the columns
+/// that it leaves out.
+fn spread(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    relation: &Relation,
+    given: &[usize],
+) -> Result<Draft, PlanError> {
+    let failure = || {
+        PlanError::unsupported("this form of INSERT ... SELECT is not supported over several shards")
+    };
+    let span = query_span(statement, insert).ok_or_else(failure)?;
+    let reads_elsewhere = analysis.occurrences.iter().any(|one| {
+        !one.written
+            && (one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_)))
+    });
+    let reason = format!("rows for \"{}\" are computed before they are spread", relation.name.name);
+    let part = Statement { span, parameters: statement.parameters.clone(), ..*statement };
+    let with = with_span(statement, insert);
+    let wrap = |query: &str| wrapped(statement, relation, given, query, &with);
+    let (query, query_sql) = if reads_elsewhere {
+        let mut gather = gather::gather(&part, analysis, views, reason)?;
+        if !with.is_empty() {
+            // WITH before INSERT names what the query reads: both are rewritten as one text.
+            return Err(failure().hint("Put WITH behind INSERT INTO, before SELECT."));
+        }
+        gather.statement = wrap(&gather.statement)?;
+        let sql = gather.statement.clone();
+        (Plan::Gather(gather), sql)
+    } else {
+        let query = statement.text.get(span.0..span.1).ok_or_else(failure)?;
+        (Plan::Single(Target::Home), wrap(query)?)
+    };
+    let columns = target_list(relation, given);
+    let key = key_of(relation);
+    let key_column = key.and_then(|(key, _)| columns.iter().position(|one| one.name == key.name));
+    if key.is_some() && key_column.is_none() {
+        return Err(null_key(relation));
+    }
+    let session = SessionEffects {
+        moves_sequence: analysis.traits.moves_sequence || columns.iter().any(|one| draws(one)),
+        ..SessionEffects::default()
+    };
+    let plan = InsertSelect {
+        table: relation.name.clone(),
+        query: Box::new(query),
+        query_sql,
+        columns: columns.iter().map(|column| column.name.clone()).collect(),
+        key_column,
+        key_type: key.map(|(_, key_type)| key_type),
+    };
+    Ok(Draft::new(Plan::InsertSelect(plan), "insert").session(session))
+}
+
+/// The columns of new rows: those given, then those with a default.
+fn target_list<'r>(relation: &'r Relation, given: &[usize]) -> Vec<&'r Column> {
+    let listed = given.iter().map(|at| &relation.columns[*at]);
+    listed.chain(defaulted(relation, given)).collect()
+}
+
+fn defaulted<'r>(relation: &'r Relation, given: &[usize]) -> impl Iterator<Item = &'r Column> {
+    let omitted: Vec<&Column> = relation
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(at, column)| {
+            !given.contains(at)
+                && !column.generated
+                && (column.default.is_some() || column.sequence.is_some())
+        })
+        .map(|(_, column)| column)
+        .collect();
+    omitted.into_iter()
+}
+
+fn wrapped(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    given: &[usize],
+    query: &str,
+    with: &str,
+) -> Result<String, PlanError> {
+    let mut targets: Vec<String> = given
+        .iter()
+        .enumerate()
+        .map(|(at, column)| {
+            let column = &relation.columns[*column];
+            format!("(c{})::{} AS {}", at + 1, without_length(&column.sql_type), identifier(&column.name))
+        })
+        .collect();
+    if given.iter().any(|at| relation.columns[*at].generated) {
+        return Err(PlanError::new(
+            "428C9",
+            "cannot insert a non-DEFAULT value into a generated column",
+        ));
+    }
+    for column in defaulted(relation, given) {
+        write::default_traits(statement.catalog, column).refuse_unsafe(statement.catalog)?;
+        let value = match (&column.sequence, &column.default) {
+            (Some(sequence), _) => format!("nextval({}::regclass)", literal(sequence)),
+            (None, Some(default)) => format!("({default})"),
+            (None, None) => continue,
+        };
+        targets.push(format!(
+            "({value})::{} AS {}",
+            without_length(&column.sql_type),
+            identifier(&column.name)
+        ));
+    }
+    let names: Vec<String> = (1..=given.len()).map(|number| format!("c{number}")).collect();
+    Ok(format!(
+        "{with}SELECT {} FROM ({query}) AS a67_q({})",
+        targets.join(", "),
+        names.join(", ")
+    ))
+}
+
+/// The bytes of the query: from behind the table's name, alias, columns and OVERRIDING to the end.
+fn query_span(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+) -> Option<(usize, usize)> {
+    let source = Source::new(statement.text);
+    let range = insert.relation.as_ref()?;
+    let (_, name_end) = source.name(usize::try_from(range.location).ok()?)?;
+    let mut at = source.token_from(name_end);
+    if range.alias.is_some() {
+        at += if source.is_word(at, "as") { 2 } else { 1 };
+    }
+    if !insert.cols.is_empty() {
+        if !source.is_mark(at, '(') {
+            return None;
+        }
+        at = source.closing(at)? + 1;
+    }
+    if source.is_word(at, "overriding") {
+        at += 3;
+    }
+    let start = source.tokens.get(at)?.start;
+    (start < statement.span.1).then_some((start, statement.span.1))
+}
+
+/// `WITH ... ` where it stands before INSERT.
+fn with_span<'a>(statement: &Statement<'a>, insert: &protobuf::InsertStmt) -> &'a str {
+    if insert.with_clause.is_none() {
+        return "";
+    }
+    let source = Source::new(statement.text);
+    let range = insert.relation.as_ref().and_then(|range| usize::try_from(range.location).ok());
+    let Some(name) = range.and_then(|location| source.token_at(location)) else { return "" };
+    // INSERT INTO name
+    let start = name.checked_sub(2).and_then(|at| source.tokens.get(at));
+    start.map_or("", |token| &statement.text[statement.span.0..token.start])
+}

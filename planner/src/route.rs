@@ -1,0 +1,279 @@
+//! Where a query or a write can run: the proofs, put together.
+
+use std::collections::HashMap;
+
+use pg_query::NodeEnum;
+
+use crate::{
+    analysis::Analysis,
+    catalog::{Catalog, KeyType, Placement, Relation},
+    facts::Constant,
+    normalise::{LiteralClass, Normalised},
+    plan::{KeyRoute, KeySource, PlanError},
+    scope::Found,
+    statement::{Context, Reach},
+    tree::{self, Child},
+};
+
+/// A statement and everything its plan may depend on.
+#[derive(Debug)]
+pub(crate) struct Statement<'a> {
+    /// The snapshot.
+    pub(crate) catalog: &'a Catalog,
+    /// The session.
+    pub(crate) context: &'a Context<'a>,
+    /// The whole text that was planned.
+    pub(crate) text: &'a str,
+    /// Where the statement is in it.
+    pub(crate) span: (usize, usize),
+    /// Its tree.
+    pub(crate) node: &'a NodeEnum,
+    /// Literals of the whole text.
+    pub(crate) normalised: Option<&'a Normalised>,
+    /// How often each `$n` (1-based) occurs.
+    pub(crate) parameters: HashMap<i32, usize>,
+}
+
+impl<'a> Statement<'a> {
+    /// A statement inside of another's text, like the query of COPY.
+    pub(crate) fn inner(&self, node: &'a NodeEnum) -> Statement<'a> {
+        Statement { node, parameters: self.parameters.clone(), ..*self }
+    }
+
+    /// The statement's own text.
+    pub(crate) fn own_text(&self) -> &'a str {
+        &self.text[self.span.0..self.span.1]
+    }
+
+    /// Where a known value of a key comes from, and whether a plan with it is reusable.
+    pub(crate) fn source(&self, constant: &Constant) -> (KeySource, bool) {
+        match constant {
+            Constant::Null => (KeySource::Null, true),
+            Constant::Parameter(index) => {
+                let number = i32::try_from(index + 1).unwrap_or(0);
+                let several = self.parameters.get(&number).copied().unwrap_or(0) > 1;
+                let declared = self.context.parameter_types.get(*index).copied().unwrap_or(0);
+                let type_unsure = several && declared == 0;
+                (KeySource::Parameter { index: *index, type_unsure }, true)
+            }
+            Constant::Literal { location, text, .. } => {
+                let constant = KeySource::Constant(text.clone());
+                let (Some(location), Some(normalised)) = (location, self.normalised) else {
+                    return (constant, location.is_none());
+                };
+                match slot(self.text, normalised, *location) {
+                    Slot::At { slot, negated } => (KeySource::Literal { slot, negated }, true),
+                    Slot::None => (constant, true),
+                    Slot::Unclear => (constant, false),
+                }
+            }
+        }
+    }
+
+    /// Sources of many values, without repetition.
+    pub(crate) fn sources(&self, constants: &[Constant]) -> (Vec<KeySource>, bool) {
+        let mut sources = Vec::with_capacity(constants.len());
+        let mut reusable = true;
+        for constant in constants {
+            let (source, same) = self.source(constant);
+            reusable &= same;
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        (sources, reusable)
+    }
+}
+
+/// Which literal of the normalised text stands at a place.
+pub(crate) enum Slot {
+    At { slot: usize, negated: bool },
+    /// None: what stands there is part of the normalised text itself.
+    None,
+    /// A literal that was cut out is involved in some other way.
+    Unclear,
+}
+
+pub(crate) fn slot(text: &str, normalised: &Normalised, location: usize) -> Slot {
+    let literals = &normalised.literals;
+    let at = literals.partition_point(|literal| literal.start < location);
+    let Some(literal) = literals.get(at) else { return Slot::None };
+    if literal.start == location {
+        return Slot::At { slot: at, negated: false };
+    }
+    match text.get(location..literal.start).and_then(|between| between.strip_prefix('-')) {
+        Some(between)
+            if between.chars().all(|letter| letter == ' ')
+                && literal.class != LiteralClass::String =>
+        {
+            Slot::At { slot: at, negated: true }
+        }
+        Some(_) => Slot::Unclear,
+        None => Slot::None,
+    }
+}
+
+/// How often each parameter occurs in a statement.
+pub(crate) fn count_parameters(node: &NodeEnum) -> HashMap<i32, usize> {
+    let mut counts = HashMap::new();
+    tree::walk(node, &mut |child| {
+        if let Child::Node(NodeEnum::ParamRef(parameter)) = child {
+            *counts.entry(parameter.number).or_insert(0) += 1;
+        }
+    });
+    counts
+}
+
+/// The answer to "where".
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Verdict {
+    /// On every shard alike.
+    AnyCopy,
+    /// On the home shard, with what is there.
+    Home,
+    /// On the shard of a key. The flag: the route holds for other literals too.
+    Key(KeyRoute, bool),
+    /// On no single shard, for this reason.
+    Many(String),
+}
+
+/// Where a query can run whole.
+pub(crate) fn verdict(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+) -> Result<Verdict, PlanError> {
+    refuse_unsafe(statement.catalog, analysis)?;
+    let traits = &analysis.traits;
+    let all = &analysis.occurrences;
+    let distributed = distributed(analysis);
+    let elsewhere = all.iter().find_map(|one| at_home(one.found));
+    let proxy = all.iter().any(|one| matches!(one.found, Found::Proxy(_)));
+    if distributed.is_empty() && !proxy {
+        let home = elsewhere.is_some()
+            || traits.home.is_some()
+            || traits.pins
+            || traits.writes
+            || traits.set_config
+            || analysis.locks
+            || analysis.writes_in_with
+            || analysis.strange;
+        return Ok(if home { Verdict::Home } else { Verdict::AnyCopy });
+    }
+    if proxy {
+        return Ok(Verdict::Many("the proxy itself has the rows of its views".to_owned()));
+    }
+    if let Some(why) = &traits.home {
+        return Ok(Verdict::Many(format!("a function runs on the home shard: {why}")));
+    }
+    if let Some(name) = elsewhere {
+        let other = all[distributed[0]].range.relname.as_str();
+        return Ok(Verdict::Many(format!(
+            "{name} is on the home shard, distributed table \"{other}\" is not"
+        )));
+    }
+    if analysis.strange {
+        return Ok(Verdict::Many("the statement has parts that are not looked into".to_owned()));
+    }
+    if let Some(why) = not_colocated(analysis, &distributed) {
+        return Ok(Verdict::Many(why));
+    }
+    match bound(statement, analysis, &distributed) {
+        Err(why) => Ok(Verdict::Many(why)),
+        Ok(_) if statement.context.reach == Reach::Many => {
+            Ok(Verdict::Many("the keys belong to several shards, or cannot be read".to_owned()))
+        }
+        Ok((route, reusable)) => Ok(Verdict::Key(route, reusable)),
+    }
+}
+
+/// Errors for functions and relations that could go behind the proxy's back.
+pub(crate) fn refuse_unsafe(
+    catalog: &Catalog,
+    analysis: &Analysis<'_>,
+) -> Result<(), PlanError> {
+    if !catalog.has_placed_relations {
+        return Ok(());
+    }
+    analysis.traits.refuse_unsafe(catalog)?;
+    let relations = analysis.occurrences.iter().filter_map(|one| match one.found {
+        Found::Known(relation) => Some(relation),
+        Found::Proxy(_) | Found::Home => None,
+    });
+    for relation in relations.chain(analysis.view_uses.iter().map(|one| one.relation)) {
+        if let Some(why) = &relation.unsafe_reads {
+            return Err(PlanError::unsupported(format!(
+                "reading \"{}\" may read distributed tables behind the proxy's back",
+                relation.name.name
+            ))
+            .detail(why)
+            .hint("If a function is the cause and it touches no distributed or reference table, declare it safe: select automator67.declare_safe('f')"));
+        }
+    }
+    Ok(())
+}
+
+/// All occurrences of distributed tables.
+pub(crate) fn distributed(analysis: &Analysis<'_>) -> Vec<usize> {
+    let all = analysis.occurrences.iter().enumerate();
+    all.filter(|(_, one)| one.found.distributed().is_some()).map(|(index, _)| index).collect()
+}
+
+/// What a relation that only the home shard has is called in messages.
+pub(crate) fn at_home(found: Found<'_>) -> Option<String> {
+    match found {
+        Found::Known(relation) if relation.placement == Placement::Local => {
+            Some(format!("local table \"{}\"", relation.name.name))
+        }
+        Found::Known(_) | Found::Proxy(_) => None,
+        Found::Home => Some("a system catalog, temporary or unknown table".to_owned()),
+    }
+}
+
+/// The shard key's type and group of a distributed table.
+pub(crate) fn group(relation: &Relation) -> Option<(KeyType, u32)> {
+    match &relation.placement {
+        Placement::Distributed { key_type, colocation, .. } => Some((*key_type, *colocation)),
+        Placement::Local | Placement::Reference => None,
+    }
+}
+
+/// Why equal keys of the tables could be on different shards.
+pub(crate) fn not_colocated(analysis: &Analysis<'_>, distributed: &[usize]) -> Option<String> {
+    let relation = |index: &usize| analysis.occurrences[*index].found.distributed();
+    let first = distributed.first().and_then(relation)?;
+    let other = distributed.iter().filter_map(relation).find(|one| group(one) != group(first))?;
+    Some(format!(
+        "distributed tables \"{}\" and \"{}\" are not colocated",
+        first.name.name, other.name.name
+    ))
+}
+
+/// The keys that all given tables are restricted to; `Err` says which one is not.
+pub(crate) fn bound(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    distributed: &[usize],
+) -> Result<(KeyRoute, bool), String> {
+    let mut constants: Vec<Constant> = Vec::new();
+    let mut key_type = None;
+    for index in distributed {
+        let one = &analysis.occurrences[*index];
+        let relation = one.found.distributed().map_or("", |relation| &relation.name.name);
+        let Some(values) = analysis.key_values(*index) else {
+            return Err(format!(
+                "distributed table \"{relation}\" is not restricted to one key"
+            ));
+        };
+        for value in values {
+            if !constants.contains(&value) {
+                constants.push(value);
+            }
+        }
+        key_type = one.found.distributed().and_then(group).map(|(key_type, _)| key_type);
+    }
+    let Some(key_type) = key_type else {
+        return Err("no distributed table is involved".to_owned());
+    };
+    let (sources, reusable) = statement.sources(&constants);
+    Ok((KeyRoute { key_type, sources }, reusable))
+}

@@ -1,0 +1,311 @@
+//! Which relation a name in FROM means, and which column of it a name in an expression means.
+//!
+//! The rules are those of `src/backend/parser/parse_relation.c`. A name whose meaning is not
+//! certain has none here: nothing is then concluded from it.
+
+use std::rc::Rc;
+
+use pg_query::{NodeEnum, protobuf};
+
+use crate::{
+    catalog::{Catalog, Placement, Relation, RelationKind},
+    facts::ColumnId,
+    plan::ProxyView,
+    statement::Context,
+    tree,
+};
+
+/// What a relation's name means.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Found<'t> {
+    /// A relation of the catalog.
+    Known(&'t Relation),
+    /// One whose rows the proxy has.
+    Proxy(ProxyView),
+    /// A system catalog, a temporary table, or nothing at all: the home shard knows.
+    Home,
+}
+
+impl<'t> Found<'t> {
+    /// The relation, if it is distributed or a reference table.
+    pub(crate) fn placed(self) -> Option<&'t Relation> {
+        match self {
+            Found::Known(relation) if relation.placement != Placement::Local => Some(relation),
+            _ => None,
+        }
+    }
+
+    /// The relation, if it is distributed.
+    pub(crate) fn distributed(self) -> Option<&'t Relation> {
+        match self {
+            Found::Known(relation)
+                if matches!(relation.placement, Placement::Distributed { .. }) =>
+            {
+                Some(relation)
+            }
+            _ => None,
+        }
+    }
+}
+
+const PROXY_SCHEMA: &str = "automator67";
+
+/// What a relation's name means. The caller has made sure that it is not a CTE's.
+pub(crate) fn find<'t>(
+    catalog: &'t Catalog,
+    search_path: &[String],
+    range: &protobuf::RangeVar,
+) -> Found<'t> {
+    let name = range.relname.as_str();
+    if !range.schemaname.is_empty() {
+        let schema = range.schemaname.as_str();
+        if schema == PROXY_SCHEMA
+            && let Some(view) = proxy_view(name)
+        {
+            return Found::Proxy(view);
+        }
+        return match catalog.resolve(&[], Some(schema), name) {
+            Some(relation) => Found::Known(relation),
+            None => Found::Home,
+        };
+    }
+    for schema in search_path {
+        if schema == PROXY_SCHEMA
+            && let Some(view) = proxy_view(name)
+        {
+            return Found::Proxy(view);
+        }
+        if let Some(relation) = catalog.resolve(&[], Some(schema), name) {
+            return Found::Known(relation);
+        }
+    }
+    Found::Home
+}
+
+/// The relation of the catalog that a name means.
+pub(crate) fn find_known<'t>(
+    catalog: &'t Catalog,
+    context: &Context<'_>,
+    range: &protobuf::RangeVar,
+) -> Option<&'t Relation> {
+    match find(catalog, context.search_path, range) {
+        Found::Known(relation) => Some(relation),
+        Found::Proxy(_) | Found::Home => None,
+    }
+}
+
+fn proxy_view(name: &str) -> Option<ProxyView> {
+    [ProxyView::Shards, ProxyView::Pools, ProxyView::Sessions]
+        .into_iter()
+        .find(|view| view.name() == name)
+}
+
+/// True for relations that are judged by what they read, not by where they are.
+pub(crate) fn is_view_on_placed(relation: &Relation) -> bool {
+    relation.kind == RelationKind::View && relation.reads_placed
+}
+
+/// A column that an item of FROM gives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Output<'t> {
+    /// Its name.
+    pub(crate) name: String,
+    /// The stored column that it is, unchanged and for every row, if it is one.
+    pub(crate) column: Option<ColumnId>,
+    /// The expression that it is for every row, if that is a constant or a parameter.
+    pub(crate) constant: Option<&'t NodeEnum>,
+}
+
+/// Something that stands in FROM under one name.
+#[derive(Debug, Clone)]
+pub(crate) struct Item<'t> {
+    /// The name that qualifies its columns; empty when it has none.
+    pub(crate) name: String,
+    /// For a relation without an alias: the schema that may qualify the name.
+    pub(crate) schema: Option<String>,
+    /// Its columns in order; `None` when they are not known.
+    pub(crate) columns: Option<Vec<Output<'t>>>,
+    /// The relation's occurrence, if it is one.
+    pub(crate) occurrence: Option<usize>,
+    /// The text that its constants are in.
+    pub(crate) text: usize,
+    /// Found by qualified names only (the alias of JOIN ... USING).
+    pub(crate) qualified_only: bool,
+}
+
+/// Columns that JOIN ... USING made one.
+#[derive(Debug, Clone)]
+pub(crate) struct Merged {
+    /// Their name.
+    pub(crate) name: String,
+    /// The items on both sides.
+    pub(crate) items: Vec<usize>,
+    /// The column that has the merged value.
+    pub(crate) column: Option<ColumnId>,
+}
+
+/// What a part of FROM adds to the names that expressions see.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Visible {
+    /// Indexes into the list of all items.
+    pub(crate) items: Vec<usize>,
+    /// Inner joins first.
+    pub(crate) merged: Vec<Merged>,
+}
+
+impl Visible {
+    /// Both parts.
+    pub(crate) fn and(mut self, other: Visible) -> Visible {
+        self.items.extend(other.items);
+        self.merged.extend(other.merged);
+        self
+    }
+}
+
+/// The names that an expression sees: those of its own query level, then those of outer ones.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    /// Of this level.
+    pub(crate) visible: Visible,
+    /// The level around it.
+    pub(crate) outer: Option<Rc<Names>>,
+}
+
+/// What a column reference means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// A stored column.
+    Column(ColumnId),
+    /// The n-th output of an item of FROM that is a constant.
+    Constant(usize, usize),
+    /// An item of FROM as a whole: `u`, `u.*`.
+    Item(usize),
+    /// Every item of this level: `*`.
+    Star,
+    /// Not known.
+    Unknown,
+}
+
+/// What a column reference means where `names` are seen.
+pub(crate) fn meaning(items: &[Item<'_>], names: &Names, column: &protobuf::ColumnRef) -> Meaning {
+    let fields = tree::strings(&column.fields);
+    let star = matches!(
+        column.fields.last().and_then(|node| node.node.as_ref()),
+        Some(NodeEnum::AStar(_))
+    );
+    match (fields.as_slice(), star) {
+        ([], true) => Meaning::Star,
+        ([name], false) => unqualified(items, names, name),
+        ([table], true) => named_item(items, names, None, table)
+            .map_or(Meaning::Unknown, Meaning::Item),
+        ([table, name], false) => qualified(items, names, None, table, name),
+        ([schema, table], true) => named_item(items, names, Some(schema), table)
+            .map_or(Meaning::Unknown, Meaning::Item),
+        ([schema, table, name], false) => qualified(items, names, Some(schema), table, name),
+        _ => Meaning::Unknown,
+    }
+}
+
+fn qualified(
+    items: &[Item<'_>],
+    names: &Names,
+    schema: Option<&str>,
+    table: &str,
+    name: &str,
+) -> Meaning {
+    let Some(item) = named_item(items, names, schema, table) else { return Meaning::Unknown };
+    let outputs = items[item].columns.iter().flatten().enumerate();
+    let mut hits = outputs.filter(|(_, output)| output.name == name);
+    match (hits.next(), hits.next()) {
+        (Some((index, output)), None) => output_meaning(item, index, output),
+        _ => Meaning::Unknown,
+    }
+}
+
+fn output_meaning(item: usize, index: usize, output: &Output<'_>) -> Meaning {
+    match (output.column, output.constant) {
+        (Some(column), _) => Meaning::Column(column),
+        (None, Some(_)) => Meaning::Constant(item, index),
+        (None, None) => Meaning::Unknown,
+    }
+}
+
+/// The item of a name, at the innermost level that has one.
+fn named_item(items: &[Item<'_>], names: &Names, schema: Option<&str>, table: &str) -> Option<usize> {
+    let matches = |index: &&usize| {
+        let item = &items[**index];
+        item.name == table && (schema.is_none() || item.schema.as_deref() == schema)
+    };
+    let mut hits = names.visible.items.iter().filter(matches);
+    match (hits.next(), hits.next()) {
+        (Some(item), None) => Some(*item),
+        (Some(_), Some(_)) => None,
+        (None, _) => named_item(items, names.outer.as_ref()?, schema, table),
+    }
+}
+
+fn unqualified(items: &[Item<'_>], names: &Names, name: &str) -> Meaning {
+    match lookup(items, &names.visible, name) {
+        Lookup::One(meaning) => meaning,
+        Lookup::Unsure => Meaning::Unknown,
+        Lookup::None => {
+            // A column of any level comes before a whole row; the row is then of this level.
+            let row = names.visible.items.iter().copied().find(|item| items[*item].name == name);
+            match (row, &names.outer) {
+                (None, None) => Meaning::Unknown,
+                (None, Some(outer)) => unqualified(items, outer, name),
+                (Some(item), outer) => match outer.as_ref().map(|o| unqualified(items, o, name)) {
+                    None | Some(Meaning::Item(_)) => Meaning::Item(item),
+                    Some(Meaning::Unknown) if !has_doubt(items, outer.as_deref(), name) => {
+                        Meaning::Item(item)
+                    }
+                    Some(_) => Meaning::Unknown,
+                },
+            }
+        }
+    }
+}
+
+/// Some level may have a column of the name.
+fn has_doubt(items: &[Item<'_>], names: Option<&Names>, name: &str) -> bool {
+    let Some(names) = names else { return false };
+    !matches!(lookup(items, &names.visible, name), Lookup::None)
+        || has_doubt(items, names.outer.as_deref(), name)
+}
+
+/// What one level says about an unqualified name.
+pub(crate) enum Lookup {
+    /// One column.
+    One(Meaning),
+    /// None for certain.
+    None,
+    /// It has more than one, or items whose columns are not known.
+    Unsure,
+}
+
+/// Looks an unqualified name up in one level.
+pub(crate) fn lookup(items: &[Item<'_>], visible: &Visible, name: &str) -> Lookup {
+    let mut hits: Vec<(usize, Meaning)> = Vec::new();
+    for index in &visible.items {
+        let item = &items[*index];
+        if item.qualified_only {
+            continue;
+        }
+        let Some(columns) = &item.columns else { return Lookup::Unsure };
+        let named = columns.iter().enumerate().filter(|(_, output)| output.name == name);
+        hits.extend(named.map(|(at, output)| (*index, output_meaning(*index, at, output))));
+    }
+    // The outermost join of the name swallows those inside it.
+    for merged in visible.merged.iter().rev().filter(|merged| merged.name == name) {
+        let inside = |(item, _): &(usize, Meaning)| merged.items.contains(item);
+        if hits.iter().any(inside) {
+            hits.retain(|hit| !inside(hit));
+            hits.push((usize::MAX, merged.column.map_or(Meaning::Unknown, Meaning::Column)));
+        }
+    }
+    match hits.as_slice() {
+        [] => Lookup::None,
+        [(_, meaning)] => Lookup::One(*meaning),
+        _ => Lookup::Unsure,
+    }
+}

@@ -1,0 +1,163 @@
+//! CREATE TABLE AS, SELECT INTO, CREATE MATERIALIZED VIEW: the rows on the home shard, the empty
+//! table everywhere.
+
+use pg_query::{
+    NodeEnum,
+    protobuf::{self, ObjectType},
+};
+
+use crate::{
+    analysis::{self, Analysis},
+    ddl, gather, parse,
+    plan::{Ddl, Plan, PlanError, SessionEffects, Target},
+    route::{self, Statement, Verdict},
+    scope::Found,
+    splice::Source,
+    statement::Draft,
+    tree::inner,
+    views::Views,
+};
+
+/// CREATE TABLE AS and CREATE MATERIALIZED VIEW.
+pub(crate) fn create(
+    statement: &Statement<'_>,
+    create: &protobuf::CreateTableAsStmt,
+) -> Result<Draft, PlanError> {
+    let range = create.into.as_ref().and_then(|into| into.rel.as_ref());
+    let (Some(query), Some(range)) = (inner(&create.query), range) else {
+        return Ok(Draft::home("ddl"));
+    };
+    ddl::refuse_reserved(statement)?;
+    if let NodeEnum::ExecuteStmt(_) = query {
+        if ddl::is_temporary(range) {
+            return Ok(at_home());
+        }
+        return Err(PlanError::unsupported("CREATE TABLE AS EXECUTE is not supported")
+            .hint("Write the query itself, or make a temporary table."));
+    }
+    let materialized = create.objtype() == ObjectType::ObjectMatview;
+    place(statement, query, range, materialized, || without_data(statement))
+}
+
+/// SELECT ... INTO.
+pub(crate) fn select_into(
+    statement: &Statement<'_>,
+    select: &protobuf::SelectStmt,
+) -> Result<Draft, PlanError> {
+    let range = select.into_clause.as_ref().and_then(|into| into.rel.as_ref());
+    let Some(range) = range else { return Ok(Draft::home("ddl")) };
+    ddl::refuse_reserved(statement)?;
+    place(statement, statement.node, range, false, || {
+        let mut query = select.clone();
+        let mut into = query.into_clause.take()?;
+        into.skip_data = true;
+        let create = protobuf::CreateTableAsStmt {
+            query: Some(Box::new(pg_query::Node {
+                node: Some(NodeEnum::SelectStmt(Box::new(query))),
+            })),
+            into: Some(into),
+            objtype: ObjectType::ObjectTable.into(),
+            is_select_into: false,
+            if_not_exists: false,
+        };
+        parse::deparse(NodeEnum::CreateTableAsStmt(Box::new(create)))
+    })
+}
+
+fn at_home() -> Draft {
+    let ddl = Ddl { outside_transaction: false, sql: None, home_only: true, creates_table: None };
+    Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
+        pins: true,
+        writes: true,
+        ..SessionEffects::default()
+    })
+}
+
+fn place(
+    statement: &Statement<'_>,
+    query: &NodeEnum,
+    range: &protobuf::RangeVar,
+    materialized: bool,
+    elsewhere: impl FnOnce() -> Option<String>,
+) -> Result<Draft, PlanError> {
+    let (catalog, context) = (statement.catalog, statement.context);
+    let views = Views::load(catalog, context, query)?;
+    let analysis = analysis::analyse(catalog, context, &views, query)?;
+    crate::session::refuse_set_config(statement, &analysis)?;
+    let temporary = ddl::is_temporary(range);
+    if temporary {
+        ddl::refuse_hiding(catalog, &range.relname)?;
+    }
+    let verdict = route::verdict(statement, &analysis)?;
+    refuse(&analysis, &verdict, materialized, temporary)?;
+    let home = match verdict {
+        Verdict::AnyCopy | Verdict::Home => None,
+        // The new table is on the home shard, so that is where its rows must come to.
+        Verdict::Key(..) => Some("the new table is on the home shard".to_owned()),
+        Verdict::Many(reason) => Some(reason),
+    };
+    let home = match home {
+        None if temporary => return Ok(at_home()),
+        None => Plan::Single(Target::Home),
+        Some(reason) => Plan::Gather(gather::gather(statement, &analysis, &views, reason)?),
+    };
+    if temporary {
+        return Ok(Draft::new(home, "ddl").session(at_home().session));
+    }
+    let elsewhere = elsewhere().filter(|text| parse::parse_one(text).is_some());
+    let elsewhere = elsewhere.ok_or_else(|| {
+        PlanError::unsupported("this form of CREATE TABLE AS is not supported")
+            .hint("Write: CREATE TABLE name AS SELECT ...")
+    })?;
+    let plan = Plan::CreateTableAs { home: Box::new(home), elsewhere };
+    let session = SessionEffects {
+        moves_sequence: analysis.traits.moves_sequence,
+        reads_sequence: analysis.traits.reads_sequence,
+        ..SessionEffects::default()
+    };
+    Ok(Draft::new(plan, "ddl").session(session).changes_catalog())
+}
+
+fn refuse(
+    analysis: &Analysis<'_>,
+    verdict: &Verdict,
+    materialized: bool,
+    temporary: bool,
+) -> Result<(), PlanError> {
+    let elsewhere = matches!(verdict, Verdict::Key(..) | Verdict::Many(_));
+    if materialized && elsewhere {
+        return Err(PlanError::unsupported(
+            "materialized views of distributed tables are not supported",
+        )
+        .hint("Use CREATE TABLE AS, or a view."));
+    }
+    if analysis.writes_in_with && elsewhere {
+        return Err(PlanError::unsupported("writes inside WITH are not supported over several shards"));
+    }
+    let proxy = analysis.occurrences.iter().any(|one| matches!(one.found, Found::Proxy(_)));
+    if proxy && !temporary {
+        return Err(PlanError::unsupported(
+            "a table of rows that the proxy has can only be a temporary one",
+        )
+        .hint("Write: CREATE TEMPORARY TABLE name AS ..."));
+    }
+    Ok(())
+}
+
+/// The client's text with `WITH NO DATA`.
+fn without_data(statement: &Statement<'_>) -> Option<String> {
+    let source = Source::new(statement.text);
+    let behind = source.token_from(statement.span.1);
+    let last = behind.checked_sub(1)?;
+    let text = |to: usize| statement.text.get(statement.span.0..to);
+    if source.is_word(last, "data") && last >= 2 {
+        if source.is_word(last - 1, "no") {
+            return text(source.tokens[last].end).map(str::to_owned);
+        }
+        if source.is_word(last - 1, "with") {
+            let head = text(source.tokens[last - 1].start)?;
+            return Some(format!("{head}WITH NO DATA"));
+        }
+    }
+    Some(format!("{} WITH NO DATA", text(source.tokens[last].end)?))
+}
