@@ -61,6 +61,7 @@ impl Session {
             response.get_or_insert(frame);
             if let Some(index) = self.link_position(*shard) {
                 self.links[index].wrote = true;
+                self.links[index].wrote_rows = true;
             }
         }
         if let Some(frame) = response {
@@ -494,6 +495,7 @@ impl Session {
             self.start_copy(*shard, &copy).await?;
             if let Some(index) = self.link_position(*shard) {
                 self.links[index].wrote = true;
+                self.links[index].wrote_rows = true;
             }
         }
         let mut total = 0;

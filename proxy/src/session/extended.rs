@@ -207,7 +207,7 @@ impl Session {
                     if forward.portals.contains(portal) {
                         continue;
                     }
-                    let shard = self.portals.get(portal)?.shard?;
+                    let shard = self.portal_shard(portal)?;
                     if *forward.shard.get_or_insert(shard) != shard {
                         return None;
                     }
@@ -427,8 +427,10 @@ impl Session {
                 None
             }
             Named::Portal(name) => {
-                let portal = self.portals.remove(&name)?;
-                portal.shard.map(|_| name)
+                let open = self.portal_shard(&name).is_some();
+                self.portals.remove(&name);
+                self.transaction.cursors.remove(&name);
+                open.then_some(name)
             }
         }
     }
@@ -505,8 +507,8 @@ impl Session {
     }
 
     async fn describe_portal(&mut self, name: &str) -> Outcome {
-        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
-        if let Some(index) = portal.shard.and_then(|shard| self.link_position(shard)) {
+        let open = self.portal_shard(name);
+        if let Some(index) = open.and_then(|shard| self.link_position(shard)) {
             let server = &mut self.links[index].server;
             message::put_describe(&mut server.wire.output, b'P', name);
             server.expect(Step::Describe, true);
@@ -518,6 +520,7 @@ impl Session {
                 Ok(())
             };
         }
+        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
         let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
         self.describe(&statement, Some(&bind)).await
     }
@@ -592,8 +595,8 @@ impl Session {
 
     async fn execute_portal(&mut self, name: &str, limit: i32) -> Outcome {
         let started = Instant::now();
-        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
-        if let Some(index) = portal.shard.and_then(|shard| self.link_position(shard)) {
+        let open = self.portal_shard(name);
+        if let Some(index) = open.and_then(|shard| self.link_position(shard)) {
             let server = &mut self.links[index].server;
             message::put_execute(&mut server.wire.output, name, limit);
             server.expect(Step::Execute, true);
@@ -605,6 +608,7 @@ impl Session {
                 Ok(())
             };
         }
+        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
         let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
         self.refresh_catalog().await?;
         let statement = self.renewed(&statement)?;
@@ -637,9 +641,17 @@ impl Session {
         Ok(())
     }
 
+    /// Where a portal is open. SQL cursors are portals, too.
+    fn portal_shard(&self, name: &str) -> Option<ShardId> {
+        match self.portals.get(name) {
+            Some(portal) => portal.shard,
+            None => self.transaction.cursors.get(name).copied(),
+        }
+    }
+
     async fn close_step(&mut self, named: Named) -> Outcome {
         let shard = match &named {
-            Named::Portal(name) => self.portals.get(name).and_then(|portal| portal.shard),
+            Named::Portal(name) => self.portal_shard(name),
             Named::Statement(_) => None,
         };
         if let (Some(name), Some(shard)) = (self.close(named), shard) {

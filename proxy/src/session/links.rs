@@ -23,6 +23,8 @@ pub struct Link {
     pub begun: bool,
     /// The transaction has written through it.
     pub wrote: bool,
+    /// It has written rows, not only changed the schema.
+    pub wrote_rows: bool,
     /// Stays with the session.
     pinned: bool,
 }
@@ -100,6 +102,7 @@ impl Session {
             server,
             begun: false,
             wrote: false,
+            wrote_rows: false,
             pinned: self.pinned,
         });
         Ok(self.links.len() - 1)
@@ -151,6 +154,7 @@ impl Session {
         let session = self.card.id;
         let link = &mut self.links[index];
         link.wrote |= effects.writes || effects.changes_catalog;
+        link.wrote_rows |= effects.writes && !effects.changes_catalog;
         if effects.reads_sequence
             && !(self.pinned
                 || link.server.sequence_owner == SequenceOwner::Session(session) && link.begun)
@@ -204,6 +208,7 @@ impl Session {
         for link in &mut self.links {
             link.begun = false;
             link.wrote = false;
+            link.wrote_rows = false;
             activity.keys.push(link.server.key.clone());
         }
     }

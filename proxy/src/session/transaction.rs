@@ -274,7 +274,7 @@ impl Session {
         let writers = self
             .links
             .iter()
-            .filter(|link| link.begun && link.wrote)
+            .filter(|link| link.begun && link.wrote_rows)
             .count();
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.query("COMMIT", true);
@@ -312,6 +312,7 @@ impl Session {
             }
             link.begun = false;
             link.wrote = false;
+            link.wrote_rows = false;
         }
         if let Some((name, failure)) = failed {
             self.forget_transaction(false);
@@ -355,6 +356,7 @@ impl Session {
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.begun = false;
             link.wrote = false;
+            link.wrote_rows = false;
             match relay::exchange(&mut self.client, &mut link.server).await {
                 Err(Failure::ClientGone) => return Err(Failure::ClientGone),
                 Err(_) | Ok(_) => link.server.hidden_error = None,
