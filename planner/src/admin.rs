@@ -18,17 +18,34 @@ pub(crate) fn call(
     if let Some(draft) = session::constant_set_config(select) {
         return Ok(Some(draft));
     }
-    let [target] = select.target_list.as_slice() else { return Ok(None) };
-    let Some(NodeEnum::ResTarget(target)) = &target.node else { return Ok(None) };
-    let Some(NodeEnum::FuncCall(call)) = inner(&target.val) else { return Ok(None) };
-    let Some(name) = function(&strings(&call.funcname)) else { return Ok(None) };
+    let [target] = select.target_list.as_slice() else {
+        return Ok(None);
+    };
+    let Some(NodeEnum::ResTarget(target)) = &target.node else {
+        return Ok(None);
+    };
+    let Some(NodeEnum::FuncCall(call)) = inner(&target.val) else {
+        return Ok(None);
+    };
+    let Some(name) = function(&strings(&call.funcname)) else {
+        return Ok(None);
+    };
     if !select.from_clause.is_empty() || select.where_clause.is_some() {
-        return Err(PlanError::unsupported(format!("{name} cannot be called for rows of a query"))
-            .hint(format!("Write: SELECT {name}(...)")));
+        return Err(
+            PlanError::unsupported(format!("{name} cannot be called for rows of a query"))
+                .hint(format!("Write: SELECT {name}(...)")),
+        );
     }
     debug_assert!(statement.span.0 <= statement.span.1);
-    let column = if target.name.is_empty() { name.to_owned() } else { target.name.clone() };
-    let plan = Plan::Admin(AdminCall { function: admin_function(name, call)?, column });
+    let column = if target.name.is_empty() {
+        name.to_owned()
+    } else {
+        target.name.clone()
+    };
+    let plan = Plan::Admin(AdminCall {
+        function: admin_function(name, call)?,
+        column,
+    });
     Ok(Some(Draft::new(plan, "admin").changes_catalog()))
 }
 
@@ -38,13 +55,18 @@ fn function(names: &[&str]) -> Option<&'static str> {
         [schema, name] => (Some(*schema), *name),
         _ => return None,
     };
-    let anywhere = ["create_distributed_table", "create_reference_table", "undistribute_table"];
+    let anywhere = [
+        "create_distributed_table",
+        "create_reference_table",
+        "undistribute_table",
+    ];
     let own = ["add_shard", "declare_safe"];
     if let Some(known) = anywhere.iter().find(|known| **known == name) {
         let ours = matches!(schema, None | Some("public" | "pg_catalog" | "automator67"));
         return ours.then_some(known);
     }
-    own.into_iter().find(|known| *known == name && schema == Some("automator67"))
+    own.into_iter()
+        .find(|known| *known == name && schema == Some("automator67"))
 }
 
 fn admin_function(
@@ -69,13 +91,19 @@ fn admin_function(
             name: arguments.take(&["name"])?,
             url: arguments.take(&["url"])?,
         },
-        _ => AdminFunction::DeclareSafe { function: arguments.take(&["function", "name"])? },
+        _ => AdminFunction::DeclareSafe {
+            function: arguments.take(&["function", "name"])?,
+        },
     };
     // How many shards there are is not a table's business.
     if name == "create_distributed_table" {
         arguments.optional(&["shard_count"]);
     }
-    if arguments.left.is_empty() { Ok(function) } else { Err(arguments.wrong()) }
+    if arguments.left.is_empty() {
+        Ok(function)
+    } else {
+        Err(arguments.wrong())
+    }
 }
 
 struct Arguments {
@@ -103,9 +131,10 @@ impl Arguments {
 
     /// The argument of one of these names, or the first without a name.
     fn optional(&mut self, names: &[&str]) -> Option<Argument> {
-        let named = self.left.iter().position(|(name, _)| {
-            name.as_deref().is_some_and(|name| names.contains(&name))
-        });
+        let named = self
+            .left
+            .iter()
+            .position(|(name, _)| name.as_deref().is_some_and(|name| names.contains(&name)));
         let at = named.or_else(|| self.left.iter().position(|(name, _)| name.is_none()))?;
         Some(self.left.remove(at).1)
     }
@@ -124,8 +153,11 @@ impl Arguments {
             "add_shard" => "automator67.add_shard('name', 'url')",
             _ => "automator67.declare_safe('function')",
         };
-        PlanError::new("42883", format!("wrong arguments for function {}", self.function))
-            .hint(format!("Write: SELECT {usage}"))
+        PlanError::new(
+            "42883",
+            format!("wrong arguments for function {}", self.function),
+        )
+        .hint(format!("Write: SELECT {usage}"))
     }
 }
 

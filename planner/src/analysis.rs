@@ -8,7 +8,7 @@ use pg_query::{Node, NodeEnum, protobuf};
 use crate::{
     catalog::{Catalog, KeyType, Placement, Relation},
     facts::{ColumnId, Constant, Facts},
-    functions::Traits,
+    functions::{self, Traits},
     plan::PlanError,
     scope::{self, Found, Item, Names, Output, Visible},
     statement::Context,
@@ -42,6 +42,8 @@ pub(crate) struct Occurrence<'t> {
     pub(crate) scope: usize,
     /// The target of INSERT, UPDATE, DELETE or MERGE.
     pub(crate) written: bool,
+    /// It gets new rows.
+    pub(crate) inserted: bool,
     /// Under TABLESAMPLE.
     pub(crate) sampled: bool,
     /// All of its columns are used.
@@ -162,7 +164,11 @@ pub(crate) fn analyse<'t>(
         text: CLIENT_TEXT,
     };
     let scope = analysis.facts.scope(None);
-    let place = Place { scope, outer: Rc::new(Names::default()), env: None };
+    let place = Place {
+        scope,
+        outer: Rc::new(Names::default()),
+        env: None,
+    };
     analysis.query(node, &place);
     if analysis.too_large {
         return Err(PlanError::new("54001", "statement too complex")
@@ -195,13 +201,20 @@ impl<'t> Analysis<'t> {
 
     fn key_of(&self, occurrence: usize) -> Option<ColumnId> {
         let relation = self.occurrences[occurrence].found.distributed()?;
-        let Placement::Distributed { key, .. } = &relation.placement else { return None };
-        let column = relation.columns.iter().position(|column| column.name == *key)?;
+        let Placement::Distributed { key, .. } = &relation.placement else {
+            return None;
+        };
+        let column = relation
+            .columns
+            .iter()
+            .position(|column| column.name == *key)?;
         Some(ColumnId { occurrence, column })
     }
 
     fn family(&self, column: ColumnId) -> Option<KeyType> {
-        let Found::Known(relation) = self.occurrences[column.occurrence].found else { return None };
+        let Found::Known(relation) = self.occurrences[column.occurrence].found else {
+            return None;
+        };
         relation.columns[column.column].key_type().ok()
     }
 
@@ -255,16 +268,21 @@ impl<'t> Analysis<'t> {
         if let (Some(left), Some(right), true) = (&select.larg, &select.rarg, set_operation) {
             let outputs = self.select(left, place);
             self.select(right, place);
-            let clauses = select.sort_clause.iter().filter_map(|node| node.node.as_ref());
+            // Names there are those of the outputs.
+            let sorted = |node: &&'t NodeEnum| bare_name(node).is_none();
+            let clauses = nodes(&select.sort_clause).filter(sorted);
             let limits = [inner(&select.limit_offset), inner(&select.limit_count)];
             for node in clauses.chain(limits.into_iter().flatten()) {
                 self.visit(node, place.scope, &place.outer, &place.env);
             }
-            let unnamed = |output: Output<'t>| Output { name: output.name, ..Output::default() };
+            let unnamed = |output: Output<'t>| Output {
+                name: output.name,
+                ..Output::default()
+            };
             return outputs.map(|outputs| outputs.into_iter().map(unnamed).collect());
         }
         let scope = self.facts.scope(Some(place.scope));
-        let names = self.from_clause(&select.from_clause, scope, place, Visible::default());
+        let names = self.names_of_from(&select.from_clause, scope, place, Visible::default());
         if let Some(condition) = inner(&select.where_clause) {
             self.condition(condition, scope, &names, &place.env);
             self.note_filters(condition, scope, &names);
@@ -282,7 +300,23 @@ impl<'t> Analysis<'t> {
                 || select.where_clause.as_deref().is_some_and(same)
                 || matches!(node, NodeEnum::CommonTableExpr(_))
         };
+        let outputs = output_names(select);
         for node in rest {
+            // A bare name in ORDER BY or GROUP BY means an output before it means a whole row.
+            let sorts = select.sort_clause.iter().chain(&select.group_clause);
+            let mut clauses = sorts.chain(&select.distinct_clause);
+            let sorting = clauses.any(|other| {
+                other
+                    .node
+                    .as_ref()
+                    .is_some_and(|other| std::ptr::eq(other, node))
+            });
+            if let (true, Some(name)) = (sorting, bare_name(node))
+                && outputs.iter().any(|output| output.as_deref() == Some(name))
+            {
+                self.names.insert(name.to_owned());
+                continue;
+            }
             if !seen(node) {
                 self.target_or_expression(node, scope, &names, &place.env);
             }
@@ -305,7 +339,8 @@ impl<'t> Analysis<'t> {
             && let Some(NodeEnum::ColumnRef(column)) = inner(&target.val)
         {
             let value = inner(&target.val).unwrap_or(node);
-            self.traits.note(self.catalog, value, self.text != CLIENT_TEXT);
+            self.traits
+                .note(self.catalog, value, self.text != CLIENT_TEXT);
             self.column(column, names, target.name.is_empty());
             return;
         }
@@ -313,12 +348,10 @@ impl<'t> Analysis<'t> {
     }
 
     /// WITH: what it names is seen by the query it belongs to.
-    fn with(
-        &mut self,
-        clause: &'t Option<protobuf::WithClause>,
-        place: &Place<'t>,
-    ) -> Place<'t> {
-        let Some(clause) = clause else { return place.clone() };
+    fn with(&mut self, clause: &'t Option<protobuf::WithClause>, place: &Place<'t>) -> Place<'t> {
+        let Some(clause) = clause else {
+            return place.clone();
+        };
         let ctes: Vec<&'t protobuf::CommonTableExpr> = nodes(&clause.ctes)
             .filter_map(|node| match node {
                 NodeEnum::CommonTableExpr(cte) => Some(cte.as_ref()),
@@ -329,11 +362,17 @@ impl<'t> Analysis<'t> {
         let mut env = place.env.clone();
         if clause.recursive {
             for cte in &ctes {
-                env = Some(Rc::new(Cte { name: &cte.ctename, body: None, previous: env }));
+                env = Some(Rc::new(Cte {
+                    name: &cte.ctename,
+                    body: None,
+                    previous: env,
+                }));
             }
         }
         for cte in &ctes {
-            let Some(query) = inner(&cte.ctequery) else { continue };
+            let Some(query) = inner(&cte.ctequery) else {
+                continue;
+            };
             let writes = !matches!(query, NodeEnum::SelectStmt(_));
             self.writes_in_with |= writes;
             let opaque = writes
@@ -341,16 +380,30 @@ impl<'t> Analysis<'t> {
                 || cte.search_clause.is_some()
                 || (clause.recursive && mentions(query, &cte.ctename));
             let body = if opaque {
-                let place = Place { env: env.clone(), ..place.clone() };
+                let place = Place {
+                    env: env.clone(),
+                    ..place.clone()
+                };
                 self.query(query, &place);
                 None
             } else {
                 let used = std::cell::Cell::new(false);
-                Some(CteBody { cte, outer: place.outer.clone(), used })
+                Some(CteBody {
+                    cte,
+                    outer: place.outer.clone(),
+                    used,
+                })
             };
-            env = Some(Rc::new(Cte { name: &cte.ctename, body, previous: env }));
+            env = Some(Rc::new(Cte {
+                name: &cte.ctename,
+                body,
+                previous: env,
+            }));
         }
-        Place { env, ..place.clone() }
+        Place {
+            env,
+            ..place.clone()
+        }
     }
 
     /// A CTE is looked at as part of every query that uses it, and one that nobody uses here.
@@ -363,7 +416,10 @@ impl<'t> Analysis<'t> {
                 && !body.used.get()
                 && let Some(query) = inner(&body.cte.ctequery)
             {
-                let inside = Place { env: entry.previous.clone(), ..place.clone() };
+                let inside = Place {
+                    env: entry.previous.clone(),
+                    ..place.clone()
+                };
                 self.query(query, &inside);
             }
             env = entry.previous.clone();
@@ -372,7 +428,7 @@ impl<'t> Analysis<'t> {
 
     // ---- FROM ----
 
-    fn from_clause(
+    fn names_of_from(
         &mut self,
         from: &'t [Node],
         scope: usize,
@@ -381,14 +437,17 @@ impl<'t> Analysis<'t> {
     ) -> Rc<Names> {
         let mut visible = start;
         for node in nodes(from) {
-            let added = self.from_item(node, scope, place, &visible);
+            let added = self.item_of_from(node, scope, place, &visible);
             visible = visible.and(added);
         }
-        Rc::new(Names { visible, outer: Some(place.outer.clone()) })
+        Rc::new(Names {
+            visible,
+            outer: Some(place.outer.clone()),
+        })
     }
 
     /// One item of FROM. `prior` are those to its left, which LATERAL sees.
-    fn from_item(
+    fn item_of_from(
         &mut self,
         node: &'t NodeEnum,
         scope: usize,
@@ -396,13 +455,24 @@ impl<'t> Analysis<'t> {
         prior: &Visible,
     ) -> Visible {
         let lateral = || {
-            Rc::new(Names { visible: prior.clone(), outer: Some(place.outer.clone()) })
+            Rc::new(Names {
+                visible: prior.clone(),
+                outer: Some(place.outer.clone()),
+            })
         };
         match node {
             NodeEnum::RangeVar(range) => self.relation(range, scope, place),
             NodeEnum::RangeSubselect(range) => {
-                let outer = if range.lateral { lateral() } else { place.outer.clone() };
-                let inside = Place { scope, outer, env: place.env.clone() };
+                let outer = if range.lateral {
+                    lateral()
+                } else {
+                    place.outer.clone()
+                };
+                let inside = Place {
+                    scope,
+                    outer,
+                    env: place.env.clone(),
+                };
                 let outputs = inner(&range.subquery).and_then(|node| self.query(node, &inside));
                 self.derived(&range.alias, "", outputs)
             }
@@ -410,10 +480,12 @@ impl<'t> Analysis<'t> {
             NodeEnum::RangeTableSample(sample) => {
                 let first = self.occurrences.len();
                 let visible = match inner(&sample.relation) {
-                    Some(node) => self.from_item(node, scope, place, prior),
+                    Some(node) => self.item_of_from(node, scope, place, prior),
                     None => Visible::default(),
                 };
-                self.occurrences[first..].iter_mut().for_each(|one| one.sampled = true);
+                self.occurrences[first..]
+                    .iter_mut()
+                    .for_each(|one| one.sampled = true);
                 let names = lateral();
                 nodes(&sample.args).for_each(|arg| self.visit(arg, scope, &names, &place.env));
                 visible
@@ -466,7 +538,11 @@ impl<'t> Analysis<'t> {
     /// Names in a view's text are all qualified, but for those of system catalogs.
     fn find(&self, range: &protobuf::RangeVar) -> Found<'t> {
         let client = self.text == CLIENT_TEXT;
-        let path = if client { self.context.search_path } else { &[] };
+        let path = if client {
+            self.context.search_path
+        } else {
+            &[]
+        };
         scope::find(self.catalog, path, range)
     }
 
@@ -477,13 +553,17 @@ impl<'t> Analysis<'t> {
         scope: usize,
     ) -> usize {
         self.too_large |= self.occurrences.len() >= OCCURRENCES_MAX;
-        let renamed = range.alias.as_ref().is_some_and(|alias| !alias.colnames.is_empty());
+        let renamed = range
+            .alias
+            .as_ref()
+            .is_some_and(|alias| !alias.colnames.is_empty());
         self.occurrences.push(Occurrence {
             range,
             found,
             text: self.text,
             scope,
             written: false,
+            inserted: false,
             sampled: false,
             whole: renamed,
             filters: Vec::new(),
@@ -502,7 +582,9 @@ impl<'t> Analysis<'t> {
                 };
                 Some(relation.columns.iter().enumerate().map(output).collect())
             }
-            Found::Proxy(view) => Some(view.columns().iter().map(|(name, _)| named(name)).collect()),
+            Found::Proxy(view) => {
+                Some(view.columns().iter().map(|(name, _)| named(name)).collect())
+            }
             Found::Home => None,
         };
         let schema = match (&range.alias, found) {
@@ -510,7 +592,11 @@ impl<'t> Analysis<'t> {
             (None, Found::Proxy(_)) => Some("automator67".to_owned()),
             _ => None,
         };
-        let name = range.alias.as_ref().map_or(&range.relname, |alias| &alias.aliasname).clone();
+        let name = range
+            .alias
+            .as_ref()
+            .map_or(&range.relname, |alias| &alias.aliasname)
+            .clone();
         self.item(Item {
             name,
             schema,
@@ -523,7 +609,10 @@ impl<'t> Analysis<'t> {
 
     fn item(&mut self, item: Item<'t>) -> Visible {
         self.items.push(item);
-        Visible { items: vec![self.items.len() - 1], merged: Vec::new() }
+        Visible {
+            items: vec![self.items.len() - 1],
+            merged: Vec::new(),
+        }
     }
 
     fn derived(
@@ -532,7 +621,10 @@ impl<'t> Analysis<'t> {
         name: &str,
         outputs: Option<Vec<Output<'t>>>,
     ) -> Visible {
-        let name = alias.as_ref().map_or(name, |alias| &alias.aliasname).to_owned();
+        let name = alias
+            .as_ref()
+            .map_or(name, |alias| &alias.aliasname)
+            .to_owned();
         self.item(Item {
             name,
             schema: None,
@@ -543,18 +635,17 @@ impl<'t> Analysis<'t> {
         })
     }
 
-    fn cte(
-        &mut self,
-        entry: &Cte<'t>,
-        range: &'t protobuf::RangeVar,
-        scope: usize,
-    ) -> Visible {
+    fn cte(&mut self, entry: &Cte<'t>, range: &'t protobuf::RangeVar, scope: usize) -> Visible {
         let outputs = match &entry.body {
             Some(body) if !self.too_large => {
                 body.used.set(true);
                 self.too_large |= self.facts.len() >= OCCURRENCES_MAX;
                 let outer = body.outer.clone();
-                let inside = Place { scope, outer, env: entry.previous.clone() };
+                let inside = Place {
+                    scope,
+                    outer,
+                    env: entry.previous.clone(),
+                };
                 let outputs = inner(&body.cte.ctequery).and_then(|node| self.query(node, &inside));
                 renamed_by(outputs, &body.cte.aliascolnames)
             }
@@ -573,23 +664,45 @@ impl<'t> Analysis<'t> {
             self.strange = true;
             return self.derived(&range.alias, &range.relname, None);
         };
-        self.view_uses.push(ViewUse { range, text: self.text, view, relation });
+        self.view_uses.push(ViewUse {
+            range,
+            text: self.text,
+            view,
+            relation,
+        });
         self.too_large |= self.view_uses.len() >= OCCURRENCES_MAX;
         let text = std::mem::replace(&mut self.text, view);
-        let inside = Place { scope, outer: Rc::new(Names::default()), env: None };
-        let outputs = if self.too_large { None } else { self.query(node, &inside) };
+        let inside = Place {
+            scope,
+            outer: Rc::new(Names::default()),
+            env: None,
+        };
+        let outputs = if self.too_large {
+            None
+        } else {
+            self.query(node, &inside)
+        };
         // The view's columns have names of their own.
         let outputs = outputs.filter(|outputs| outputs.len() == relation.columns.len());
-        let outputs = relation.columns.iter().enumerate().map(|(at, column)| Output {
-            name: column.name.clone(),
-            ..outputs.as_ref().map(|outputs| outputs[at].clone()).unwrap_or_default()
-        });
+        let outputs = relation
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| Output {
+                name: column.name.clone(),
+                ..outputs
+                    .as_ref()
+                    .map(|outputs| outputs[at].clone())
+                    .unwrap_or_default()
+            });
         let columns = renamed(Some(outputs.collect()), &range.alias);
         let constants_text = self.text;
         self.text = text;
         let alias = range.alias.as_ref();
         self.item(Item {
-            name: alias.map_or(&range.relname, |alias| &alias.aliasname).clone(),
+            name: alias
+                .map_or(&range.relname, |alias| &alias.aliasname)
+                .clone(),
             schema: alias.is_none().then(|| relation.name.schema.clone()),
             columns,
             occurrence: None,
@@ -599,8 +712,37 @@ impl<'t> Analysis<'t> {
     }
 }
 
+/// The name of a reference without qualifiers, as it stands alone in ORDER BY or GROUP BY.
+fn bare_name(node: &NodeEnum) -> Option<&str> {
+    let node = match node {
+        NodeEnum::SortBy(sort) => inner(&sort.node)?,
+        other => other,
+    };
+    let NodeEnum::ColumnRef(column) = node else {
+        return None;
+    };
+    match (strings(&column.fields).as_slice(), column.fields.len()) {
+        ([name], 1) => Some(*name),
+        _ => None,
+    }
+}
+
+/// The names of a SELECT's outputs; those of `*` are left out.
+fn output_names(select: &protobuf::SelectStmt) -> Vec<Option<String>> {
+    nodes(&select.target_list)
+        .map(|node| match node {
+            NodeEnum::ResTarget(target) if !target.name.is_empty() => Some(target.name.clone()),
+            NodeEnum::ResTarget(target) => functions::output_name(inner(&target.val)?),
+            _ => None,
+        })
+        .collect()
+}
+
 fn named<'t>(name: &str) -> Output<'t> {
-    Output { name: name.to_owned(), ..Output::default() }
+    Output {
+        name: name.to_owned(),
+        ..Output::default()
+    }
 }
 
 /// Columns under the names that an alias gives to the first of them.
@@ -623,23 +765,38 @@ fn renamed_by<'t>(columns: Option<Vec<Output<'t>>>, names: &[Node]) -> Option<Ve
 }
 
 fn values_outputs<'t>(select: &protobuf::SelectStmt) -> Option<Vec<Output<'t>>> {
-    let Some(NodeEnum::List(row)) = nodes(&select.values_lists).next() else { return None };
-    Some((1..=row.items.len()).map(|number| named(&format!("column{number}"))).collect())
+    let Some(NodeEnum::List(row)) = nodes(&select.values_lists).next() else {
+        return None;
+    };
+    Some(
+        (1..=row.items.len())
+            .map(|number| named(&format!("column{number}")))
+            .collect(),
+    )
 }
 
 /// The name and columns of a function in FROM, where they are certain.
 fn function_columns<'t>(node: &NodeEnum) -> (String, Option<Vec<Output<'t>>>) {
-    let NodeEnum::RangeFunction(range) = node else { return (String::new(), None) };
+    let NodeEnum::RangeFunction(range) = node else {
+        return (String::new(), None);
+    };
     let call = match range.functions.first().and_then(|node| node.node.as_ref()) {
         Some(NodeEnum::List(list)) => list.items.first().and_then(|node| node.node.as_ref()),
         _ => None,
     };
-    let Some(NodeEnum::FuncCall(call)) = call else { return (String::new(), None) };
-    let name = strings(&call.funcname).last().map_or(String::new(), |name| (*name).to_owned());
+    let Some(NodeEnum::FuncCall(call)) = call else {
+        return (String::new(), None);
+    };
+    let name = strings(&call.funcname)
+        .last()
+        .map_or(String::new(), |name| (*name).to_owned());
     if name != "generate_series" || range.is_rowsfrom || range.functions.len() != 1 {
         return (name, None);
     }
-    let column = range.alias.as_ref().map_or(name.as_str(), |alias| &alias.aliasname);
+    let column = range
+        .alias
+        .as_ref()
+        .map_or(name.as_str(), |alias| &alias.aliasname);
     let mut columns = vec![named(column)];
     if range.ordinality {
         columns.push(named("ordinality"));

@@ -34,12 +34,19 @@ pub(crate) fn copy(
             return Ok(Draft::home("copy").session(draft.session));
         }
         return match draft.plan {
-            Plan::Single(_) | Plan::Gather(_) => Ok(Draft { kind: "copy", ..draft }),
-            _ => Err(PlanError::unsupported("COPY of this query is not supported over several shards")
-                .hint("Restrict it to one shard key by equality.")),
+            Plan::Single(_) | Plan::Gather(_) => Ok(Draft {
+                kind: "copy",
+                ..draft
+            }),
+            _ => Err(PlanError::unsupported(
+                "COPY of this query is not supported over several shards",
+            )
+            .hint("Restrict it to one shard key by equality.")),
         };
     }
-    let Some(range) = &copy.relation else { return Ok(Draft::home("copy")) };
+    let Some(range) = &copy.relation else {
+        return Ok(Draft::home("copy"));
+    };
     let known = scope::find_known(statement.catalog, statement.context, range);
     let placed = known.filter(|relation| relation.placement != Placement::Local);
     if let Some(relation) = known.filter(|_| statement.catalog.has_placed_relations) {
@@ -96,36 +103,58 @@ fn copy_in(
         let stored = relation.columns.iter().filter(|column| !column.generated);
         stored.map(|column| column.name.clone()).collect()
     } else {
-        strings(&copy.attlist).into_iter().map(str::to_owned).collect()
+        strings(&copy.attlist)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     };
     if columns.iter().any(|name| relation.column(name).is_none()) {
         // Its error is the server's own.
         return Ok(Draft::home("copy").writes());
     }
     let appended = appended(statement, relation, &columns)?;
-    let sequences: Vec<String> = appended.iter().map(|(_, sequence)| sequence.clone()).collect();
+    let sequences: Vec<String> = appended
+        .iter()
+        .map(|(_, sequence)| sequence.clone())
+        .collect();
     let destination = match &relation.placement {
         Placement::Distributed { key, key_type, .. } => {
-            let field = columns.iter().position(|name| name == key).map(CopyKey::Field);
+            let field = columns
+                .iter()
+                .position(|name| name == key)
+                .map(CopyKey::Field);
             let drawn = || appended.iter().position(|(name, _)| name == key);
-            let key = field.or_else(|| drawn().map(CopyKey::Sequence)).ok_or_else(|| {
-                PlanError::unsupported(format!("COPY must give shard key \"{key}\""))
-                    .hint(format!("Add \"{key}\" to the column list and to the data."))
-            })?;
-            CopyDestination::Key { key, key_type: *key_type }
+            let key = field
+                .or_else(|| drawn().map(CopyKey::Sequence))
+                .ok_or_else(|| {
+                    PlanError::unsupported(format!("COPY must give shard key \"{key}\""))
+                        .hint(format!("Add \"{key}\" to the column list and to the data."))
+                })?;
+            CopyDestination::Key {
+                key,
+                key_type: *key_type,
+            }
         }
         Placement::Local | Placement::Reference => CopyDestination::EveryShard,
     };
     if options.matches_header() && !appended.is_empty() {
-        return Err(PlanError::unsupported("HEADER MATCH needs all columns that a sequence fills")
-            .hint("List every column."));
+        return Err(
+            PlanError::unsupported("HEADER MATCH needs all columns that a sequence fills")
+                .hint("List every column."),
+        );
     }
     let sql = match appended.as_slice() {
         [] => None,
         more => {
             let names = columns.iter().chain(more.iter().map(|(name, _)| name));
             let names: Vec<String> = names.map(|name| identifier(name)).collect();
-            Some(with_columns(statement, copy, range, relation, &names.join(", "))?)
+            Some(with_columns(
+                statement,
+                copy,
+                range,
+                relation,
+                &names.join(", "),
+            )?)
         }
     };
     let session = SessionEffects {
@@ -139,7 +168,9 @@ fn copy_in(
         sql,
         sequences,
     };
-    Ok(Draft::new(Plan::CopyIn(plan), "copy").session(session).writes())
+    Ok(Draft::new(Plan::CopyIn(plan), "copy")
+        .session(session)
+        .writes())
 }
 
 /// Columns that are left out and filled from sequences, with these.
@@ -166,17 +197,19 @@ fn appended(
                 "the default of column \"{}\" of \"{}\" cannot be computed on each shard",
                 column.name, relation.name.name
             ))
-            .hint(format!("Add \"{}\" to the column list and to the data.", column.name)));
+            .hint(format!(
+                "Add \"{}\" to the column list and to the data.",
+                column.name
+            )));
         }
     }
     Ok(appended)
 }
 
-fn refuse_condition(
-    statement: &Statement<'_>,
-    copy: &protobuf::CopyStmt,
-) -> Result<(), PlanError> {
-    let Some(condition) = inner(&copy.where_clause) else { return Ok(()) };
+fn refuse_condition(statement: &Statement<'_>, copy: &protobuf::CopyStmt) -> Result<(), PlanError> {
+    let Some(condition) = inner(&copy.where_clause) else {
+        return Ok(());
+    };
     let mut traits = Traits::default();
     tree::walk(condition, &mut |child| {
         if let Child::Node(node) = child {
@@ -205,7 +238,8 @@ fn with_columns(
     relation: &Relation,
     columns: &str,
 ) -> Result<String, PlanError> {
-    let failure = || PlanError::unsupported("this form of COPY is not supported").hint("List every column.");
+    let failure =
+        || PlanError::unsupported("this form of COPY is not supported").hint("List every column.");
     let source = Source::new(statement.text);
     let location = usize::try_from(range.location).map_err(|_| failure())?;
     let (from, mut to) = source.name(location).ok_or_else(failure)?;
@@ -217,8 +251,13 @@ fn with_columns(
         to = source.tokens[source.closing(open).ok_or_else(failure)?].end;
     }
     let mut edits = Edits::default();
-    edits.replace((from, to), format!("{} ({columns})", qualified(&relation.name)));
-    edits.apply(statement.text, statement.span).ok_or_else(failure)
+    edits.replace(
+        (from, to),
+        format!("{} ({columns})", qualified(&relation.name)),
+    );
+    edits
+        .apply(statement.text, statement.span)
+        .ok_or_else(failure)
 }
 
 // ---- options ----
@@ -240,7 +279,9 @@ impl Options {
     fn of(list: &[pg_query::Node]) -> Result<Options, PlanError> {
         let mut options = Options::default();
         for node in nodes(list) {
-            let NodeEnum::DefElem(option) = node else { continue };
+            let NodeEnum::DefElem(option) = node else {
+                continue;
+            };
             let value = inner(&option.arg).and_then(constant_text);
             match option.defname.to_lowercase().as_str() {
                 "format" => options.format = value.map(|value| value.to_lowercase()),
@@ -259,7 +300,10 @@ impl Options {
 
     fn refuse_for_split(&self) -> Result<(), PlanError> {
         let utf8 = |name: &String| {
-            matches!(name.to_lowercase().replace(['-', '_'], "").as_str(), "utf8" | "unicode")
+            matches!(
+                name.to_lowercase().replace(['-', '_'], "").as_str(),
+                "utf8" | "unicode"
+            )
         };
         if self.encoding.as_ref().is_some_and(|name| !utf8(name)) {
             return Err(PlanError::unsupported(
@@ -282,7 +326,9 @@ impl Options {
     }
 
     fn matches_header(&self) -> bool {
-        self.header.as_ref().is_some_and(|value| value.eq_ignore_ascii_case("match"))
+        self.header
+            .as_ref()
+            .is_some_and(|value| value.eq_ignore_ascii_case("match"))
     }
 
     fn format(&self) -> Result<CopyFormat, PlanError> {
@@ -304,9 +350,10 @@ impl Options {
                 })
             }
             Some("binary") => Ok(CopyFormat::Binary),
-            Some(other) => {
-                Err(PlanError::new("22023", format!("COPY format \"{other}\" not recognized")))
-            }
+            Some(other) => Err(PlanError::new(
+                "22023",
+                format!("COPY format \"{other}\" not recognized"),
+            )),
         }
     }
 }

@@ -20,7 +20,10 @@ pub(crate) fn cursor(statement: &Statement<'_>) -> Result<Draft, PlanError> {
             let query = statement.inner(query);
             let hold = declare.options & HOLD != 0;
             let draft = statement::query(&query, "cursor")?;
-            let session = SessionEffects { pins: draft.session.pins || hold, ..draft.session };
+            let session = SessionEffects {
+                pins: draft.session.pins || hold,
+                ..draft.session
+            };
             let plan = Plan::DeclareCursor {
                 name: declare.portalname.clone(),
                 hold,
@@ -29,7 +32,9 @@ pub(crate) fn cursor(statement: &Statement<'_>) -> Result<Draft, PlanError> {
             Ok(Draft::new(plan, "cursor").session(session))
         }
         NodeEnum::FetchStmt(fetch) => {
-            let plan = Plan::FetchCursor { name: fetch.portalname.clone() };
+            let plan = Plan::FetchCursor {
+                name: fetch.portalname.clone(),
+            };
             Ok(Draft::new(plan, "cursor").reusable(true))
         }
         NodeEnum::ClosePortalStmt(close) => {
@@ -45,12 +50,19 @@ pub(crate) fn cursor(statement: &Statement<'_>) -> Result<Draft, PlanError> {
                 )
                 .hint("Use your driver's prepared statements."));
             }
-            let session = SessionEffects { pins: true, ..draft.session };
-            let plan = Plan::Prepare { name: prepare.name.clone() };
+            let session = SessionEffects {
+                pins: true,
+                ..draft.session
+            };
+            let plan = Plan::Prepare {
+                name: prepare.name.clone(),
+            };
             Ok(Draft::new(plan, "prepare").session(session))
         }
         NodeEnum::ExecuteStmt(execute) => {
-            let plan = Plan::Execute { name: execute.name.clone() };
+            let plan = Plan::Execute {
+                name: execute.name.clone(),
+            };
             Ok(Draft::new(plan, "execute").writes())
         }
         NodeEnum::DeallocateStmt(deallocate) => {

@@ -71,13 +71,23 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
 }
 
 fn broadcast(outside_transaction: bool) -> Draft {
-    let ddl = Ddl { outside_transaction, sql: None, home_only: false, creates_table: None };
+    let ddl = Ddl {
+        outside_transaction,
+        sql: None,
+        home_only: false,
+        creates_table: None,
+    };
     Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog()
 }
 
 /// For temporary objects, which live in one server session.
 fn at_home() -> Draft {
-    let ddl = Ddl { outside_transaction: false, sql: None, home_only: true, creates_table: None };
+    let ddl = Ddl {
+        outside_transaction: false,
+        sql: None,
+        home_only: true,
+        creates_table: None,
+    };
     Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
         pins: true,
         writes: true,
@@ -105,15 +115,22 @@ pub(crate) fn refuse_reserved(statement: &Statement<'_>) -> Result<(), PlanError
     };
     for at in 0..list.len() {
         let Some(word) = name(at) else { continue };
-        let qualifies = list.get(at + 1).is_some_and(|next| next.kind == TokenKind::Punctuation('.'));
-        let of_schema = (at.saturating_sub(3)..at).any(|before| name(before).as_deref() == Some("schema"));
+        let qualifies = list
+            .get(at + 1)
+            .is_some_and(|next| next.kind == TokenKind::Punctuation('.'));
+        let of_schema =
+            (at.saturating_sub(3)..at).any(|before| name(before).as_deref() == Some("schema"));
         if word == "automator67" && (qualifies || of_schema) && changes(statement.node) {
-            return Err(PlanError::new("42501", "permission denied for schema automator67")
-                .detail("The proxy keeps its catalog there."));
+            return Err(
+                PlanError::new("42501", "permission denied for schema automator67")
+                    .detail("The proxy keeps its catalog there."),
+            );
         }
         if word.starts_with("a67_") {
-            return Err(PlanError::new("42501", format!("name \"{word}\" is reserved"))
-                .detail("Names that start with a67_ are the proxy's."));
+            return Err(
+                PlanError::new("42501", format!("name \"{word}\" is reserved"))
+                    .detail("Names that start with a67_ are the proxy's."),
+            );
         }
     }
     Ok(())
@@ -126,9 +143,12 @@ fn changes(node: &NodeEnum) -> bool {
         NodeEnum::CreateTableAsStmt(create) => {
             of_proxy(&create.into.as_ref().and_then(|into| into.rel.clone()))
         }
-        NodeEnum::SelectStmt(select) => {
-            of_proxy(&select.into_clause.as_ref().and_then(|into| into.rel.clone()))
-        }
+        NodeEnum::SelectStmt(select) => of_proxy(
+            &select
+                .into_clause
+                .as_ref()
+                .and_then(|into| into.rel.clone()),
+        ),
         NodeEnum::CreateFunctionStmt(function) => {
             strings(&function.funcname).first() == Some(&"automator67")
         }
@@ -137,7 +157,9 @@ fn changes(node: &NodeEnum) -> bool {
 }
 
 fn of_proxy(range: &Option<protobuf::RangeVar>) -> bool {
-    range.as_ref().is_some_and(|range| range.schemaname == "automator67")
+    range
+        .as_ref()
+        .is_some_and(|range| range.schemaname == "automator67")
 }
 
 /// A temporary table hides others of its name; the planner would not know.
@@ -184,7 +206,11 @@ fn is_of_session(statement: &Statement<'_>) -> Result<bool, PlanError> {
         matches!(range.schema.as_deref(), None | Some("pg_temp"))
             && statement
                 .catalog
-                .resolve(statement.context.search_path, range.schema.as_deref(), &range.name)
+                .resolve(
+                    statement.context.search_path,
+                    range.schema.as_deref(),
+                    &range.name,
+                )
                 .is_none()
     };
     let temporary = named.iter().filter(|range| is_temp(range)).count();
@@ -229,7 +255,10 @@ fn named_relations(node: &NodeEnum) -> Vec<QualifiedRange> {
                 NodeEnum::List(list) => {
                     let mut names = strings(&list.items);
                     let name = names.pop()?.to_owned();
-                    Some(QualifiedRange { schema: names.pop().map(str::to_owned), name })
+                    Some(QualifiedRange {
+                        schema: names.pop().map(str::to_owned),
+                        name,
+                    })
                 }
                 _ => None,
             })
@@ -239,7 +268,10 @@ fn named_relations(node: &NodeEnum) -> Vec<QualifiedRange> {
                 Some(NodeEnum::List(list)) => {
                     let mut names = strings(&list.items);
                     let name = names.pop().unwrap_or_default().to_owned();
-                    vec![QualifiedRange { schema: names.pop().map(str::to_owned), name }]
+                    vec![QualifiedRange {
+                        schema: names.pop().map(str::to_owned),
+                        name,
+                    }]
                 }
                 _ => Vec::new(),
             }
@@ -260,12 +292,15 @@ fn refuse_temporary_view(
     statement: &Statement<'_>,
     view: &protobuf::ViewStmt,
 ) -> Result<(), PlanError> {
-    let Some(query) = inner(&view.query) else { return Ok(()) };
+    let Some(query) = inner(&view.query) else {
+        return Ok(());
+    };
     let views = Views::load(statement.catalog, statement.context, query)?;
     let analysis = analysis::analyse(statement.catalog, statement.context, &views, query)?;
-    let placed = analysis.occurrences.iter().any(|one| {
-        one.found.placed().is_some() || matches!(one.found, Found::Proxy(_))
-    });
+    let placed = analysis
+        .occurrences
+        .iter()
+        .any(|one| one.found.placed().is_some() || matches!(one.found, Found::Proxy(_)));
     if placed || analysis.strange {
         return Err(PlanError::unsupported(
             "temporary views of distributed and reference tables are not supported",
@@ -292,9 +327,7 @@ fn refuse_kind(statement: &Statement<'_>) -> Result<(), PlanError> {
             "logical replication through the proxy",
             "Connect to the servers themselves.",
         ),
-        NodeEnum::AlterRoleSetStmt(alter) => {
-            crate::session::refuse_default(alter.setstmt.as_ref())
-        }
+        NodeEnum::AlterRoleSetStmt(alter) => crate::session::refuse_default(alter.setstmt.as_ref()),
         NodeEnum::AlterDatabaseSetStmt(alter) => {
             crate::session::refuse_default(alter.setstmt.as_ref())
         }
@@ -381,11 +414,20 @@ fn lock_tables(statement: &Statement<'_>, lock: &protobuf::LockStmt) -> Result<D
             relation.placement != Placement::Local || scope::is_view_on_placed(relation)
         })
     });
-    Ok(if placed { everywhere("lock") } else { Draft::home("lock").writes() })
+    Ok(if placed {
+        everywhere("lock")
+    } else {
+        Draft::home("lock").writes()
+    })
 }
 
 fn everywhere(kind: &'static str) -> Draft {
-    let multi = Multi { shards: ShardSet::All, sql: None, returning: false, copies: true };
+    let multi = Multi {
+        shards: ShardSet::All,
+        sql: None,
+        returning: false,
+        copies: true,
+    };
     Draft::new(Plan::Multi(multi), kind).writes()
 }
 
@@ -411,7 +453,9 @@ fn refresh_view(
     let definition = relation
         .filter(|relation| relation.kind == RelationKind::MaterializedView && relation.reads_placed)
         .and_then(|relation| relation.view_definition.as_deref());
-    let Some(definition) = definition else { return Ok(Draft::home("refresh").writes()) };
+    let Some(definition) = definition else {
+        return Ok(Draft::home("refresh").writes());
+    };
     let refused = || {
         PlanError::unsupported(
             "materialized views of distributed tables cannot be refreshed through the proxy",
@@ -419,7 +463,10 @@ fn refresh_view(
         .hint("Use CREATE TABLE AS, or a view.")
     };
     let node = crate::parse::parse_one(definition.trim_end_matches(';')).ok_or_else(refused)?;
-    let context = crate::statement::Context { search_path: &[], ..*statement.context };
+    let context = crate::statement::Context {
+        search_path: &[],
+        ..*statement.context
+    };
     let views = Views::load(catalog, &context, &node)?;
     let analysis = analysis::analyse(catalog, &context, &views, &node)?;
     route::refuse_unsafe(catalog, &analysis)?;
@@ -444,9 +491,8 @@ fn vacuum_tables(statement: &Statement<'_>, vacuum: &protobuf::VacuumStmt) -> Dr
 }
 
 fn reindex_tables(statement: &Statement<'_>, reindex: &protobuf::ReindexStmt) -> Draft {
-    let concurrently = nodes(&reindex.params).any(|node| {
-        matches!(node, NodeEnum::DefElem(option) if option.defname == "concurrently")
-    });
+    let concurrently = nodes(&reindex.params)
+        .any(|node| matches!(node, NodeEnum::DefElem(option) if option.defname == "concurrently"));
     let many = !matches!(
         reindex.kind(),
         ReindexObjectType::ReindexObjectIndex | ReindexObjectType::ReindexObjectTable

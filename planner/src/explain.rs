@@ -19,11 +19,13 @@ pub(crate) fn explain(
         return Ok(Draft::home("explain").writes());
     };
     let analyze = option(&explain.options, "analyze").is_some_and(|value| is_true(&value));
-    let json = option(&explain.options, "format").is_some_and(|value| {
-        value.eq_ignore_ascii_case("json")
-    });
+    let json =
+        option(&explain.options, "format").is_some_and(|value| value.eq_ignore_ascii_case("json"));
     let span = (start, statement.span.1);
-    let inside = Statement { span, ..statement.inner(node) };
+    let inside = Statement {
+        span,
+        ..statement.inner(node)
+    };
     let draft = statement::draft(&inside)?;
     let session = SessionEffects {
         changes_catalog: false,
@@ -36,9 +38,14 @@ pub(crate) fn explain(
     if native {
         return Ok(Draft::home("explain").session(session));
     }
-    if matches!(node, NodeEnum::CreateTableAsStmt(_) | NodeEnum::DeclareCursorStmt(_)) {
-        return Err(PlanError::unsupported("EXPLAIN of this statement is not supported")
-            .hint("EXPLAIN its SELECT."));
+    if matches!(
+        node,
+        NodeEnum::CreateTableAsStmt(_) | NodeEnum::DeclareCursorStmt(_)
+    ) {
+        return Err(
+            PlanError::unsupported("EXPLAIN of this statement is not supported")
+                .hint("EXPLAIN its SELECT."),
+        );
     }
     let text = statement.text;
     let plan = Explain {
@@ -74,7 +81,10 @@ fn inner_start(statement: &Statement<'_>) -> Option<usize> {
     if source.is_mark(at, '(') && !query {
         at = source.closing(at)? + 1;
     } else {
-        while ["analyze", "analyse", "verbose"].iter().any(|word| source.is_word(at, word)) {
+        while ["analyze", "analyse", "verbose"]
+            .iter()
+            .any(|word| source.is_word(at, word))
+        {
             at += 1;
         }
     }
@@ -84,9 +94,11 @@ fn inner_start(statement: &Statement<'_>) -> Option<usize> {
 fn option(options: &[pg_query::Node], name: &str) -> Option<String> {
     nodes(options)
         .filter_map(|node| match node {
-            NodeEnum::DefElem(option) if option.defname.eq_ignore_ascii_case(name) => {
-                Some(inner(&option.arg).and_then(constant_text).unwrap_or_else(|| "true".into()))
-            }
+            NodeEnum::DefElem(option) if option.defname.eq_ignore_ascii_case(name) => Some(
+                inner(&option.arg)
+                    .and_then(constant_text)
+                    .unwrap_or_else(|| "true".into()),
+            ),
             _ => None,
         })
         .last()

@@ -66,7 +66,10 @@ pub(crate) struct Facts {
 impl Facts {
     /// A new scope inside another.
     pub(crate) fn scope(&mut self, parent: Option<usize>) -> usize {
-        self.scopes.push(Scope { parent, facts: Vec::new() });
+        self.scopes.push(Scope {
+            parent,
+            facts: Vec::new(),
+        });
         self.scopes.len() - 1
     }
 
@@ -166,9 +169,7 @@ pub(crate) fn constant(
             }
             match inner(&cast.arg)? {
                 NodeEnum::AConst(value) if value.isnull => Some(Constant::Null),
-                NodeEnum::AConst(value) => {
-                    literal(value, key_type, Some(key_type), in_client_text)
-                }
+                NodeEnum::AConst(value) => literal(value, key_type, Some(key_type), in_client_text),
                 NodeEnum::ParamRef(parameter) => {
                     self::parameter(parameter, key_type, parameter_types)
                 }
@@ -179,11 +180,7 @@ pub(crate) fn constant(
     }
 }
 
-fn parameter(
-    parameter: &protobuf::ParamRef,
-    key_type: KeyType,
-    types: &[u32],
-) -> Option<Constant> {
+fn parameter(parameter: &protobuf::ParamRef, key_type: KeyType, types: &[u32]) -> Option<Constant> {
     let index = usize::try_from(parameter.number).ok()?.checked_sub(1)?;
     let declared = types.get(index).copied().unwrap_or(0);
     if declared != 0 && !key::accepts_text_of(key_type, declared) {
@@ -198,8 +195,16 @@ fn literal(
     cast: Option<KeyType>,
     in_client_text: bool,
 ) -> Option<Constant> {
-    let location = usize::try_from(value.location).ok().filter(|_| in_client_text);
-    let literal = |text: String, string| Some(Constant::Literal { location, text, string });
+    let location = usize::try_from(value.location)
+        .ok()
+        .filter(|_| in_client_text);
+    let literal = |text: String, string| {
+        Some(Constant::Literal {
+            location,
+            text,
+            string,
+        })
+    };
     match value.val.as_ref()? {
         a_const::Val::Ival(number) if key_type == KeyType::Integer => {
             literal(number.ival.to_string(), false)

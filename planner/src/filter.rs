@@ -28,8 +28,9 @@ type Resolve<'r, 'c> = &'r mut dyn FnMut(&protobuf::ColumnRef) -> Option<&'c Col
 fn condition(node: &NodeEnum, column: Resolve<'_, '_>) -> Option<String> {
     match node {
         NodeEnum::BoolExpr(expr) => {
-            let parts: Option<Vec<String>> =
-                nodes(&expr.args).map(|arg| condition(arg, column)).collect();
+            let parts: Option<Vec<String>> = nodes(&expr.args)
+                .map(|arg| condition(arg, column))
+                .collect();
             let parts = parts?;
             match expr.boolop() {
                 protobuf::BoolExprType::AndExpr => Some(format!("({})", parts.join(" AND "))),
@@ -53,7 +54,9 @@ fn condition(node: &NodeEnum, column: Resolve<'_, '_>) -> Option<String> {
 
 fn comparison(expr: &protobuf::AExpr, column: Resolve<'_, '_>) -> Option<String> {
     let names = strings(&expr.name);
-    let [operator] = names.as_slice() else { return None };
+    let [operator] = names.as_slice() else {
+        return None;
+    };
     let (left, right) = (inner(&expr.lexpr)?, inner(&expr.rexpr)?);
     match expr.kind() {
         AExprKind::AexprOp if matches!(*operator, "=" | "<>" | "<" | "<=" | ">" | ">=") => {
@@ -73,20 +76,31 @@ fn comparison(expr: &protobuf::AExpr, column: Resolve<'_, '_>) -> Option<String>
                 "!~~" => "NOT LIKE",
                 _ => return None,
             };
-            Some(format!("({} {word} {})", column_name(left, column)?, constant(right)?))
+            Some(format!(
+                "({} {word} {})",
+                column_name(left, column)?,
+                constant(right)?
+            ))
         }
         AExprKind::AexprIn => {
             let word = if *operator == "=" { "IN" } else { "NOT IN" };
             let name = column_name(left, column)?;
-            let NodeEnum::List(list) = right else { return None };
+            let NodeEnum::List(list) = right else {
+                return None;
+            };
             let values: Option<Vec<String>> = nodes(&list.items).map(constant).collect();
             Some(format!("({name} {word} ({}))", values?.join(", ")))
         }
         AExprKind::AexprBetween | AExprKind::AexprNotBetween => {
-            let word =
-                if expr.kind() == AExprKind::AexprBetween { "BETWEEN" } else { "NOT BETWEEN" };
+            let word = if expr.kind() == AExprKind::AexprBetween {
+                "BETWEEN"
+            } else {
+                "NOT BETWEEN"
+            };
             let name = column_name(left, column)?;
-            let NodeEnum::List(list) = right else { return None };
+            let NodeEnum::List(list) = right else {
+                return None;
+            };
             let bounds: Option<Vec<String>> = nodes(&list.items).map(constant).collect();
             match bounds?.as_slice() {
                 [low, high] => Some(format!("({name} {word} {low} AND {high})")),
@@ -98,7 +112,9 @@ fn comparison(expr: &protobuf::AExpr, column: Resolve<'_, '_>) -> Option<String>
 }
 
 fn column_name(node: &NodeEnum, column: Resolve<'_, '_>) -> Option<String> {
-    let NodeEnum::ColumnRef(reference) = node else { return None };
+    let NodeEnum::ColumnRef(reference) = node else {
+        return None;
+    };
     let column = column(reference)?;
     (column.type_oid < FIRST_USER_OID).then(|| identifier(&column.name))
 }
@@ -132,7 +148,11 @@ fn constant(node: &NodeEnum) -> Option<String> {
 }
 
 fn signed(number: &str) -> String {
-    if number.starts_with('-') { format!("({number})") } else { number.to_owned() }
+    if number.starts_with('-') {
+        format!("({number})")
+    } else {
+        number.to_owned()
+    }
 }
 
 /// Types whose literals mean the same on every server of one cluster with the same settings.
@@ -141,11 +161,26 @@ fn plain_type(name: &protobuf::TypeName) -> Option<String> {
         return None;
     }
     let names = strings(&name.names);
-    let (["pg_catalog", word] | [word]) = names.as_slice() else { return None };
+    let (["pg_catalog", word] | [word]) = names.as_slice() else {
+        return None;
+    };
     let known = matches!(
         *word,
-        "int2" | "int4" | "int8" | "numeric" | "float4" | "float8" | "text" | "varchar" | "date"
-            | "timestamp" | "timestamptz" | "time" | "uuid" | "bool" | "interval"
+        "int2"
+            | "int4"
+            | "int8"
+            | "numeric"
+            | "float4"
+            | "float8"
+            | "text"
+            | "varchar"
+            | "date"
+            | "timestamp"
+            | "timestamptz"
+            | "time"
+            | "uuid"
+            | "bool"
+            | "interval"
     );
     if !known {
         return None;
@@ -156,8 +191,12 @@ fn plain_type(name: &protobuf::TypeName) -> Option<String> {
         [fields] if *word == "interval" => fields.node.as_ref()?,
         _ => return None,
     };
-    let NodeEnum::AConst(mask) = fields else { return None };
-    let Some(Val::Ival(mask)) = &mask.val else { return None };
+    let NodeEnum::AConst(mask) = fields else {
+        return None;
+    };
+    let Some(Val::Ival(mask)) = &mask.val else {
+        return None;
+    };
     let unit = match mask.ival {
         2 => "month",
         4 => "year",

@@ -173,8 +173,7 @@ pub(crate) fn clock_of(node: &NodeEnum) -> Option<(usize, String)> {
             let names = tree::strings(&call.funcname);
             let reads = matches!(
                 names.as_slice(),
-                ["now" | "transaction_timestamp"]
-                    | ["pg_catalog", "now" | "transaction_timestamp"]
+                ["now" | "transaction_timestamp"] | ["pg_catalog", "now" | "transaction_timestamp"]
             );
             if !reads || !call.args.is_empty() {
                 return None;
@@ -208,7 +207,11 @@ impl Traits {
     /// Takes one node in; what hangs below it is the caller's.
     pub(crate) fn note(&mut self, catalog: &Catalog, node: &NodeEnum, in_view: bool) {
         if let Some((location, casts)) = clock_of(node) {
-            self.clocks.push(Clock { location, casts, in_view });
+            self.clocks.push(Clock {
+                location,
+                casts,
+                in_view,
+            });
             return;
         }
         match node {
@@ -249,7 +252,8 @@ impl Traits {
             // ts_rewrite(tsquery, tsquery, tsquery) runs nothing.
             if !(name == "ts_rewrite" && arguments == 3) {
                 let why = format!("Function \"{name}\" runs a query that is given to it as text.");
-                self.unsafe_call.get_or_insert_with(|| (name.to_owned(), why));
+                self.unsafe_call
+                    .get_or_insert_with(|| (name.to_owned(), why));
             }
         }
         // age(timestamp [, timestamp]) runs anywhere; age(xid) has one argument as well.
@@ -279,7 +283,8 @@ impl Traits {
             }
             Some(FunctionSafety::Unsafe(why)) => {
                 self.writes = true;
-                self.unsafe_call.get_or_insert_with(|| (name.to_owned(), why.clone()));
+                self.unsafe_call
+                    .get_or_insert_with(|| (name.to_owned(), why.clone()));
             }
         }
     }
@@ -292,8 +297,12 @@ impl Traits {
             self.system_column.get_or_insert_with(|| (*last).to_owned());
         }
         if names.len() > 1 {
-            let is_column =
-                || catalog.relations.values().any(|relation| relation.column(last).is_some());
+            let is_column = || {
+                catalog
+                    .relations
+                    .values()
+                    .any(|relation| relation.column(last).is_some())
+            };
             if catalog.functions.contains_key(*last) && !is_column() {
                 self.note_safety(last, catalog.functions.get(*last));
             }
@@ -303,9 +312,7 @@ impl Traits {
     /// The error for a function that may go behind the proxy's back.
     pub(crate) fn refuse_unsafe(&self, catalog: &Catalog) -> Result<(), PlanError> {
         match &self.unsafe_call {
-            Some((name, why)) if catalog.has_placed_relations => {
-                Err(unsafe_function(name, why))
-            }
+            Some((name, why)) if catalog.has_placed_relations => Err(unsafe_function(name, why)),
             _ => Ok(()),
         }
     }
@@ -354,7 +361,9 @@ fn figure(node: &NodeEnum) -> Option<Named> {
             Named::Surely(name) => surely(&name),
             Named::Weakly(_) | Named::Not => {
                 let name = cast.type_name.as_ref()?;
-                Some(Named::Weakly((*tree::strings(&name.names).last()?).to_owned()))
+                Some(Named::Weakly(
+                    (*tree::strings(&name.names).last()?).to_owned(),
+                ))
             }
         },
         NodeEnum::CollateClause(clause) => figure(tree::inner(&clause.arg)?),
@@ -390,7 +399,9 @@ fn figure_sublink(link: &protobuf::SubLink) -> Option<Named> {
         Type::ExistsSublink => Some(Named::Surely("exists".to_owned())),
         Type::ArraySublink => Some(Named::Surely("array".to_owned())),
         Type::ExprSublink => {
-            let NodeEnum::SelectStmt(select) = tree::inner(&link.subselect)? else { return None };
+            let NodeEnum::SelectStmt(select) = tree::inner(&link.subselect)? else {
+                return None;
+            };
             let NodeEnum::ResTarget(target) = tree::nodes(&select.target_list).next()? else {
                 return None;
             };

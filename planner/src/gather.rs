@@ -53,12 +53,21 @@ pub(crate) fn gather(
         };
         fetches.add(place, needed);
     }
-    let mut rewriter = Rewriter { analysis, views, fetches: &fetches, depth: 0 };
+    let mut rewriter = Rewriter {
+        analysis,
+        views,
+        fetches: &fetches,
+        depth: 0,
+    };
     let text = rewriter.rewrite(CLIENT_TEXT, statement.text, statement.span)?;
     if parse::parse_one(&text).is_none() {
         return Err(not_rewritable());
     }
-    Ok(Gather { fetches: fetches.list, statement: text, reason })
+    Ok(Gather {
+        fetches: fetches.list,
+        statement: text,
+        reason,
+    })
 }
 
 fn refuse(analysis: &Analysis<'_>) -> Result<(), PlanError> {
@@ -78,7 +87,12 @@ fn refuse(analysis: &Analysis<'_>) -> Result<(), PlanError> {
         .detail("Rows of different shards have system columns of their own.")
         .hint("Restrict every distributed table in it to one shard key by equality."));
     }
-    if let Some(one) = analysis.occurrences.iter().filter(distributed).find(|one| one.sampled) {
+    if let Some(one) = analysis
+        .occurrences
+        .iter()
+        .filter(distributed)
+        .find(|one| one.sampled)
+    {
         return Err(PlanError::unsupported(format!(
             "TABLESAMPLE of \"{}\" is not supported over several shards",
             one.range.relname
@@ -101,7 +115,10 @@ fn location(range: &protobuf::RangeVar) -> Result<usize, PlanError> {
 /// Tables of which some occurrence needs all columns.
 fn whole_relations(analysis: &Analysis<'_>) -> HashSet<QualifiedName> {
     let whole = analysis.occurrences.iter().filter(|one| one.whole);
-    whole.filter_map(|one| one.found.placed()).map(|relation| relation.name.clone()).collect()
+    whole
+        .filter_map(|one| one.found.placed())
+        .map(|relation| relation.name.clone())
+        .collect()
 }
 
 /// How often each place was looked at: a CTE or view that is used twice counts its places twice,
@@ -121,7 +138,9 @@ fn key_route(
     relation: &Relation,
     keys: &[crate::facts::Constant],
 ) -> Option<KeyRoute> {
-    let Placement::Distributed { key_type, .. } = relation.placement else { return None };
+    let Placement::Distributed { key_type, .. } = relation.placement else {
+        return None;
+    };
     // A gather keeps the client's literals in its text, so it is never reused for others.
     let (sources, _) = statement.sources(keys);
     Some(KeyRoute { key_type, sources })
@@ -141,11 +160,14 @@ impl Needed {
     fn of_view(view: ProxyView) -> Needed {
         let columns = view.columns().iter();
         Needed {
-            relation: QualifiedName { schema: "automator67".into(), name: view.name().into() },
+            relation: QualifiedName {
+                schema: "automator67".into(),
+                name: view.name().into(),
+            },
             from: FetchSource::Proxy(view),
-            columns: columns.map(|(name, sql_type)| {
-                ((*name).to_owned(), (*sql_type).to_owned())
-            }).collect(),
+            columns: columns
+                .map(|(name, sql_type)| ((*name).to_owned(), (*sql_type).to_owned()))
+                .collect(),
             select: String::new(),
             binary: false,
             primary_key: None,
@@ -171,16 +193,25 @@ impl Needed {
             };
             columns.extend(relation.columns.iter().find(key));
         }
-        let names: Vec<String> = columns.iter().map(|column| identifier(&column.name)).collect();
-        let mut select =
-            format!("SELECT {} FROM {}", names.join(", "), qualified(&relation.name));
+        let names: Vec<String> = columns
+            .iter()
+            .map(|column| identifier(&column.name))
+            .collect();
+        let mut select = format!(
+            "SELECT {} FROM {}",
+            names.join(", "),
+            qualified(&relation.name)
+        );
         if !filters.is_empty() {
             select.push_str(&format!(" WHERE {}", filters.join(" AND ")));
         }
         let has = |name: &String| columns.iter().any(|column| column.name == *name);
         let key = &relation.primary_key;
         let primary_key = (analysis.groups && !key.is_empty() && key.iter().all(has)).then(|| {
-            key.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", ")
+            key.iter()
+                .map(|name| identifier(name))
+                .collect::<Vec<_>>()
+                .join(", ")
         });
         Needed {
             relation: relation.name.clone(),
@@ -188,7 +219,10 @@ impl Needed {
             columns: columns
                 .iter()
                 .map(|column| {
-                    (column.name.clone(), format!("{}{}", column.sql_type, column.collate))
+                    (
+                        column.name.clone(),
+                        format!("{}{}", column.sql_type, column.collate),
+                    )
                 })
                 .collect(),
             select,
@@ -223,7 +257,8 @@ impl Fetches {
             .map(|(name, definition)| format!("{} {definition}", identifier(name)))
             .collect();
         let key = needed.primary_key.iter();
-        let after = key.map(|key| format!("ALTER TABLE pg_temp.{temp_table} ADD PRIMARY KEY ({key})"));
+        let after =
+            key.map(|key| format!("ALTER TABLE pg_temp.{temp_table} ADD PRIMARY KEY ({key})"));
         self.list.push(Fetch {
             relation: needed.relation,
             from: needed.from,
@@ -266,7 +301,12 @@ impl Rewriter<'_, '_> {
         let source = Source::new(text);
         let mut edits = Edits::default();
         let mut renamed: HashSet<String> = HashSet::new();
-        for one in self.analysis.occurrences.iter().filter(|one| one.text == number) {
+        for one in self
+            .analysis
+            .occurrences
+            .iter()
+            .filter(|one| one.text == number)
+        {
             let at = location(one.range)?;
             if let (Some(temp), false) = (self.fetches.at.get(&(number, at)), one.written) {
                 renamed.insert(one.range.relname.clone());
@@ -274,7 +314,11 @@ impl Rewriter<'_, '_> {
                 self.replace_relation(&source, &mut edits, one.range, replacement)?;
             }
         }
-        let uses = self.analysis.view_uses.iter().filter(|one| one.text == number);
+        let uses = self
+            .analysis
+            .view_uses
+            .iter()
+            .filter(|one| one.text == number);
         let mut expanded: HashSet<usize> = HashSet::new();
         for one in uses {
             if !self.reads_elsewhere(one.view) || !expanded.insert(location(one.range)?) {
@@ -294,10 +338,13 @@ impl Rewriter<'_, '_> {
     fn reads_elsewhere(&self, view: usize) -> bool {
         let fetched = self.analysis.occurrences.iter().any(|one| {
             one.text == view
-                && location(one.range)
-                    .is_ok_and(|at| self.fetches.at.contains_key(&(view, at)))
+                && location(one.range).is_ok_and(|at| self.fetches.at.contains_key(&(view, at)))
         });
-        let mut inside = self.analysis.view_uses.iter().filter(|one| one.text == view);
+        let mut inside = self
+            .analysis
+            .view_uses
+            .iter()
+            .filter(|one| one.text == view);
         fetched || inside.any(|one| one.view != view && self.reads_elsewhere(one.view))
     }
 
@@ -334,7 +381,11 @@ impl Rewriter<'_, '_> {
             let bracketed = only && first > 0 && source.is_mark(first - 1, '(');
             if bracketed || source.spelled(source.token_from(to)) == "*" {
                 // `ONLY (t)`, `t *`: the alias goes behind that.
-                let end = source.tokens.get(source.token_from(to)).ok_or_else(not_rewritable)?.end;
+                let end = source
+                    .tokens
+                    .get(source.token_from(to))
+                    .ok_or_else(not_rewritable)?
+                    .end;
                 edits.replace((end, end), alias);
             } else {
                 replacement.push_str(&alias);
@@ -352,18 +403,25 @@ impl Rewriter<'_, '_> {
         number: usize,
         renamed: &HashSet<String>,
     ) -> Result<(), PlanError> {
-        for reference in self.analysis.references.iter().filter(|one| one.text == number) {
+        for reference in self
+            .analysis
+            .references
+            .iter()
+            .filter(|one| one.text == number)
+        {
             if let Some(occurrence) = reference.whole_row_of {
                 let one = &self.analysis.occurrences[occurrence];
                 let Some(relation) = one.found.distributed().filter(|_| !one.written) else {
                     continue;
                 };
                 let row = whole_row(one.range, relation)?;
-                let (from, to) =
-                    source.name(reference.location).ok_or_else(not_rewritable)?;
+                let (from, to) = source.name(reference.location).ok_or_else(not_rewritable)?;
                 let name = source.text[from..to].to_owned();
-                let alias =
-                    if reference.needs_alias { format!(" AS {name}") } else { String::new() };
+                let alias = if reference.needs_alias {
+                    format!(" AS {name}")
+                } else {
+                    String::new()
+                };
                 edits.replace((from, to), format!("{row}{alias}"));
                 continue;
             }
@@ -385,7 +443,10 @@ impl Rewriter<'_, '_> {
 
 /// An identifier as Postgres stores it.
 pub(crate) fn folded(spelled: &str) -> String {
-    match spelled.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')) {
+    match spelled
+        .strip_prefix('"')
+        .and_then(|inner| inner.strip_suffix('"'))
+    {
         Some(inner) => inner.replace("\"\"", "\""),
         None => spelled.to_ascii_lowercase(),
     }
@@ -393,10 +454,7 @@ pub(crate) fn folded(spelled: &str) -> String {
 
 /// A row of the temporary table as a row of the table it stands for. On the nullable side of an
 /// outer join there may be none: then the shard key, which no row lacks, is null.
-fn whole_row(
-    range: &protobuf::RangeVar,
-    relation: &Relation,
-) -> Result<String, PlanError> {
+fn whole_row(range: &protobuf::RangeVar, relation: &Relation) -> Result<String, PlanError> {
     let Placement::Distributed { key, .. } = &relation.placement else {
         return Err(not_rewritable());
     };

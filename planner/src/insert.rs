@@ -43,15 +43,22 @@ pub(crate) fn insert(
     let target = write::main_target(statement, &analysis);
     let relation = target.and_then(|target| analysis.occurrences[target].found.placed());
     let Some(relation) = relation else {
-        let mut draft = write::write(statement)?;
-        draft.session.moves_sequence |= target
-            .and_then(|target| known(&analysis, target))
-            .is_some_and(|relation| relation.columns.iter().any(draws));
-        return Ok(draft);
+        return write::write(statement);
     };
     route::refuse_unsafe(catalog, &analysis)?;
     crate::session::refuse_set_config(statement, &analysis)?;
     write::refuse_writes(catalog, &analysis)?;
+    if insert.r#override() == OverridingKind::OverridingUserValue
+        && relation
+            .columns
+            .iter()
+            .any(|column| column.identity_always.is_some())
+    {
+        return Err(PlanError::unsupported(
+            "OVERRIDING USER VALUE is not supported on distributed and reference tables",
+        )
+        .hint("Leave the identity column out."));
+    }
     let draft = match Values::of(insert, relation) {
         Some(values) if insert.with_clause.is_none() => {
             if values.is_wrong() {
@@ -69,15 +76,8 @@ pub(crate) fn insert(
     Ok(draft.session(session))
 }
 
-fn known<'t>(analysis: &Analysis<'t>, occurrence: usize) -> Option<&'t Relation> {
-    match analysis.occurrences[occurrence].found {
-        crate::scope::Found::Known(relation) => Some(relation),
-        _ => None,
-    }
-}
-
 /// New rows take a value of a sequence for it, unless one is given.
-fn draws(column: &Column) -> bool {
+pub(crate) fn draws(column: &Column) -> bool {
     column.sequence.is_some() || write::default_text(column).contains("nextval")
 }
 
@@ -108,21 +108,21 @@ fn insert_values(
     };
     let fills = builder.fills()?;
     let rows = builder.rows(&fills)?;
-    if !reference && rows.len() == 1 && !builder.changed && !builder.evaluated {
-        if let Verdict::Key(route, reusable) = route::verdict(statement, analysis)? {
-            let plan = Plan::Single(Target::Key(route));
-            return Ok(Draft::new(plan, "insert").reusable(reusable));
-        }
+    let as_written = !reference && rows.len() == 1 && !builder.changed && !builder.evaluated;
+    if as_written && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)? {
+        let plan = Plan::Single(Target::Key(route));
+        return Ok(Draft::new(plan, "insert").reusable(reusable));
     }
     let Some((prefix, suffix)) = builder.frame(insert, &fills)? else {
-        return Err(PlanError::unsupported("this form of INSERT is not supported over several shards")
-            .hint("Write: INSERT INTO table (columns) VALUES (...), (...)"));
+        return Err(PlanError::unsupported(
+            "this form of INSERT is not supported over several shards",
+        )
+        .hint("Write: INSERT INTO table (columns) VALUES (...), (...)"));
     };
     let (key_type, key_sql_type) = match key_of(relation) {
         Some((column, key_type)) => (Some(key_type), without_length(&column.sql_type)),
         None => (None, String::new()),
     };
-    let conflict = insert.on_conflict_clause.as_ref();
     let plan = InsertSplit {
         table: relation.name.clone(),
         key_type,
@@ -131,10 +131,7 @@ fn insert_values(
         rows,
         suffix,
         returning: write::returns_rows(statement.node),
-        one_result_per_row: conflict.is_none_or(|conflict| {
-            conflict.action() == OnConflictAction::OnconflictUpdate
-                && conflict.where_clause.is_none()
-        }),
+        one_result_per_row: one_result_per_row(insert),
         check_first: builder.changed || builder.evaluated,
         sequences: builder.sequences,
     };
@@ -143,7 +140,16 @@ fn insert_values(
         ..SessionEffects::default()
     };
     let reusable = builder.reusable && statement.normalised.is_some();
-    Ok(Draft::new(Plan::Insert(plan), "insert").reusable(reusable).session(session))
+    Ok(Draft::new(Plan::Insert(plan), "insert")
+        .reusable(reusable)
+        .session(session))
+}
+
+/// RETURNING gives a row for each that was to be inserted.
+fn one_result_per_row(insert: &protobuf::InsertStmt) -> bool {
+    insert.on_conflict_clause.as_ref().is_none_or(|conflict| {
+        conflict.action() == OnConflictAction::OnconflictUpdate && conflict.where_clause.is_none()
+    })
 }
 
 /// The shard key of a distributed table.
@@ -191,7 +197,10 @@ fn refuse_conflict(
 fn refuse_readers(analysis: &Analysis<'_>, relation: &Relation) -> Result<(), PlanError> {
     let other = analysis.occurrences.iter().find(|one| {
         !one.written
-            && !one.found.placed().is_some_and(|read| read.placement == Placement::Reference)
+            && !one
+                .found
+                .placed()
+                .is_some_and(|read| read.placement == Placement::Reference)
     });
     if let Some(one) = other {
         return Err(PlanError::unsupported(format!(
@@ -202,8 +211,10 @@ fn refuse_readers(analysis: &Analysis<'_>, relation: &Relation) -> Result<(), Pl
         .hint("Use INSERT ... SELECT, or run the subquery first."));
     }
     if analysis.strange {
-        return Err(PlanError::unsupported("this form of INSERT is not supported over several shards")
-            .detail("The statement has parts that are not looked into."));
+        return Err(PlanError::unsupported(
+            "this form of INSERT is not supported over several shards",
+        )
+        .detail("The statement has parts that are not looked into."));
     }
     Ok(())
 }
@@ -264,8 +275,11 @@ impl Builder<'_, '_> {
         let relation = self.relation;
         let mut fills = Vec::with_capacity(relation.columns.len());
         for (at, column) in relation.columns.iter().enumerate() {
-            let fill =
-                if self.values.uses_default(at) { self.fill(column)? } else { Fill::Leave };
+            let fill = if self.values.uses_default(at) {
+                self.fill(column)?
+            } else {
+                Fill::Leave
+            };
             fills.push(fill);
         }
         Ok(fills)
@@ -297,7 +311,10 @@ impl Builder<'_, '_> {
                 column.name, self.relation.name.name
             ))
             .detail(format!("The default is {default}."))
-            .hint(format!("Give column \"{}\" a value in the statement.", column.name)));
+            .hint(format!(
+                "Give column \"{}\" a value in the statement.",
+                column.name
+            )));
         }
         if is_key {
             traits.refuse_unsafe(self.statement.catalog)?;
@@ -313,7 +330,10 @@ impl Builder<'_, '_> {
                     "the default of column \"{}\" is not understood",
                     column.name
                 ))
-                .hint(format!("Give column \"{}\" a value in the statement.", column.name))),
+                .hint(format!(
+                    "Give column \"{}\" a value in the statement.",
+                    column.name
+                ))),
             };
         }
         Ok(Fill::Leave)
@@ -341,7 +361,10 @@ impl Builder<'_, '_> {
     ) -> Result<InsertRow, PlanError> {
         let key = key_of(self.relation);
         let key_index = key.and_then(|(key, _)| {
-            self.relation.columns.iter().position(|column| column.name == key.name)
+            self.relation
+                .columns
+                .iter()
+                .position(|column| column.name == key.name)
         });
         let mut texts: Vec<Template> = Vec::new();
         let mut row_key = None;
@@ -377,7 +400,10 @@ impl Builder<'_, '_> {
         if key.is_some() && row_key.is_none() {
             return Err(null_key(self.relation));
         }
-        Ok(InsertRow { text: joined(texts), key: row_key })
+        Ok(InsertRow {
+            text: joined(texts),
+            key: row_key,
+        })
     }
 
     /// The shard key of a row, as the client gives it.
@@ -468,7 +494,9 @@ impl Builder<'_, '_> {
         let text = self.statement.text;
         let mut at = from;
         if let Some(normalised) = self.statement.normalised {
-            let first = normalised.literals.partition_point(|literal| literal.start < from);
+            let first = normalised
+                .literals
+                .partition_point(|literal| literal.start < from);
             for (slot, literal) in normalised.literals.iter().enumerate().skip(first) {
                 if literal.end > to {
                     break;
@@ -511,14 +539,15 @@ impl Builder<'_, '_> {
         fills: &[Fill],
     ) -> Result<Option<(Template, Template)>, PlanError> {
         let source = Source::new(self.statement.text);
-        let Some(spans) = self.values.spans(&source, self.statement.span) else { return Ok(None) };
+        let Some(spans) = self.values.spans(&source, self.statement.span) else {
+            return Ok(None);
+        };
         let given = self.values.rows.first().map_or(0, Vec::len);
         let added: Vec<String> = fills
             .iter()
             .enumerate()
             .filter(|(column, fill)| {
-                !matches!(fill, Fill::Leave)
-                    && !self.values.columns[..given].contains(column)
+                !matches!(fill, Fill::Leave) && !self.values.columns[..given].contains(column)
             })
             .map(|(column, _)| identifier(&self.relation.columns[column].name))
             .collect();
@@ -549,16 +578,8 @@ impl Builder<'_, '_> {
             }
         }
         if insert.r#override() == OverridingKind::OverridingUserValue {
-            if self.relation.columns.iter().any(|column| column.identity_always.is_some()) {
-                return Err(PlanError::unsupported(
-                    "OVERRIDING USER VALUE is not supported on distributed and reference tables",
-                )
-                .hint("Leave the identity column out."));
-            }
             push_text(&mut prefix, " OVERRIDING USER VALUE");
-        } else if self.overriding
-            || insert.r#override() == OverridingKind::OverridingSystemValue
-        {
+        } else if self.overriding || insert.r#override() == OverridingKind::OverridingSystemValue {
             push_text(&mut prefix, " OVERRIDING SYSTEM VALUE");
         }
         push_text(&mut prefix, " VALUES");
@@ -569,8 +590,14 @@ impl Builder<'_, '_> {
     fn suffix(&mut self, from: usize, source: &Source<'_>) -> Result<Template, PlanError> {
         let span = (from, self.statement.span.1);
         let behind = |clock: &&functions::Clock| clock.location >= from;
-        let clocks: Vec<functions::Clock> =
-            self.analysis.traits.clocks.iter().filter(behind).cloned().collect();
+        let clocks: Vec<functions::Clock> = self
+            .analysis
+            .traits
+            .clocks
+            .iter()
+            .filter(behind)
+            .cloned()
+            .collect();
         if !self.one_time || clocks.is_empty() {
             return Ok(self.template(Some(span)));
         }
@@ -660,7 +687,9 @@ fn default_with_one_time(default: &str, clocks: &[functions::Clock]) -> Option<T
 
 /// The sequence of a cell that is exactly `nextval('...')`.
 fn drawn_sequence(cell: &NodeEnum) -> Option<String> {
-    let NodeEnum::FuncCall(call) = cell else { return None };
+    let NodeEnum::FuncCall(call) = cell else {
+        return None;
+    };
     let names = strings(&call.funcname);
     if !matches!(names.as_slice(), ["nextval"] | ["pg_catalog", "nextval"]) {
         return None;
@@ -700,7 +729,9 @@ pub(crate) fn null_key(relation: &Relation) -> PlanError {
             relation.name.name
         ),
     )
-    .hint(format!("Column \"{key}\" is the shard key: every row needs a value for it."))
+    .hint(format!(
+        "Column \"{key}\" is the shard key: every row needs a value for it."
+    ))
 }
 
 fn not_understood() -> PlanError {
@@ -719,6 +750,11 @@ fn target_columns(insert: &protobuf::InsertStmt, relation: &Relation) -> Option<
     }
     names
         .iter()
-        .map(|name| relation.columns.iter().position(|column| column.name == *name))
+        .map(|name| {
+            relation
+                .columns
+                .iter()
+                .position(|column| column.name == *name)
+        })
         .collect()
 }

@@ -35,3 +35,6 @@ mod views;
 mod write;
 
 pub use statement::{Context, Reach, plan};
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,14 @@
 //! Text to trees, by Postgres's own grammar (libpg_query). All uses of its parser are here.
+//!
+//! Trees are never printed: rewritten statements are the client's text with parts replaced
+//! ([`crate::splice`]), which changes nothing else, and libpg_query's printer can abort the
+//! process on trees that its own parser made.
 
 use std::panic;
 
 use pg_query::{NodeEnum, protobuf};
+
+use crate::normalise::{TokenKind, tokens};
 
 /// A statement of a query string.
 #[derive(Debug, Clone)]
@@ -26,17 +32,22 @@ pub(crate) enum ParseFailure {
 pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>, ParseFailure> {
     // libpg_query reads C strings; the wire protocol cannot carry a zero byte either.
     if text.contains('\0') {
-        return Err(ParseFailure::Syntax("invalid byte sequence for encoding \"UTF8\": 0x00".into()));
+        return Err(ParseFailure::Syntax(
+            "invalid byte sequence for encoding \"UTF8\": 0x00".into(),
+        ));
     }
     // The crate's summary of a tree has `panic!` branches that no known statement reaches.
-    let tree = panic::catch_unwind(|| pg_query::parse(text, 0)).map_err(|_| ParseFailure::TooDeep)?;
+    let tree =
+        panic::catch_unwind(|| pg_query::parse(text, 0)).map_err(|_| ParseFailure::TooDeep)?;
     let tree = tree.map_err(|error| match error {
         pg_query::Error::Parse(message) if message.contains("stack depth") => ParseFailure::TooDeep,
         pg_query::Error::Parse(message) => ParseFailure::Syntax(message),
         _ => ParseFailure::TooDeep,
     })?;
     let statements = tree.protobuf.stmts.into_iter();
-    statements.map(|raw| statement(text, raw).ok_or(ParseFailure::TooDeep)).collect()
+    statements
+        .map(|raw| statement(text, raw).ok_or(ParseFailure::TooDeep))
+        .collect()
 }
 
 /// Parses a text of one statement.
@@ -50,35 +61,45 @@ pub(crate) fn parse_one(text: &str) -> Option<NodeEnum> {
 
 /// Parses an expression that stands alone, like a column's default.
 pub(crate) fn parse_expression(text: &str) -> Option<NodeEnum> {
-    let NodeEnum::SelectStmt(select) = parse_one(&format!("SELECT {text}"))? else { return None };
-    let target = select.target_list.into_iter().next()?.node?;
-    let NodeEnum::ResTarget(target) = target else { return None };
-    target.val?.node
-}
-
-/// The text of a tree.
-pub(crate) fn deparse(node: NodeEnum) -> Option<String> {
-    let raw = protobuf::RawStmt {
-        stmt: Some(Box::new(pg_query::Node { node: Some(node) })),
-        stmt_location: 0,
-        stmt_len: 0,
+    let NodeEnum::SelectStmt(select) = parse_one(&format!("SELECT {text}"))? else {
+        return None;
     };
-    let tree = protobuf::ParseResult { version: 0, stmts: vec![raw] };
-    panic::catch_unwind(|| pg_query::deparse(&tree, Default::default())).ok()?.ok()
+    let target = select.target_list.into_iter().next()?.node?;
+    let NodeEnum::ResTarget(target) = target else {
+        return None;
+    };
+    target.val?.node
 }
 
 fn statement(text: &str, raw: protobuf::RawStmt) -> Option<Parsed> {
     let start = usize::try_from(raw.stmt_location).ok()?;
     let length = usize::try_from(raw.stmt_len).ok()?;
-    let end = if length == 0 { text.len() } else { start + length };
+    let end = if length == 0 {
+        text.len()
+    } else {
+        start + length
+    };
     let span = trimmed(text, start, end)?;
-    Some(Parsed { node: raw.stmt?.node?, span })
+    Some(Parsed {
+        node: raw.stmt?.node?,
+        span,
+    })
 }
 
-/// Without white space around it. The end of a statement is where its semicolon is, or the end of
-/// the text; a comment before or behind it stays, as a server takes it too.
+/// Without white space and comments around it: what is put behind a statement must not become
+/// part of a comment.
 fn trimmed(text: &str, start: usize, end: usize) -> Option<(usize, usize)> {
     let statement = text.get(start..end)?;
+    if statement.contains("--") || statement.contains("/*") {
+        let list = tokens(statement);
+        let (first, last) = (list.first()?, list.last()?);
+        let semicolons = list
+            .iter()
+            .rev()
+            .take_while(|token| token.kind == TokenKind::Punctuation(';'));
+        let last = list.iter().rev().nth(semicolons.count()).unwrap_or(last);
+        return Some((start + first.start, start + last.end));
+    }
     let front = statement.len() - statement.trim_start().len();
     let length = statement.trim().trim_end_matches(';').trim_end().len();
     Some((start + front, start + front + length))

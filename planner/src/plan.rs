@@ -249,6 +249,10 @@ pub struct InsertSelect {
     pub key_column: Option<usize>,
     /// The key's type; `None` for a reference table.
     pub key_type: Option<KeyType>,
+    /// `ON CONFLICT ... RETURNING ...`; rows are then inserted by INSERT instead of COPY.
+    pub suffix: Option<String>,
+    /// Every row comes back exactly once, so results can be put in input order.
+    pub one_result_per_row: bool,
 }
 
 /// A write on several shards in one transaction.
@@ -634,7 +638,13 @@ pub struct PlanError {
 impl PlanError {
     /// An error without detail and hint.
     pub fn new(sqlstate: &'static str, message: impl Into<String>) -> Self {
-        PlanError { sqlstate, message: message.into(), detail: None, hint: None, position: None }
+        PlanError {
+            sqlstate,
+            message: message.into(),
+            detail: None,
+            hint: None,
+            position: None,
+        }
     }
 
     /// Something Postgres does and the proxy does not do over several shards.

@@ -37,7 +37,11 @@ pub(crate) struct Statement<'a> {
 impl<'a> Statement<'a> {
     /// A statement inside of another's text, like the query of COPY.
     pub(crate) fn inner(&self, node: &'a NodeEnum) -> Statement<'a> {
-        Statement { node, parameters: self.parameters.clone(), ..*self }
+        Statement {
+            node,
+            parameters: self.parameters.clone(),
+            ..*self
+        }
     }
 
     /// The statement's own text.
@@ -52,9 +56,20 @@ impl<'a> Statement<'a> {
             Constant::Parameter(index) => {
                 let number = i32::try_from(index + 1).unwrap_or(0);
                 let several = self.parameters.get(&number).copied().unwrap_or(0) > 1;
-                let declared = self.context.parameter_types.get(*index).copied().unwrap_or(0);
+                let declared = self
+                    .context
+                    .parameter_types
+                    .get(*index)
+                    .copied()
+                    .unwrap_or(0);
                 let type_unsure = several && declared == 0;
-                (KeySource::Parameter { index: *index, type_unsure }, true)
+                (
+                    KeySource::Parameter {
+                        index: *index,
+                        type_unsure,
+                    },
+                    true,
+                )
             }
             Constant::Literal { location, text, .. } => {
                 let constant = KeySource::Constant(text.clone());
@@ -87,7 +102,10 @@ impl<'a> Statement<'a> {
 
 /// Which literal of the normalised text stands at a place.
 pub(crate) enum Slot {
-    At { slot: usize, negated: bool },
+    At {
+        slot: usize,
+        negated: bool,
+    },
     /// None: what stands there is part of the normalised text itself.
     None,
     /// A literal that was cut out is involved in some other way.
@@ -97,16 +115,27 @@ pub(crate) enum Slot {
 pub(crate) fn slot(text: &str, normalised: &Normalised, location: usize) -> Slot {
     let literals = &normalised.literals;
     let at = literals.partition_point(|literal| literal.start < location);
-    let Some(literal) = literals.get(at) else { return Slot::None };
+    let Some(literal) = literals.get(at) else {
+        return Slot::None;
+    };
     if literal.start == location {
-        return Slot::At { slot: at, negated: false };
+        return Slot::At {
+            slot: at,
+            negated: false,
+        };
     }
-    match text.get(location..literal.start).and_then(|between| between.strip_prefix('-')) {
+    match text
+        .get(location..literal.start)
+        .and_then(|between| between.strip_prefix('-'))
+    {
         Some(between)
             if between.chars().all(|letter| letter == ' ')
                 && literal.class != LiteralClass::String =>
         {
-            Slot::At { slot: at, negated: true }
+            Slot::At {
+                slot: at,
+                negated: true,
+            }
         }
         Some(_) => Slot::Unclear,
         None => Slot::None,
@@ -157,13 +186,21 @@ pub(crate) fn verdict(
             || analysis.locks
             || analysis.writes_in_with
             || analysis.strange;
-        return Ok(if home { Verdict::Home } else { Verdict::AnyCopy });
+        return Ok(if home {
+            Verdict::Home
+        } else {
+            Verdict::AnyCopy
+        });
     }
     if proxy {
-        return Ok(Verdict::Many("the proxy itself has the rows of its views".to_owned()));
+        return Ok(Verdict::Many(
+            "the proxy itself has the rows of its views".to_owned(),
+        ));
     }
     if let Some(why) = &traits.home {
-        return Ok(Verdict::Many(format!("a function runs on the home shard: {why}")));
+        return Ok(Verdict::Many(format!(
+            "a function runs on the home shard: {why}"
+        )));
     }
     if let Some(name) = elsewhere {
         let other = all[distributed[0]].range.relname.as_str();
@@ -172,33 +209,35 @@ pub(crate) fn verdict(
         )));
     }
     if analysis.strange {
-        return Ok(Verdict::Many("the statement has parts that are not looked into".to_owned()));
+        return Ok(Verdict::Many(
+            "the statement has parts that are not looked into".to_owned(),
+        ));
     }
     if let Some(why) = not_colocated(analysis, &distributed) {
         return Ok(Verdict::Many(why));
     }
     match bound(statement, analysis, &distributed) {
         Err(why) => Ok(Verdict::Many(why)),
-        Ok(_) if statement.context.reach == Reach::Many => {
-            Ok(Verdict::Many("the keys belong to several shards, or cannot be read".to_owned()))
-        }
+        Ok(_) if statement.context.reach == Reach::Many => Ok(Verdict::Many(
+            "the keys belong to several shards, or cannot be read".to_owned(),
+        )),
         Ok((route, reusable)) => Ok(Verdict::Key(route, reusable)),
     }
 }
 
 /// Errors for functions and relations that could go behind the proxy's back.
-pub(crate) fn refuse_unsafe(
-    catalog: &Catalog,
-    analysis: &Analysis<'_>,
-) -> Result<(), PlanError> {
+pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
     if !catalog.has_placed_relations {
         return Ok(());
     }
     analysis.traits.refuse_unsafe(catalog)?;
-    let relations = analysis.occurrences.iter().filter_map(|one| match one.found {
-        Found::Known(relation) => Some(relation),
-        Found::Proxy(_) | Found::Home => None,
-    });
+    let relations = analysis
+        .occurrences
+        .iter()
+        .filter_map(|one| match one.found {
+            Found::Known(relation) => Some(relation),
+            Found::Proxy(_) | Found::Home => None,
+        });
     for relation in relations.chain(analysis.view_uses.iter().map(|one| one.relation)) {
         if let Some(why) = &relation.unsafe_reads {
             return Err(PlanError::unsupported(format!(
@@ -215,7 +254,9 @@ pub(crate) fn refuse_unsafe(
 /// All occurrences of distributed tables.
 pub(crate) fn distributed(analysis: &Analysis<'_>) -> Vec<usize> {
     let all = analysis.occurrences.iter().enumerate();
-    all.filter(|(_, one)| one.found.distributed().is_some()).map(|(index, _)| index).collect()
+    all.filter(|(_, one)| one.found.distributed().is_some())
+        .map(|(index, _)| index)
+        .collect()
 }
 
 /// What a relation that only the home shard has is called in messages.
@@ -232,7 +273,11 @@ pub(crate) fn at_home(found: Found<'_>) -> Option<String> {
 /// The shard key's type and group of a distributed table.
 pub(crate) fn group(relation: &Relation) -> Option<(KeyType, u32)> {
     match &relation.placement {
-        Placement::Distributed { key_type, colocation, .. } => Some((*key_type, *colocation)),
+        Placement::Distributed {
+            key_type,
+            colocation,
+            ..
+        } => Some((*key_type, *colocation)),
         Placement::Local | Placement::Reference => None,
     }
 }
@@ -241,7 +286,10 @@ pub(crate) fn group(relation: &Relation) -> Option<(KeyType, u32)> {
 pub(crate) fn not_colocated(analysis: &Analysis<'_>, distributed: &[usize]) -> Option<String> {
     let relation = |index: &usize| analysis.occurrences[*index].found.distributed();
     let first = distributed.first().and_then(relation)?;
-    let other = distributed.iter().filter_map(relation).find(|one| group(one) != group(first))?;
+    let other = distributed
+        .iter()
+        .filter_map(relation)
+        .find(|one| group(one) != group(first))?;
     Some(format!(
         "distributed tables \"{}\" and \"{}\" are not colocated",
         first.name.name, other.name.name
@@ -258,7 +306,10 @@ pub(crate) fn bound(
     let mut key_type = None;
     for index in distributed {
         let one = &analysis.occurrences[*index];
-        let relation = one.found.distributed().map_or("", |relation| &relation.name.name);
+        let relation = one
+            .found
+            .distributed()
+            .map_or("", |relation| &relation.name.name);
         let Some(values) = analysis.key_values(*index) else {
             return Err(format!(
                 "distributed table \"{relation}\" is not restricted to one key"
@@ -269,7 +320,11 @@ pub(crate) fn bound(
                 constants.push(value);
             }
         }
-        key_type = one.found.distributed().and_then(group).map(|(key_type, _)| key_type);
+        key_type = one
+            .found
+            .distributed()
+            .and_then(group)
+            .map(|(key_type, _)| key_type);
     }
     let Some(key_type) = key_type else {
         return Err("no distributed table is involved".to_owned());

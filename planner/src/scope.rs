@@ -196,11 +196,13 @@ pub(crate) fn meaning(items: &[Item<'_>], names: &Names, column: &protobuf::Colu
     match (fields.as_slice(), star) {
         ([], true) => Meaning::Star,
         ([name], false) => unqualified(items, names, name),
-        ([table], true) => named_item(items, names, None, table)
-            .map_or(Meaning::Unknown, Meaning::Item),
+        ([table], true) => {
+            named_item(items, names, None, table).map_or(Meaning::Unknown, Meaning::Item)
+        }
         ([table, name], false) => qualified(items, names, None, table, name),
-        ([schema, table], true) => named_item(items, names, Some(schema), table)
-            .map_or(Meaning::Unknown, Meaning::Item),
+        ([schema, table], true) => {
+            named_item(items, names, Some(schema), table).map_or(Meaning::Unknown, Meaning::Item)
+        }
         ([schema, table, name], false) => qualified(items, names, Some(schema), table, name),
         _ => Meaning::Unknown,
     }
@@ -213,7 +215,9 @@ fn qualified(
     table: &str,
     name: &str,
 ) -> Meaning {
-    let Some(item) = named_item(items, names, schema, table) else { return Meaning::Unknown };
+    let Some(item) = named_item(items, names, schema, table) else {
+        return Meaning::Unknown;
+    };
     let outputs = items[item].columns.iter().flatten().enumerate();
     let mut hits = outputs.filter(|(_, output)| output.name == name);
     match (hits.next(), hits.next()) {
@@ -231,7 +235,12 @@ fn output_meaning(item: usize, index: usize, output: &Output<'_>) -> Meaning {
 }
 
 /// The item of a name, at the innermost level that has one.
-fn named_item(items: &[Item<'_>], names: &Names, schema: Option<&str>, table: &str) -> Option<usize> {
+fn named_item(
+    items: &[Item<'_>],
+    names: &Names,
+    schema: Option<&str>,
+    table: &str,
+) -> Option<usize> {
     let matches = |index: &&usize| {
         let item = &items[**index];
         item.name == table && (schema.is_none() || item.schema.as_deref() == schema)
@@ -250,7 +259,12 @@ fn unqualified(items: &[Item<'_>], names: &Names, name: &str) -> Meaning {
         Lookup::Unsure => Meaning::Unknown,
         Lookup::None => {
             // A column of any level comes before a whole row; the row is then of this level.
-            let row = names.visible.items.iter().copied().find(|item| items[*item].name == name);
+            let row = names
+                .visible
+                .items
+                .iter()
+                .copied()
+                .find(|item| items[*item].name == name);
             match (row, &names.outer) {
                 (None, None) => Meaning::Unknown,
                 (None, Some(outer)) => unqualified(items, outer, name),
@@ -291,16 +305,29 @@ pub(crate) fn lookup(items: &[Item<'_>], visible: &Visible, name: &str) -> Looku
         if item.qualified_only {
             continue;
         }
-        let Some(columns) = &item.columns else { return Lookup::Unsure };
-        let named = columns.iter().enumerate().filter(|(_, output)| output.name == name);
+        let Some(columns) = &item.columns else {
+            return Lookup::Unsure;
+        };
+        let named = columns
+            .iter()
+            .enumerate()
+            .filter(|(_, output)| output.name == name);
         hits.extend(named.map(|(at, output)| (*index, output_meaning(*index, at, output))));
     }
     // The outermost join of the name swallows those inside it.
-    for merged in visible.merged.iter().rev().filter(|merged| merged.name == name) {
+    for merged in visible
+        .merged
+        .iter()
+        .rev()
+        .filter(|merged| merged.name == name)
+    {
         let inside = |(item, _): &(usize, Meaning)| merged.items.contains(item);
         if hits.iter().any(inside) {
             hits.retain(|hit| !inside(hit));
-            hits.push((usize::MAX, merged.column.map_or(Meaning::Unknown, Meaning::Column)));
+            hits.push((
+                usize::MAX,
+                merged.column.map_or(Meaning::Unknown, Meaning::Column),
+            ));
         }
     }
     match hits.as_slice() {

@@ -7,7 +7,7 @@ use pg_query::{
 
 use crate::{
     analysis::Analysis,
-    parse,
+    normalise::tokens,
     plan::{Plan, PlanError, SessionEffects, SettingCommand, TransactionCommand},
     route::Statement,
     sql::{identifier, literal},
@@ -16,8 +16,12 @@ use crate::{
 };
 
 /// Settings that change what a text means to the planner, so that they must be seen.
-const MEANINGFUL: &[&str] =
-    &["search_path", "standard_conforming_strings", "role", "session_authorization"];
+const MEANINGFUL: &[&str] = &[
+    "search_path",
+    "standard_conforming_strings",
+    "role",
+    "session_authorization",
+];
 
 /// The plan of a statement about the session.
 pub(crate) fn session(statement: &Statement<'_>) -> Result<Draft, PlanError> {
@@ -33,16 +37,19 @@ pub(crate) fn session(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         NodeEnum::UnlistenStmt(_) => Ok(Draft::home("listen")),
         NodeEnum::NotifyStmt(_) => Ok(Draft::home("notify").writes()),
         NodeEnum::LoadStmt(_) => Ok(Draft::home("other").session(pinned())),
-        NodeEnum::ConstraintsSetStmt(_) if statement.catalog.has_placed_relations => {
-            Err(PlanError::unsupported("SET CONSTRAINTS is not supported over several shards")
-                .hint("Declare the constraint INITIALLY DEFERRED or not deferrable."))
-        }
+        NodeEnum::ConstraintsSetStmt(_) if statement.catalog.has_placed_relations => Err(
+            PlanError::unsupported("SET CONSTRAINTS is not supported over several shards")
+                .hint("Declare the constraint INITIALLY DEFERRED or not deferrable."),
+        ),
         _ => Ok(Draft::home("other")),
     }
 }
 
 fn pinned() -> SessionEffects {
-    SessionEffects { pins: true, ..SessionEffects::default() }
+    SessionEffects {
+        pins: true,
+        ..SessionEffects::default()
+    }
 }
 
 fn setting(command: SettingCommand) -> Draft {
@@ -57,22 +64,32 @@ fn transaction(command: &protobuf::TransactionStmt) -> Result<Draft, PlanError> 
         kind @ (Kind::TransStmtBegin | Kind::TransStmtStart) => {
             let (options, read_only) = options(&command.options);
             let start = kind == Kind::TransStmtStart;
-            plan(TransactionCommand::Begin { options, read_only, start })
+            plan(TransactionCommand::Begin {
+                options,
+                read_only,
+                start,
+            })
         }
-        Kind::TransStmtCommit => plan(TransactionCommand::Commit { chain: command.chain }),
-        Kind::TransStmtRollback => plan(TransactionCommand::Rollback { chain: command.chain }),
-        Kind::TransStmtSavepoint => {
-            plan(TransactionCommand::Savepoint(command.savepoint_name.clone()))
-        }
+        Kind::TransStmtCommit => plan(TransactionCommand::Commit {
+            chain: command.chain,
+        }),
+        Kind::TransStmtRollback => plan(TransactionCommand::Rollback {
+            chain: command.chain,
+        }),
+        Kind::TransStmtSavepoint => plan(TransactionCommand::Savepoint(
+            command.savepoint_name.clone(),
+        )),
         Kind::TransStmtRelease => plan(TransactionCommand::Release(command.savepoint_name.clone())),
-        Kind::TransStmtRollbackTo => {
-            plan(TransactionCommand::RollbackTo(command.savepoint_name.clone()))
-        }
+        Kind::TransStmtRollbackTo => plan(TransactionCommand::RollbackTo(
+            command.savepoint_name.clone(),
+        )),
         Kind::TransStmtPrepare
         | Kind::TransStmtCommitPrepared
         | Kind::TransStmtRollbackPrepared
-        | Kind::Undefined => Err(PlanError::unsupported("prepared transactions are not supported")
-            .hint("Use BEGIN and COMMIT.")),
+        | Kind::Undefined => Err(
+            PlanError::unsupported("prepared transactions are not supported")
+                .hint("Use BEGIN and COMMIT."),
+        ),
     }
 }
 
@@ -81,8 +98,12 @@ fn options(list: &[pg_query::Node]) -> (String, bool) {
     let mut text = String::new();
     let mut read_only = false;
     for node in nodes(list) {
-        let NodeEnum::DefElem(option) = node else { continue };
-        let value = inner(&option.arg).and_then(constant_text).unwrap_or_default();
+        let NodeEnum::DefElem(option) = node else {
+            continue;
+        };
+        let value = inner(&option.arg)
+            .and_then(constant_text)
+            .unwrap_or_default();
         let on = matches!(value.as_str(), "1" | "true" | "on");
         match option.defname.as_str() {
             "transaction_isolation" => {
@@ -113,19 +134,27 @@ fn variable_set(
         VariableSetKind::VarSetMulti => set_several(statement, set),
         VariableSetKind::VarResetAll => Ok(setting(SettingCommand::ResetAll)),
         VariableSetKind::VarReset => Ok(setting(SettingCommand::Reset { name, local: false })),
-        VariableSetKind::VarSetDefault => {
-            Ok(setting(SettingCommand::Reset { name, local: set.is_local }))
-        }
+        VariableSetKind::VarSetDefault => Ok(setting(SettingCommand::Reset {
+            name,
+            local: set.is_local,
+        })),
         VariableSetKind::VarSetValue => {
             let value = value_text(&name, &set.args);
             if let Some(mode) = transaction_mode(&name, &value) {
                 let read_only = mode == " READ ONLY";
-                let command = TransactionCommand::SetTransaction { options: mode, read_only };
+                let command = TransactionCommand::SetTransaction {
+                    options: mode,
+                    read_only,
+                };
                 return Ok(Draft::new(Plan::Transaction(command), "transaction"));
             }
             let replay = replay(statement);
-            let command =
-                SettingCommand::Set { name, replay, value: Some(value), local: set.is_local };
+            let command = SettingCommand::Set {
+                name,
+                replay,
+                value: Some(value),
+                local: set.is_local,
+            };
             Ok(setting(command))
         }
         VariableSetKind::VarSetCurrent | VariableSetKind::Undefined => Ok(Draft::home("set")),
@@ -135,8 +164,10 @@ fn variable_set(
 fn refuse_setting(name: &str, set: &protobuf::VariableSetStmt) -> Result<(), PlanError> {
     let sets = set.kind() == VariableSetKind::VarSetValue;
     if name == "session_authorization" && sets {
-        return Err(PlanError::unsupported("SET SESSION AUTHORIZATION is not supported")
-            .hint("Log in as that user."));
+        return Err(
+            PlanError::unsupported("SET SESSION AUTHORIZATION is not supported")
+                .hint("Log in as that user."),
+        );
     }
     if name == "standard_conforming_strings" && sets {
         return refuse_escapes(&value_text(name, &set.args));
@@ -150,8 +181,10 @@ fn refuse_escapes(value: &str) -> Result<(), PlanError> {
     if on.contains(&value.to_lowercase().as_str()) {
         return Ok(());
     }
-    Err(PlanError::unsupported("standard_conforming_strings cannot be turned off")
-        .hint("Write E'...' for strings with escapes."))
+    Err(
+        PlanError::unsupported("standard_conforming_strings cannot be turned off")
+            .hint("Write E'...' for strings with escapes."),
+    )
 }
 
 /// Settings that are really modes of the current transaction.
@@ -160,9 +193,7 @@ fn transaction_mode(name: &str, value: &str) -> Option<String> {
     Some(match name {
         "transaction_isolation" => format!(" ISOLATION LEVEL {}", value.to_uppercase()),
         "transaction_read_only" => (if on { " READ ONLY" } else { " READ WRITE" }).to_owned(),
-        "transaction_deferrable" => {
-            (if on { " DEFERRABLE" } else { " NOT DEFERRABLE" }).to_owned()
-        }
+        "transaction_deferrable" => (if on { " DEFERRABLE" } else { " NOT DEFERRABLE" }).to_owned(),
         _ => return None,
     })
 }
@@ -182,8 +213,12 @@ fn set_several(
             let mut replay = Vec::new();
             let mut first = None;
             for node in nodes(&set.args) {
-                let NodeEnum::DefElem(option) = node else { continue };
-                let value = inner(&option.arg).and_then(constant_text).unwrap_or_default();
+                let NodeEnum::DefElem(option) = node else {
+                    continue;
+                };
+                let value = inner(&option.arg)
+                    .and_then(constant_text)
+                    .unwrap_or_default();
                 let value = match value.as_str() {
                     "1" => "on".to_owned(),
                     "0" => "off".to_owned(),
@@ -193,14 +228,21 @@ fn set_several(
                 replay.push(format!("SET {name} TO {}", literal(&value).trim_start()));
                 first.get_or_insert((name, value));
             }
-            let Some((name, value)) = first else { return Ok(Draft::home("set")) };
+            let Some((name, value)) = first else {
+                return Ok(Draft::home("set"));
+            };
             let replay = replay.join("; ");
-            let command = SettingCommand::Set { name, replay, value: Some(value), local: false };
+            let command = SettingCommand::Set {
+                name,
+                replay,
+                value: Some(value),
+                local: false,
+            };
             Ok(setting(command))
         }
-        _ if statement.catalog.has_placed_relations => {
-            Err(PlanError::unsupported("SET TRANSACTION SNAPSHOT is not supported over several shards"))
-        }
+        _ if statement.catalog.has_placed_relations => Err(PlanError::unsupported(
+            "SET TRANSACTION SNAPSHOT is not supported over several shards",
+        )),
         _ => Ok(Draft::home("transaction")),
     }
 }
@@ -219,28 +261,25 @@ fn value_text(name: &str, args: &[pg_query::Node]) -> String {
 
 fn quoted_if_needed(name: &str) -> String {
     let plain = name.starts_with(|letter: char| letter.is_ascii_lowercase() || letter == '_')
-        && name.chars().all(|letter| {
-            letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_'
-        });
-    if plain { name.to_owned() } else { identifier(name) }
+        && name
+            .chars()
+            .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_');
+    if plain {
+        name.to_owned()
+    } else {
+        identifier(name)
+    }
 }
 
-/// The statement in a form that can stand before others, without comments.
+/// The statement in a form that can stand before others: without comments.
 fn replay(statement: &Statement<'_>) -> String {
     let own = statement.own_text();
-    let printed = parse::deparse(statement.node.clone());
-    let same = |printed: &String| {
-        let again = parse::parse_one(printed);
-        matches!(
-            (again, statement.node),
-            (Some(NodeEnum::VariableSetStmt(again)), NodeEnum::VariableSetStmt(set))
-                if again.name == set.name
-                    && again.kind == set.kind
-                    && again.is_local == set.is_local
-                    && value_text("", &again.args) == value_text("", &set.args)
-        )
-    };
-    printed.filter(same).unwrap_or_else(|| format!("{own}\n"))
+    let list = tokens(own);
+    let words: Vec<&str> = list
+        .iter()
+        .map(|token| &own[token.start..token.end])
+        .collect();
+    words.join(" ")
 }
 
 fn variable_show(name: &str) -> Draft {
@@ -255,12 +294,20 @@ fn variable_show(name: &str) -> Draft {
 
 /// `SELECT set_config('name', 'value', local)` and nothing else: SET, with a row as its answer.
 pub(crate) fn constant_set_config(select: &protobuf::SelectStmt) -> Option<Draft> {
-    let [target] = select.target_list.as_slice() else { return None };
-    let NodeEnum::ResTarget(target) = target.node.as_ref()? else { return None };
-    let NodeEnum::FuncCall(call) = inner(&target.val)? else { return None };
+    let [target] = select.target_list.as_slice() else {
+        return None;
+    };
+    let NodeEnum::ResTarget(target) = target.node.as_ref()? else {
+        return None;
+    };
+    let NodeEnum::FuncCall(call) = inner(&target.val)? else {
+        return None;
+    };
     let names = strings(&call.funcname);
-    let plain = matches!(names.as_slice(), ["set_config"] | ["pg_catalog", "set_config"])
-        && select.from_clause.is_empty()
+    let plain = matches!(
+        names.as_slice(),
+        ["set_config"] | ["pg_catalog", "set_config"]
+    ) && select.from_clause.is_empty()
         && select.where_clause.is_none()
         && select.with_clause.is_none()
         && call.args.len() == 3;
@@ -272,7 +319,10 @@ pub(crate) fn constant_set_config(select: &protobuf::SelectStmt) -> Option<Draft
         _ => None,
     });
     let (name, value) = (arguments.next()??.to_lowercase(), arguments.next()??);
-    let local = matches!(arguments.next()??.as_str(), "true" | "t" | "on" | "1" | "yes");
+    let local = matches!(
+        arguments.next()??.as_str(),
+        "true" | "t" | "on" | "1" | "yes"
+    );
     if name == "standard_conforming_strings"
         || name == "session_authorization"
         || name.starts_with("automator67.")
@@ -284,7 +334,12 @@ pub(crate) fn constant_set_config(select: &protobuf::SelectStmt) -> Option<Draft
         literal(&name),
         literal(&value)
     );
-    let command = SettingCommand::Set { name, replay, value: Some(value), local };
+    let command = SettingCommand::Set {
+        name,
+        replay,
+        value: Some(value),
+        local,
+    };
     Some(setting(command))
 }
 
@@ -310,9 +365,11 @@ pub(crate) fn refuse_set_config(
         }
     });
     if refused {
-        return Err(PlanError::unsupported("set_config with this setting is not supported here")
-            .detail("The proxy must know the setting to understand later statements.")
-            .hint("Use SET, or SELECT set_config('name', 'value', false) alone."));
+        return Err(
+            PlanError::unsupported("set_config with this setting is not supported here")
+                .detail("The proxy must know the setting to understand later statements.")
+                .hint("Use SET, or SELECT set_config('name', 'value', false) alone."),
+        );
     }
     Ok(())
 }
@@ -322,9 +379,11 @@ pub(crate) fn refuse_default(set: Option<&protobuf::VariableSetStmt>) -> Result<
     let Some(set) = set else { return Ok(()) };
     let name = set.name.to_lowercase();
     if set.kind() == VariableSetKind::VarSetValue && MEANINGFUL.contains(&name.as_str()) {
-        return Err(PlanError::unsupported(format!("{name} cannot be set for a role or database"))
-            .detail("The proxy must know the setting to understand statements.")
-            .hint("Use SET in the session, or options in the connection string."));
+        return Err(
+            PlanError::unsupported(format!("{name} cannot be set for a role or database"))
+                .detail("The proxy must know the setting to understand statements.")
+                .hint("Use SET in the session, or options in the connection string."),
+        );
     }
     Ok(())
 }

@@ -11,12 +11,17 @@ pub(crate) struct Source<'t> {
 
 impl<'t> Source<'t> {
     pub(crate) fn new(text: &'t str) -> Self {
-        Source { text, tokens: tokens(text) }
+        Source {
+            text,
+            tokens: tokens(text),
+        }
     }
 
     /// The index of the token that starts at a byte offset.
     pub(crate) fn token_at(&self, location: usize) -> Option<usize> {
-        self.tokens.binary_search_by_key(&location, |token| token.start).ok()
+        self.tokens
+            .binary_search_by_key(&location, |token| token.start)
+            .ok()
     }
 
     /// The index of the first token at or behind a byte offset.
@@ -26,12 +31,16 @@ impl<'t> Source<'t> {
 
     /// The token's text.
     pub(crate) fn spelled(&self, index: usize) -> &'t str {
-        self.tokens.get(index).map_or("", |token| &self.text[token.start..token.end])
+        self.tokens
+            .get(index)
+            .map_or("", |token| &self.text[token.start..token.end])
     }
 
     /// True when the token is this key word.
     pub(crate) fn is_word(&self, index: usize, word: &str) -> bool {
-        self.tokens.get(index).is_some_and(|token| token.kind == TokenKind::Word)
+        self.tokens
+            .get(index)
+            .is_some_and(|token| token.kind == TokenKind::Word)
             && self.spelled(index).eq_ignore_ascii_case(word)
     }
 
@@ -125,7 +134,7 @@ impl Edits {
         let mut result = String::with_capacity(span.1 - span.0 + 64 * self.list.len());
         let mut at = span.0;
         for (from, to, replacement) in &self.list {
-            if *to < span.0 || *from >= span.1 {
+            if *from < span.0 || *to > span.1 {
                 continue;
             }
             result.push_str(text.get(at..*from)?);

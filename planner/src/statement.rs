@@ -5,12 +5,13 @@ use pg_query::NodeEnum;
 use crate::{
     admin,
     analysis::{self, Analysis},
-    catalog::Catalog,
+    catalog::{Catalog, Placement},
     copy, cursor, ddl, explain, gather, insert,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
     plan::{Plan, PlanError, Planned, SessionEffects, Target},
     route::{self, Statement, Verdict, count_parameters},
+    scope::Found,
     session, table_as, tree,
     views::Views,
     write,
@@ -53,7 +54,12 @@ pub(crate) struct Draft {
 impl Draft {
     /// A plan for this text alone.
     pub(crate) fn new(plan: Plan, kind: &'static str) -> Self {
-        Draft { plan, kind, reusable: false, session: SessionEffects::default() }
+        Draft {
+            plan,
+            kind,
+            reusable: false,
+            session: SessionEffects::default(),
+        }
     }
 
     /// The client's text to the home shard.
@@ -126,7 +132,11 @@ fn plan_one(
         parameters,
     };
     let draft = draft(&statement)?;
-    Ok(finish(draft, parsed.span, usize::try_from(highest).unwrap_or(0)))
+    Ok(finish(
+        draft,
+        parsed.span,
+        usize::try_from(highest).unwrap_or(0),
+    ))
 }
 
 fn finish(draft: Draft, span: (usize, usize), parameters: usize) -> Planned {
@@ -178,13 +188,9 @@ pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
 }
 
 /// A SELECT: on one shard if that is proved, else gathered.
-pub(crate) fn query(
-    statement: &Statement<'_>,
-    kind: &'static str,
-) -> Result<Draft, PlanError> {
+pub(crate) fn query(statement: &Statement<'_>, kind: &'static str) -> Result<Draft, PlanError> {
     let views = Views::load(statement.catalog, statement.context, statement.node)?;
-    let analysis =
-        analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
+    let analysis = analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
     place_query(statement, &analysis, &views, kind)
 }
 
@@ -218,7 +224,10 @@ pub(crate) fn place_query(
             if analysis.writes_in_with {
                 return Err(write::with_over_several_shards(&reason));
             }
-            Draft::new(Plan::Gather(gather::gather(statement, analysis, views, reason)?), kind)
+            Draft::new(
+                Plan::Gather(gather::gather(statement, analysis, views, reason)?),
+                kind,
+            )
         }
     };
     Ok(draft.session(effects))
@@ -227,32 +236,45 @@ pub(crate) fn place_query(
 /// A reason as a sentence.
 pub(crate) fn sentence(reason: &str) -> String {
     let mut letters = reason.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    let first = letters
+        .next()
+        .map(|letter| letter.to_uppercase().to_string())
+        .unwrap_or_default();
     format!("{first}{}.", letters.as_str().trim_end_matches('.'))
 }
 
 /// What a query or write does to its session.
 pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
     let traits = &analysis.traits;
-    let written = analysis.occurrences.iter().any(|one| one.written);
+    let mut written = analysis
+        .occurrences
+        .iter()
+        .filter(|one| one.written)
+        .peekable();
+    let writes = written.peek().is_some();
+    let draws = written.any(|one| match one.found {
+        Found::Known(relation) if relation.placement == Placement::Local => {
+            one.inserted && relation.columns.iter().any(insert::draws)
+        }
+        _ => false,
+    });
     SessionEffects {
         pins: traits.pins || traits.set_config,
-        moves_sequence: traits.moves_sequence,
+        moves_sequence: traits.moves_sequence || draws,
         reads_sequence: traits.reads_sequence,
-        writes: traits.writes || analysis.locks || analysis.writes_in_with || written,
+        writes: traits.writes || analysis.locks || analysis.writes_in_with || writes,
         changes_catalog: false,
     }
 }
 
 /// A text without a tree. The home shard gives its own error, or takes what a newer or older
 /// grammar takes; but not where that could touch a table whose rows are elsewhere.
-fn unparsed(
-    catalog: &Catalog,
-    text: &str,
-    failure: ParseFailure,
-) -> Result<Planned, PlanError> {
+fn unparsed(catalog: &Catalog, text: &str, failure: ParseFailure) -> Result<Planned, PlanError> {
     let planned = finish(
-        Draft::home("other").session(SessionEffects { writes: true, ..Default::default() }),
+        Draft::home("other").session(SessionEffects {
+            writes: true,
+            ..Default::default()
+        }),
         (0, text.len()),
         0,
     );
@@ -274,20 +296,22 @@ fn names_placed(catalog: &Catalog, text: &str) -> bool {
     let complete = list.last().is_none_or(|token| {
         text[token.end..].trim().is_empty() || text[token.end..].trim_start().starts_with("--")
     });
-    let words = list.iter().filter(|token| {
-        matches!(token.kind, TokenKind::Word | TokenKind::QuotedIdentifier)
-    });
+    let words = list
+        .iter()
+        .filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::QuotedIdentifier));
     let mut words = words.map(|token| gather::folded(&text[token.start..token.end]));
     !complete
         || words.any(|word| {
             let placed = catalog.relations.values().any(|relation| {
                 relation.name.name == word
-                    && (relation.placement != crate::catalog::Placement::Local
-                        || relation.reads_placed)
+                    && (relation.placement != Placement::Local || relation.reads_placed)
             });
             placed
                 || catalog.functions.contains_key(&word)
-                || matches!(word.as_str(), "uescape" | "do" | "call" | "set" | "begin" | "commit")
+                || matches!(
+                    word.as_str(),
+                    "uescape" | "do" | "call" | "set" | "begin" | "commit"
+                )
         })
 }
 

@@ -32,11 +32,15 @@ pub(crate) fn create(
         if ddl::is_temporary(range) {
             return Ok(at_home());
         }
-        return Err(PlanError::unsupported("CREATE TABLE AS EXECUTE is not supported")
-            .hint("Write the query itself, or make a temporary table."));
+        return Err(
+            PlanError::unsupported("CREATE TABLE AS EXECUTE is not supported")
+                .hint("Write the query itself, or make a temporary table."),
+        );
     }
     let materialized = create.objtype() == ObjectType::ObjectMatview;
-    place(statement, query, range, materialized, || without_data(statement))
+    place(statement, query, range, materialized, || {
+        without_data(statement)
+    })
 }
 
 /// SELECT ... INTO.
@@ -44,28 +48,55 @@ pub(crate) fn select_into(
     statement: &Statement<'_>,
     select: &protobuf::SelectStmt,
 ) -> Result<Draft, PlanError> {
-    let range = select.into_clause.as_ref().and_then(|into| into.rel.as_ref());
-    let Some(range) = range else { return Ok(Draft::home("ddl")) };
+    let range = select
+        .into_clause
+        .as_ref()
+        .and_then(|into| into.rel.as_ref());
+    let Some(range) = range else {
+        return Ok(Draft::home("ddl"));
+    };
     ddl::refuse_reserved(statement)?;
     place(statement, statement.node, range, false, || {
-        let mut query = select.clone();
-        let mut into = query.into_clause.take()?;
-        into.skip_data = true;
-        let create = protobuf::CreateTableAsStmt {
-            query: Some(Box::new(pg_query::Node {
-                node: Some(NodeEnum::SelectStmt(Box::new(query))),
-            })),
-            into: Some(into),
-            objtype: ObjectType::ObjectTable.into(),
-            is_select_into: false,
-            if_not_exists: false,
-        };
-        parse::deparse(NodeEnum::CreateTableAsStmt(Box::new(create)))
+        created_empty(statement, range)
     })
 }
 
+/// `SELECT a INTO t FROM b` -> `CREATE TABLE t AS SELECT a FROM b WITH NO DATA`.
+fn created_empty(statement: &Statement<'_>, range: &protobuf::RangeVar) -> Option<String> {
+    let source = Source::new(statement.text);
+    let (name_start, name_end) = source.name(usize::try_from(range.location).ok()?)?;
+    let mut at = source.token_at(name_start)?;
+    // INTO [UNLOGGED] [TABLE] name
+    for word in ["table", "unlogged", "into"] {
+        if source.is_word(at.checked_sub(1)?, word) {
+            at -= 1;
+        }
+    }
+    if !source.is_word(at, "into") {
+        return None;
+    }
+    let unlogged = if range.relpersistence == "u" {
+        "UNLOGGED "
+    } else {
+        ""
+    };
+    let last = source.token_from(statement.span.1).checked_sub(1)?;
+    let (start, end) = (statement.span.0, source.tokens[last].end);
+    let before = statement.text.get(start..source.tokens[at].start)?;
+    let behind = statement.text.get(name_end..end)?;
+    let name = &statement.text[name_start..name_end];
+    Some(format!(
+        "CREATE {unlogged}TABLE {name} AS {before}{behind} WITH NO DATA"
+    ))
+}
+
 fn at_home() -> Draft {
-    let ddl = Ddl { outside_transaction: false, sql: None, home_only: true, creates_table: None };
+    let ddl = Ddl {
+        outside_transaction: false,
+        sql: None,
+        home_only: true,
+        creates_table: None,
+    };
     Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
         pins: true,
         writes: true,
@@ -109,7 +140,10 @@ fn place(
         PlanError::unsupported("this form of CREATE TABLE AS is not supported")
             .hint("Write: CREATE TABLE name AS SELECT ...")
     })?;
-    let plan = Plan::CreateTableAs { home: Box::new(home), elsewhere };
+    let plan = Plan::CreateTableAs {
+        home: Box::new(home),
+        elsewhere,
+    };
     let session = SessionEffects {
         moves_sequence: analysis.traits.moves_sequence,
         reads_sequence: analysis.traits.reads_sequence,
@@ -132,9 +166,14 @@ fn refuse(
         .hint("Use CREATE TABLE AS, or a view."));
     }
     if analysis.writes_in_with && elsewhere {
-        return Err(PlanError::unsupported("writes inside WITH are not supported over several shards"));
+        return Err(PlanError::unsupported(
+            "writes inside WITH are not supported over several shards",
+        ));
     }
-    let proxy = analysis.occurrences.iter().any(|one| matches!(one.found, Found::Proxy(_)));
+    let proxy = analysis
+        .occurrences
+        .iter()
+        .any(|one| matches!(one.found, Found::Proxy(_)));
     if proxy && !temporary {
         return Err(PlanError::unsupported(
             "a table of rows that the proxy has can only be a temporary one",

@@ -49,6 +49,12 @@ pub(crate) fn children<'t>(node: &'t NodeEnum, visit: Visit<'_, 't>) {
         | NodeEnum::CommonTableExpr(_)
         | NodeEnum::OnConflictClause(_)
         | NodeEnum::InferClause(_) => statement_children(node, visit),
+        NodeEnum::ExplainStmt(_)
+        | NodeEnum::DeclareCursorStmt(_)
+        | NodeEnum::CopyStmt(_)
+        | NodeEnum::CreateTableAsStmt(_)
+        | NodeEnum::CallStmt(_)
+        | NodeEnum::ExecuteStmt(_) => command_children(node, visit),
         NodeEnum::RangeSubselect(_)
         | NodeEnum::RangeFunction(_)
         | NodeEnum::RangeTableSample(_)
@@ -177,6 +183,22 @@ fn statement_children<'t>(node: &'t NodeEnum, visit: Visit<'_, 't>) {
         }
         NodeEnum::OnConflictClause(conflict) => conflict_children(conflict, visit),
         NodeEnum::InferClause(infer) => infer_children(infer, visit),
+        _ => visit(Child::Strange),
+    }
+}
+
+fn command_children<'t>(node: &'t NodeEnum, visit: Visit<'_, 't>) {
+    match node {
+        NodeEnum::ExplainStmt(explain) => one(&explain.query, visit),
+        NodeEnum::DeclareCursorStmt(declare) => one(&declare.query, visit),
+        NodeEnum::CopyStmt(copy) => one(&copy.query, visit),
+        NodeEnum::CreateTableAsStmt(create) => one(&create.query, visit),
+        NodeEnum::ExecuteStmt(execute) => many(&execute.params, visit),
+        NodeEnum::CallStmt(call) => {
+            if let Some(call) = &call.funccall {
+                many(&call.args, visit);
+            }
+        }
         _ => visit(Child::Strange),
     }
 }

@@ -92,7 +92,8 @@ impl<'t> Views<'t> {
             )));
         };
         self.list.push(View { definition, node });
-        self.numbers.insert(&relation.name, self.list.len() + CLIENT_TEXT);
+        self.numbers
+            .insert(&relation.name, self.list.len() + CLIENT_TEXT);
         Ok(())
     }
 }

@@ -33,7 +33,9 @@ pub(crate) fn write(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     route::refuse_unsafe(catalog, &analysis)?;
     crate::session::refuse_set_config(statement, &analysis)?;
     let Some(target) = main_target(statement, &analysis) else {
-        return Err(PlanError::unsupported("the statement has no target that is understood"));
+        return Err(PlanError::unsupported(
+            "the statement has no target that is understood",
+        ));
     };
     refuse_writes(catalog, &analysis)?;
     let found = analysis.occurrences[target].found;
@@ -71,7 +73,10 @@ fn target_of(node: &NodeEnum) -> Option<&protobuf::RangeVar> {
 /// The occurrence of the relation that the statement itself, not its WITH, changes.
 pub(crate) fn main_target(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<usize> {
     let range = target_of(statement.node)?;
-    analysis.occurrences.iter().position(|one| std::ptr::eq(one.range, range))
+    analysis
+        .occurrences
+        .iter()
+        .position(|one| std::ptr::eq(one.range, range))
 }
 
 /// Errors for relations that cannot be written without going behind the proxy's back.
@@ -128,8 +133,10 @@ pub(crate) fn refuse_writes_in_with(
     analysis: &Analysis<'_>,
 ) -> Result<(), PlanError> {
     refuse_writes(statement.catalog, analysis)?;
-    let copies =
-        analysis.occurrences.iter().find(|one| one.written && one.found.placed().is_some());
+    let copies = analysis
+        .occurrences
+        .iter()
+        .find(|one| one.written && one.found.placed().is_some());
     match copies {
         Some(one) => Err(with_over_several_shards(&format!(
             "reference table \"{}\" has a copy on every shard",
@@ -148,7 +155,11 @@ pub(crate) fn refuse_key_changes(
     refuse_writes(statement.catalog, analysis)?;
     let reference = |relation: &&Relation| relation.placement == Placement::Reference;
     let written = analysis.occurrences.iter().filter(|one| one.written);
-    if let Some(relation) = written.clone().filter_map(|one| one.found.placed()).find(reference) {
+    if let Some(relation) = written
+        .clone()
+        .filter_map(|one| one.found.placed())
+        .find(reference)
+    {
         return Err(with_over_several_shards(&format!(
             "reference table \"{}\" has a copy on every shard",
             relation.name.name
@@ -165,10 +176,15 @@ pub(crate) fn refuse_key_changes(
             return;
         }
         let occurrence = target_of(node).and_then(|range| {
-            analysis.occurrences.iter().position(|one| std::ptr::eq(one.range, range))
+            analysis
+                .occurrences
+                .iter()
+                .position(|one| std::ptr::eq(one.range, range))
         });
         let Some(occurrence) = occurrence else { return };
-        let Some(relation) = analysis.occurrences[occurrence].found.distributed() else { return };
+        let Some(relation) = analysis.occurrences[occurrence].found.distributed() else {
+            return;
+        };
         result = refuse_assignments(statement, analysis, node, occurrence, relation);
         if result.is_ok() && !std::ptr::eq(node, statement.node) {
             result = refuse_shard_defaults(node, relation);
@@ -205,7 +221,10 @@ pub(crate) fn default_traits(catalog: &Catalog, column: &Column) -> Traits {
     if column.sequence.is_some() || column.identity_always.is_some() {
         traits.note_call(catalog, "nextval", 1);
     }
-    match parse::parse_expression(&format!("({})", column.default.as_deref().unwrap_or("NULL"))) {
+    match parse::parse_expression(&format!(
+        "({})",
+        column.default.as_deref().unwrap_or("NULL")
+    )) {
         Some(node) => tree::walk(&node, &mut |child| {
             if let Child::Node(node) = child {
                 traits.note(catalog, node, true);
@@ -223,9 +242,10 @@ fn write_at_home(
     views: &Views<'_>,
     kind: &'static str,
 ) -> Result<Draft, PlanError> {
-    let elsewhere = analysis.occurrences.iter().any(|one| {
-        one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_))
-    });
+    let elsewhere = analysis
+        .occurrences
+        .iter()
+        .any(|one| one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_)));
     if !elsewhere {
         refuse_writes_in_with(statement, analysis)?;
         return Ok(Draft::home(kind).reusable(!analysis.traits.set_config));
@@ -262,9 +282,10 @@ fn write_distributed(
     let blocked = analysis.strange
         || analysis.traits.home.is_some()
         || route::not_colocated(analysis, &tables).is_some()
-        || analysis.occurrences.iter().any(|one| {
-            route::at_home(one.found).is_some() || matches!(one.found, Found::Proxy(_))
-        });
+        || analysis
+            .occurrences
+            .iter()
+            .any(|one| route::at_home(one.found).is_some() || matches!(one.found, Found::Proxy(_)));
     if blocked {
         return Err(unlinked(relation, &reason));
     }
@@ -277,7 +298,10 @@ fn write_distributed(
         let reason = if one.written {
             "changed and new rows are not joined with the source by the shard keys".to_owned()
         } else {
-            format!("\"{}\" is not joined with it by the shard keys", one.range.relname)
+            format!(
+                "\"{}\" is not joined with it by the shard keys",
+                one.range.relname
+            )
         };
         return Err(unlinked(relation, &reason));
     }
@@ -289,8 +313,14 @@ fn write_distributed(
     let sql = with_one_clock(statement, analysis)?;
     let returning = returns_rows(statement.node);
     // Outside of slots in a route, the text goes as it is: the plan holds for other literals.
-    let reusable = sql.is_none() && shards == ShardSet::All && statement.context.reach == Reach::Single;
-    let multi = Multi { shards, sql, returning, copies: false };
+    let reusable =
+        sql.is_none() && shards == ShardSet::All && statement.context.reach == Reach::Single;
+    let multi = Multi {
+        shards,
+        sql,
+        returning,
+        copies: false,
+    };
     Ok(Draft::new(Plan::Multi(multi), kind).reusable(reusable))
 }
 
@@ -300,7 +330,11 @@ fn unlinked(relation: &Relation, reason: &str) -> PlanError {
         relation.name.name
     ))
     .hint(LINK);
-    if reason.is_empty() { error } else { error.detail(sentence(reason)) }
+    if reason.is_empty() {
+        error
+    } else {
+        error.detail(sentence(reason))
+    }
 }
 
 /// Assignments to the shard key, other than of the value it has.
@@ -311,7 +345,9 @@ fn refuse_assignments(
     occurrence: usize,
     relation: &Relation,
 ) -> Result<(), PlanError> {
-    let Placement::Distributed { key, .. } = &relation.placement else { return Ok(()) };
+    let Placement::Distributed { key, .. } = &relation.placement else {
+        return Ok(());
+    };
     let change = || {
         PlanError::unsupported(format!(
             "changing shard key \"{key}\" of \"{}\" is not supported",
@@ -324,7 +360,10 @@ fn refuse_assignments(
         Some(NodeEnum::ColumnRef(column)) => {
             let fields = strings(&column.fields);
             let range = analysis.occurrences[occurrence].range;
-            let own = range.alias.as_ref().map_or(&range.relname, |alias| &alias.aliasname);
+            let own = range
+                .alias
+                .as_ref()
+                .map_or(&range.relname, |alias| &alias.aliasname);
             match fields.as_slice() {
                 [name] => *name == key.as_str() && target_is_alone(node),
                 [table, name] => {
@@ -340,12 +379,16 @@ fn refuse_assignments(
     let assigned: Vec<(&str, Option<&NodeEnum>, bool)> = match node {
         NodeEnum::UpdateStmt(update) => {
             let list = assigned_columns(&update.target_list);
-            list.into_iter().map(|(name, value)| (name, value, false)).collect()
+            list.into_iter()
+                .map(|(name, value)| (name, value, false))
+                .collect()
         }
         NodeEnum::InsertStmt(insert) => match &insert.on_conflict_clause {
             Some(conflict) => {
                 let list = assigned_columns(&conflict.target_list);
-                list.into_iter().map(|(name, value)| (name, value, true)).collect()
+                list.into_iter()
+                    .map(|(name, value)| (name, value, true))
+                    .collect()
             }
             None => Vec::new(),
         },
@@ -376,9 +419,7 @@ pub(crate) fn refuse_new_keys(
     relation: &Relation,
 ) -> Result<(), PlanError> {
     match main_target(statement, analysis) {
-        Some(target) => {
-            refuse_assignments(statement, analysis, statement.node, target, relation)
-        }
+        Some(target) => refuse_assignments(statement, analysis, statement.node, target, relation),
         None => Ok(()),
     }
 }
@@ -401,10 +442,16 @@ fn is_known_key(
     value: &NodeEnum,
 ) -> bool {
     use crate::facts::{Constant, constant};
-    let Some(relation) = analysis.occurrences[occurrence].found.distributed() else { return false };
-    let Some((key_type, _)) = route::group(relation) else { return false };
+    let Some(relation) = analysis.occurrences[occurrence].found.distributed() else {
+        return false;
+    };
+    let Some((key_type, _)) = route::group(relation) else {
+        return false;
+    };
     let types = statement.context.parameter_types;
-    let Some(value) = constant(value, key_type, types, true) else { return false };
+    let Some(value) = constant(value, key_type, types, true) else {
+        return false;
+    };
     match (analysis.key_values(occurrence).as_deref(), value) {
         (Some([Constant::Parameter(known)]), Constant::Parameter(index)) => *known == index,
         // Two literals in a normalised text have slots of their own, and another text with the
@@ -430,10 +477,7 @@ fn refuse_positioned(node: &NodeEnum) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn refuse_shard_defaults_of_merge(
-    node: &NodeEnum,
-    relation: &Relation,
-) -> Result<(), PlanError> {
+fn refuse_shard_defaults_of_merge(node: &NodeEnum, relation: &Relation) -> Result<(), PlanError> {
     match node {
         NodeEnum::MergeStmt(merge) if inserts(merge) => refuse_shard_defaults(node, relation),
         _ => Ok(()),
@@ -454,10 +498,12 @@ pub(crate) fn refuse_assigned_defaults(
     let reference = relation.placement == Placement::Reference;
     for (name, value) in assigned_anywhere(statement.node) {
         let default = matches!(value, Some(NodeEnum::SetToDefault(_)) | None);
-        let Some(column) = relation.column(name).filter(|_| default) else { continue };
+        let Some(column) = relation.column(name).filter(|_| default) else {
+            continue;
+        };
         let traits = default_traits(statement.catalog, column);
-        let uneven =
-            reference && (traits.volatile.is_some() || !traits.clocks.is_empty() || traits.statement_clock);
+        let uneven = reference
+            && (traits.volatile.is_some() || !traits.clocks.is_empty() || traits.statement_clock);
         if traits.home.is_some() || traits.unsafe_call.is_some() || uneven {
             return Err(PlanError::unsupported(format!(
                 "setting column \"{name}\" to its default is not supported"
@@ -493,7 +539,9 @@ fn assigned_anywhere(node: &NodeEnum) -> Vec<(&str, Option<&NodeEnum>)> {
 /// The occurrence whose rows say on which shard a part of the work is done: the target's, or for
 /// MERGE the source's, as every source row is looked at once.
 fn pivot(node: &NodeEnum, tables: &[usize], analysis: &Analysis<'_>, target: usize) -> usize {
-    let source = tables.iter().find(|index| !analysis.occurrences[**index].written);
+    let source = tables
+        .iter()
+        .find(|index| !analysis.occurrences[**index].written);
     match (node, source) {
         (NodeEnum::MergeStmt(_), Some(source)) => *source,
         _ => target,
@@ -531,7 +579,10 @@ fn refuse_uneven(node: &NodeEnum, analysis: &Analysis<'_>) -> Result<(), PlanErr
 fn has_subquery(node: &NodeEnum) -> bool {
     let mut found = false;
     tree::walk(node, &mut |child| {
-        found |= matches!(child, Child::Node(NodeEnum::SelectStmt(_)) | Child::Select(_));
+        found |= matches!(
+            child,
+            Child::Node(NodeEnum::SelectStmt(_)) | Child::Select(_)
+        );
     });
     found
 }
@@ -544,7 +595,9 @@ pub(crate) fn returns_rows(node: &NodeEnum) -> bool {
         NodeEnum::MergeStmt(merge) => &merge.returning_clause,
         _ => &None,
     };
-    clause.as_ref().is_some_and(|clause| !clause.exprs.is_empty())
+    clause
+        .as_ref()
+        .is_some_and(|clause| !clause.exprs.is_empty())
 }
 
 /// The statement with every reading of the transaction's timestamp replaced by one value for all
@@ -553,7 +606,12 @@ pub(crate) fn with_one_clock(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
 ) -> Result<Option<String>, PlanError> {
-    let clocks: Vec<_> = analysis.traits.clocks.iter().filter(|clock| !clock.in_view).collect();
+    let clocks: Vec<_> = analysis
+        .traits
+        .clocks
+        .iter()
+        .filter(|clock| !clock.in_view)
+        .collect();
     if clocks.is_empty() {
         return Ok(None);
     }
@@ -569,16 +627,26 @@ pub(crate) fn with_one_clock(
     for (location, name) in names {
         // Only where a whole output is one call does its name change.
         let (from, to) = source.call(location).ok_or_else(failure)?;
-        let clock = analysis.traits.clocks.iter().find(|clock| clock.location == from);
+        let clock = analysis
+            .traits
+            .clocks
+            .iter()
+            .find(|clock| clock.location == from);
         if let Some(clock) = clock {
-            edits = re_edit(edits, (from, to), &format!(
-                "({NOW_PLACEHOLDER}{}) AS {}",
-                clock.casts,
-                crate::sql::identifier(&name)
-            ));
+            edits = re_edit(
+                edits,
+                (from, to),
+                &format!(
+                    "({NOW_PLACEHOLDER}{}) AS {}",
+                    clock.casts,
+                    crate::sql::identifier(&name)
+                ),
+            );
         }
     }
-    let text = edits.apply(statement.text, statement.span).ok_or_else(failure)?;
+    let text = edits
+        .apply(statement.text, statement.span)
+        .ok_or_else(failure)?;
     match parse::parse_one(&text) {
         Some(_) => Ok(Some(text)),
         None => Err(failure()),
@@ -600,10 +668,14 @@ fn output_names(node: &NodeEnum) -> Vec<(usize, String)> {
         NodeEnum::MergeStmt(merge) => &merge.returning_clause,
         _ => &None,
     };
-    let Some(clause) = clause else { return Vec::new() };
+    let Some(clause) = clause else {
+        return Vec::new();
+    };
     nodes(&clause.exprs)
         .filter_map(|node| {
-            let NodeEnum::ResTarget(target) = node else { return None };
+            let NodeEnum::ResTarget(target) = node else {
+                return None;
+            };
             let value = inner(&target.val).filter(|_| target.name.is_empty())?;
             let (location, _) = functions::clock_of(value)?;
             Some((location, functions::output_name(value)?))
@@ -620,17 +692,22 @@ fn refuse_renamed_outputs(node: &NodeEnum) -> Result<(), PlanError> {
         NodeEnum::MergeStmt(merge) => &merge.returning_clause,
         _ => &None,
     };
-    let renamed = clause.iter().flat_map(|clause| nodes(&clause.exprs)).any(|node| {
-        let NodeEnum::ResTarget(target) = node else { return false };
-        let mut value = inner(&target.val).filter(|_| target.name.is_empty());
-        while let Some(NodeEnum::TypeCast(cast)) = value {
-            value = inner(&cast.arg);
-            if value.is_some_and(|value| functions::clock_of(value).is_some()) {
-                return true;
+    let renamed = clause
+        .iter()
+        .flat_map(|clause| nodes(&clause.exprs))
+        .any(|node| {
+            let NodeEnum::ResTarget(target) = node else {
+                return false;
+            };
+            let mut value = inner(&target.val).filter(|_| target.name.is_empty());
+            while let Some(NodeEnum::TypeCast(cast)) = value {
+                value = inner(&cast.arg);
+                if value.is_some_and(|value| functions::clock_of(value).is_some()) {
+                    return true;
+                }
             }
-        }
-        false
-    });
+            false
+        });
     if renamed {
         return Err(PlanError::unsupported(
             "a cast of now() in RETURNING needs an alias in a write over several shards",
@@ -654,7 +731,12 @@ fn write_copies(
     let sql = with_one_clock(statement, analysis)?;
     let reusable = sql.is_none();
     let returning = returns_rows(statement.node);
-    let multi = Multi { shards: ShardSet::All, sql, returning, copies: true };
+    let multi = Multi {
+        shards: ShardSet::All,
+        sql,
+        returning,
+        copies: true,
+    };
     Ok(Draft::new(Plan::Multi(multi), kind).reusable(reusable))
 }
 
@@ -683,16 +765,21 @@ pub(crate) fn refuse_uneven_traits(
         .hint("A reference table has a copy on every shard: write values into the statement that every shard computes alike.")
     };
     if analysis.strange {
-        return Err(refuse("The statement has parts that are not looked into.".to_owned()));
+        return Err(refuse(
+            "The statement has parts that are not looked into.".to_owned(),
+        ));
     }
     if analysis.writes_in_with {
         return Err(refuse("It writes inside WITH.".to_owned()));
     }
-    let other = analysis.occurrences.iter().find(|one| {
-        !matches!(one.found, Found::Known(known) if known.placement == Placement::Reference)
-    });
+    let other = analysis.occurrences.iter().find(
+        |one| !matches!(one.found, Found::Known(known) if known.placement == Placement::Reference),
+    );
     if let Some(one) = other {
-        return Err(refuse(format!("It reads \"{}\", which is not a reference table.", one.range.relname)));
+        return Err(refuse(format!(
+            "It reads \"{}\", which is not a reference table.",
+            one.range.relname
+        )));
     }
     if let Some(why) = &traits.home {
         return Err(refuse(why.clone()));
@@ -704,7 +791,9 @@ pub(crate) fn refuse_uneven_traits(
         return Err(refuse("Every shard has a clock of its own.".to_owned()));
     }
     if let Some(column) = &traits.system_column {
-        return Err(refuse(format!("Copies have different values of system column \"{column}\".")));
+        return Err(refuse(format!(
+            "Copies have different values of system column \"{column}\"."
+        )));
     }
     if let Some(what) = depends_on_order(statement.node) {
         return Err(refuse(format!(
@@ -716,8 +805,20 @@ pub(crate) fn refuse_uneven_traits(
 
 /// Aggregates whose result depends on the order of their input.
 const ORDERED_AGGREGATES: &[&str] = &[
-    "array_agg", "string_agg", "json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg",
-    "xmlagg", "first_value", "last_value", "nth_value", "row_number", "lag", "lead", "ntile",
+    "array_agg",
+    "string_agg",
+    "json_agg",
+    "jsonb_agg",
+    "json_object_agg",
+    "jsonb_object_agg",
+    "xmlagg",
+    "first_value",
+    "last_value",
+    "nth_value",
+    "row_number",
+    "lag",
+    "lead",
+    "ntile",
 ];
 
 fn depends_on_order(node: &NodeEnum) -> Option<&'static str> {
@@ -731,7 +832,11 @@ fn depends_on_order(node: &NodeEnum) -> Option<&'static str> {
         if select.limit_count.is_some() || select.limit_offset.is_some() {
             what = Some("LIMIT");
         }
-        if select.distinct_clause.iter().any(|node| node.node.is_some()) {
+        if select
+            .distinct_clause
+            .iter()
+            .any(|node| node.node.is_some())
+        {
             what = Some("DISTINCT ON");
         }
     };
@@ -741,7 +846,9 @@ fn depends_on_order(node: &NodeEnum) -> Option<&'static str> {
         Child::Select(inner) => select(inner),
         Child::Node(NodeEnum::FuncCall(call)) => {
             let names = strings(&call.funcname);
-            aggregate |= names.last().is_some_and(|name| ORDERED_AGGREGATES.contains(name));
+            aggregate |= names
+                .last()
+                .is_some_and(|name| ORDERED_AGGREGATES.contains(name));
         }
         _ => {}
     });

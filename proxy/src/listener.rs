@@ -33,7 +33,9 @@ pub enum StartError {
     #[error("no shards are configured")]
     NoShards,
     /// A login whose own schema would be the catalog's.
-    #[error("the user name \"{0}\" is reserved: its schema on the search path would be the catalog's")]
+    #[error(
+        "the user name \"{0}\" is reserved: its schema on the search path would be the catalog's"
+    )]
     ReservedUser(String),
     /// TLS files.
     #[error(transparent)]
@@ -65,7 +67,11 @@ pub struct Proxy {
 impl Proxy {
     /// Migrates the catalog, loads it, and begins to accept clients. Ends when `stop` is cancelled.
     pub async fn start(settings: Settings, stop: CancellationToken) -> Result<Proxy, StartError> {
-        if let Some(user) = settings.users.iter().find(|user| user.name == "automator67") {
+        if let Some(user) = settings
+            .users
+            .iter()
+            .find(|user| user.name == "automator67")
+        {
             return Err(StartError::ReservedUser(user.name.clone()));
         }
         let shards = shards(&settings)?;

@@ -289,7 +289,10 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
     let mut server = Server {
         wire,
         shard: shard.clone(),
-        key: Arc::new(BackendKey { shard: shard.clone(), key: Box::new([0; 8]) }),
+        key: Arc::new(BackendKey {
+            shard: shard.clone(),
+            key: Box::new([0; 8]),
+        }),
         parameters: Vec::new(),
         settings: SettingMap::default(),
         expected: VecDeque::new(),
@@ -308,8 +311,10 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         match frame.tag {
             b'Z' => return Ok(server),
             b'K' => {
-                server.key =
-                    Arc::new(BackendKey { shard: shard.clone(), key: frame.body().into() });
+                server.key = Arc::new(BackendKey {
+                    shard: shard.clone(),
+                    key: frame.body().into(),
+                });
             }
             b'S' => {
                 let mut reader = message::Reader::new(frame.body());

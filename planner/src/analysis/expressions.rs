@@ -50,25 +50,25 @@ impl<'t> Analysis<'t> {
         if !is_equality(&expr.name) {
             return;
         }
-        let (Some(left), Some(right)) = (inner(&expr.lexpr), inner(&expr.rexpr)) else { return };
+        let (Some(left), Some(right)) = (inner(&expr.lexpr), inner(&expr.rexpr)) else {
+            return;
+        };
         match expr.kind() {
             AExprKind::AexprOp => self.equality(left, right, scope, names),
             AExprKind::AexprIn | AExprKind::AexprOpAny => {
-                let Operand::Column(column) = self.operand(left, names) else { return };
-                let Some(values) = elements(right) else { return };
+                let Operand::Column(column) = self.operand(left, names) else {
+                    return;
+                };
+                let Some(values) = elements(right) else {
+                    return;
+                };
                 self.one_of(column, &values, scope, self.text);
             }
             _ => {}
         }
     }
 
-    fn equality(
-        &mut self,
-        left: &'t NodeEnum,
-        right: &'t NodeEnum,
-        scope: usize,
-        names: &Names,
-    ) {
+    fn equality(&mut self, left: &'t NodeEnum, right: &'t NodeEnum, scope: usize, names: &Names) {
         if let (NodeEnum::RowExpr(left), NodeEnum::RowExpr(right)) = (left, right) {
             if left.args.len() == right.args.len() {
                 for (left, right) in nodes(&left.args).zip(nodes(&right.args)) {
@@ -100,13 +100,20 @@ impl<'t> Analysis<'t> {
     }
 
     fn operand(&self, node: &'t NodeEnum, names: &Names) -> Operand<'t> {
-        let NodeEnum::ColumnRef(column) = node else { return Operand::Other(node) };
+        let NodeEnum::ColumnRef(column) = node else {
+            return Operand::Other(node);
+        };
         match scope::meaning(&self.items, names, column) {
             Meaning::Column(column) => Operand::Column(column),
             Meaning::Constant(item, output) => {
                 let item = &self.items[item];
-                let constant = item.columns.as_ref().and_then(|columns| columns[output].constant);
-                constant.map_or(Operand::Other(node), |value| Operand::Given(value, item.text))
+                let constant = item
+                    .columns
+                    .as_ref()
+                    .and_then(|columns| columns[output].constant);
+                constant.map_or(Operand::Other(node), |value| {
+                    Operand::Given(value, item.text)
+                })
             }
             Meaning::Item(_) | Meaning::Star | Meaning::Unknown => Operand::Other(node),
         }
@@ -128,7 +135,9 @@ impl<'t> Analysis<'t> {
         scope: usize,
         text: usize,
     ) {
-        let Some(family) = self.family(column) else { return };
+        let Some(family) = self.family(column) else {
+            return;
+        };
         let types = self.context.parameter_types;
         let constants: Option<Vec<_>> = values
             .iter()
@@ -148,7 +157,9 @@ impl<'t> Analysis<'t> {
         text: usize,
         scope: usize,
     ) {
-        let Some(family) = self.family(column) else { return };
+        let Some(family) = self.family(column) else {
+            return;
+        };
         if self.keeps_type(value, family) {
             self.one_of(column, &[value], scope, text);
         }
@@ -165,8 +176,13 @@ impl<'t> Analysis<'t> {
                 _ => false,
             },
             NodeEnum::ParamRef(parameter) => {
-                let index = usize::try_from(parameter.number).unwrap_or(0).wrapping_sub(1);
-                self.context.parameter_types.get(index).is_some_and(|oid| *oid != 0)
+                let index = usize::try_from(parameter.number)
+                    .unwrap_or(0)
+                    .wrapping_sub(1);
+                self.context
+                    .parameter_types
+                    .get(index)
+                    .is_some_and(|oid| *oid != 0)
             }
             _ => false,
         }
@@ -185,15 +201,21 @@ impl<'t> Analysis<'t> {
         match node {
             NodeEnum::SubLink(link) => self.sublink(link, scope, names, env, false),
             NodeEnum::SelectStmt(select) => {
-                let place = Place { scope, outer: names.clone(), env: env.clone() };
+                let place = Place {
+                    scope,
+                    outer: names.clone(),
+                    env: env.clone(),
+                };
                 self.select(select, &place);
             }
             NodeEnum::ColumnRef(column) => {
-                self.traits.note(self.catalog, node, self.text != CLIENT_TEXT);
+                self.traits
+                    .note(self.catalog, node, self.text != CLIENT_TEXT);
                 self.column(column, names, false);
             }
             _ => {
-                self.traits.note(self.catalog, node, self.text != CLIENT_TEXT);
+                self.traits
+                    .note(self.catalog, node, self.text != CLIENT_TEXT);
                 self.visit_children(node, scope, names, env);
             }
         }
@@ -212,7 +234,11 @@ impl<'t> Analysis<'t> {
             match child {
                 Child::Node(node) => self.visit(node, scope, names, env),
                 Child::Select(select) => {
-                    let place = Place { scope, outer: names.clone(), env: env.clone() };
+                    let place = Place {
+                        scope,
+                        outer: names.clone(),
+                        env: env.clone(),
+                    };
                     self.select(select, &place);
                 }
                 Child::Range(_) | Child::Strange => self.strange = true,
@@ -238,7 +264,11 @@ impl<'t> Analysis<'t> {
             self.visit(tested, scope, names, env);
         }
         let inside = self.facts.scope(Some(scope));
-        let place = Place { scope: inside, outer: names.clone(), env: env.clone() };
+        let place = Place {
+            scope: inside,
+            outer: names.clone(),
+            env: env.clone(),
+        };
         let outputs = inner(&link.subselect).and_then(|node| self.query(node, &place));
         let equality = !names_operator || is_equality(&link.oper_name);
         let (Some(tested), Some(outputs), SubLinkType::AnySublink, true) =
@@ -277,7 +307,8 @@ impl<'t> Analysis<'t> {
         output_without_alias: bool,
     ) {
         let fields = strings(&column.fields);
-        self.names.extend(fields.iter().map(|name| (*name).to_owned()));
+        self.names
+            .extend(fields.iter().map(|name| (*name).to_owned()));
         let location = usize::try_from(column.location).unwrap_or(0);
         let starred = fields.len() < column.fields.len();
         let qualifiers = fields.len().saturating_sub(if starred { 1 } else { 2 });
@@ -318,19 +349,27 @@ impl<'t> Analysis<'t> {
     pub(super) fn note_filters(&mut self, condition: &'t NodeEnum, scope: usize, names: &Names) {
         for conjunct in conjuncts(condition) {
             let mut columns = Vec::new();
-            let column = |reference: &protobuf::ColumnRef| {
-                match scope::meaning(&self.items, names, reference) {
-                    Meaning::Column(column) => {
-                        columns.push(column);
-                        let found = self.occurrences[column.occurrence].found;
-                        let scope::Found::Known(relation) = found else { return None };
-                        relation.columns.get(column.column)
-                    }
-                    _ => None,
+            let column = |reference: &protobuf::ColumnRef| match scope::meaning(
+                &self.items,
+                names,
+                reference,
+            ) {
+                Meaning::Column(column) => {
+                    columns.push(column);
+                    let found = self.occurrences[column.occurrence].found;
+                    let scope::Found::Known(relation) = found else {
+                        return None;
+                    };
+                    relation.columns.get(column.column)
                 }
+                _ => None,
             };
-            let Some(sql) = filter::render(conjunct, column) else { continue };
-            let Some(first) = columns.first().map(|column| column.occurrence) else { continue };
+            let Some(sql) = filter::render(conjunct, column) else {
+                continue;
+            };
+            let Some(first) = columns.first().map(|column| column.occurrence) else {
+                continue;
+            };
             let one = columns.iter().all(|column| column.occurrence == first);
             if one && self.occurrences[first].scope == scope {
                 self.occurrences[first].filters.push(sql);
@@ -356,7 +395,9 @@ impl<'t> Analysis<'t> {
             && !nodes(&select.target_list).any(has_window);
         let mut outputs = Vec::with_capacity(select.target_list.len());
         for node in nodes(&select.target_list) {
-            let NodeEnum::ResTarget(target) = node else { return None };
+            let NodeEnum::ResTarget(target) = node else {
+                return None;
+            };
             let value = inner(&target.val)?;
             let mut output = Output::default();
             if let NodeEnum::ColumnRef(column) = value {
@@ -413,7 +454,10 @@ fn is_constant(node: &NodeEnum) -> bool {
     match node {
         NodeEnum::AConst(_) | NodeEnum::ParamRef(_) => true,
         NodeEnum::TypeCast(cast) => {
-            matches!(inner(&cast.arg), Some(NodeEnum::AConst(_) | NodeEnum::ParamRef(_)))
+            matches!(
+                inner(&cast.arg),
+                Some(NodeEnum::AConst(_) | NodeEnum::ParamRef(_))
+            )
         }
         _ => false,
     }

@@ -37,18 +37,21 @@ impl<'t> Analysis<'t> {
         };
         let (first_item, first_occurrence) = (self.items.len(), self.occurrences.len());
         let left = match inner(&join.larg) {
-            Some(node) => self.from_item(node, left_scope, place, prior),
+            Some(node) => self.item_of_from(node, left_scope, place, prior),
             None => Visible::default(),
         };
         let seen = prior.clone().and(left.clone());
         let right = match inner(&join.rarg) {
-            Some(node) => self.from_item(node, right_scope, place, &seen),
+            Some(node) => self.item_of_from(node, right_scope, place, &seen),
             None => Visible::default(),
         };
         let merged = self.merged_columns(join, &left, &right, condition_scope);
         let mut visible = left.and(right);
         visible.merged.extend(merged);
-        let names = Rc::new(Names { visible: visible.clone(), outer: Some(place.outer.clone()) });
+        let names = Rc::new(Names {
+            visible: visible.clone(),
+            outer: Some(place.outer.clone()),
+        });
         match (inner(&join.quals), condition_scope) {
             (Some(condition), Some(facts)) => self.condition(condition, facts, &names, &place.env),
             (Some(condition), None) => self.visit(condition, scope, &names, &place.env),
@@ -56,7 +59,9 @@ impl<'t> Analysis<'t> {
         }
         if let Some(alias) = &join.alias {
             // It hides what is inside; all of that may be meant by it.
-            self.occurrences[first_occurrence..].iter_mut().for_each(|one| one.whole = true);
+            self.occurrences[first_occurrence..]
+                .iter_mut()
+                .for_each(|one| one.whole = true);
             debug_assert!(first_item <= self.items.len());
             return self.derived(&Some(alias.clone()), "", None);
         }
@@ -98,7 +103,10 @@ impl<'t> Analysis<'t> {
                 }
             }
         } else {
-            strings(&join.using_clause).into_iter().map(str::to_owned).collect()
+            strings(&join.using_clause)
+                .into_iter()
+                .map(str::to_owned)
+                .collect()
         };
         let all: Vec<usize> = left.items.iter().chain(&right.items).copied().collect();
         let mut merged = Vec::with_capacity(names.len());
@@ -117,7 +125,11 @@ impl<'t> Analysis<'t> {
                 JoinType::JoinRight => right,
                 _ => None,
             };
-            merged.push(Merged { name, items: all.clone(), column });
+            merged.push(Merged {
+                name,
+                items: all.clone(),
+                column,
+            });
         }
         merged
     }
@@ -136,7 +148,10 @@ impl<'t> Analysis<'t> {
                 }
             }
         }
-        let known = right.items.iter().all(|item| self.items[*item].columns.is_some());
+        let known = right
+            .items
+            .iter()
+            .all(|item| self.items[*item].columns.is_some());
         known.then_some(names)
     }
 

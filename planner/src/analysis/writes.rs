@@ -17,7 +17,7 @@ impl<'t> Analysis<'t> {
         let inside = self.with(&update.with_clause, place);
         let scope = self.facts.scope(Some(inside.scope));
         let target = self.target(&update.relation, scope);
-        let names = self.from_clause(&update.from_clause, scope, &inside, target);
+        let names = self.names_of_from(&update.from_clause, scope, &inside, target);
         if let Some(condition) = inner(&update.where_clause) {
             self.condition(condition, scope, &names, &inside.env);
             self.note_filters(condition, scope, &names);
@@ -31,7 +31,7 @@ impl<'t> Analysis<'t> {
         let inside = self.with(&delete.with_clause, place);
         let scope = self.facts.scope(Some(inside.scope));
         let target = self.target(&delete.relation, scope);
-        let names = self.from_clause(&delete.using_clause, scope, &inside, target);
+        let names = self.names_of_from(&delete.using_clause, scope, &inside, target);
         if let Some(condition) = inner(&delete.where_clause) {
             self.condition(condition, scope, &names, &inside.env);
             self.note_filters(condition, scope, &names);
@@ -48,11 +48,14 @@ impl<'t> Analysis<'t> {
         let nullable = self.facts.scope(Some(scope));
         let target = self.target(&merge.relation, nullable);
         let source = match inner(&merge.source_relation) {
-            Some(node) => self.from_item(node, scope, &inside, &Visible::default()),
+            Some(node) => self.item_of_from(node, scope, &inside, &Visible::default()),
             None => Visible::default(),
         };
         let visible = target.and(source);
-        let names = Rc::new(Names { visible, outer: Some(inside.outer.clone()) });
+        let names = Rc::new(Names {
+            visible,
+            outer: Some(inside.outer.clone()),
+        });
         let by_source = nodes(&merge.merge_when_clauses).any(|node| {
             matches!(node, NodeEnum::MergeWhenClause(when)
                 if when.match_kind() == protobuf::MergeMatchKind::MergeWhenNotMatchedBySource)
@@ -85,16 +88,30 @@ impl<'t> Analysis<'t> {
         names: &Names,
     ) {
         let visible = self.target(&merge.relation, scope);
-        let occurrence = visible.items.first().and_then(|item| self.items[*item].occurrence);
+        let occurrence = visible
+            .items
+            .first()
+            .and_then(|item| self.items[*item].occurrence);
         let Some(occurrence) = occurrence else { return };
-        let Some(relation) = self.occurrences[occurrence].found.distributed() else { return };
-        let Placement::Distributed { key, .. } = &relation.placement else { return };
-        let Some(column) = relation.columns.iter().position(|one| one.name == *key) else { return };
+        self.occurrences[occurrence].inserted = true;
+        let Some(relation) = self.occurrences[occurrence].found.distributed() else {
+            return;
+        };
+        let Placement::Distributed { key, .. } = &relation.placement else {
+            return;
+        };
+        let Some(column) = relation.columns.iter().position(|one| one.name == *key) else {
+            return;
+        };
         let position = match when.target_list.as_slice() {
             [] => Some(column),
-            list => assigned_columns(list).iter().position(|(name, _)| name == key),
+            list => assigned_columns(list)
+                .iter()
+                .position(|(name, _)| name == key),
         };
-        let value = position.and_then(|at| when.values.get(at)).and_then(|one| one.node.as_ref());
+        let value = position
+            .and_then(|at| when.values.get(at))
+            .and_then(|one| one.node.as_ref());
         if let Some(value) = value {
             self.column_equals(ColumnId { occurrence, column }, value, scope, names);
         }
@@ -105,10 +122,23 @@ impl<'t> Analysis<'t> {
         let inside = self.with(&insert.with_clause, place);
         let scope = self.facts.scope(Some(inside.scope));
         let target = self.target(&insert.relation, scope);
-        let names = Rc::new(Names { visible: target, outer: Some(inside.outer.clone()) });
+        if let Some(occurrence) = target
+            .items
+            .first()
+            .and_then(|one| self.items[*one].occurrence)
+        {
+            self.occurrences[occurrence].inserted = true;
+        }
+        let names = Rc::new(Names {
+            visible: target,
+            outer: Some(inside.outer.clone()),
+        });
         let query = inner(&insert.select_stmt);
         if let Some(query) = query {
-            let place = Place { scope, ..inside.clone() };
+            let place = Place {
+                scope,
+                ..inside.clone()
+            };
             let outputs = self.query(query, &place);
             self.inserted_key(insert, query, outputs, &names.visible, scope);
         }
@@ -118,7 +148,10 @@ impl<'t> Analysis<'t> {
             // `excluded` has the target's columns.
             let excluded = self.excluded(&names.visible);
             let visible = names.visible.clone().and(excluded);
-            let names = Rc::new(Names { visible, outer: names.outer.clone() });
+            let names = Rc::new(Names {
+                visible,
+                outer: names.outer.clone(),
+            });
             for child in below {
                 match child {
                     Child::Node(node) => self.visit(node, scope, &names, &inside.env),
@@ -131,12 +164,21 @@ impl<'t> Analysis<'t> {
     }
 
     fn excluded(&mut self, target: &Visible) -> Visible {
-        let columns = target.items.first().and_then(|item| self.items[*item].columns.clone());
-        let unknown = |output: Output<'t>| Output { column: None, ..output };
+        let columns = target
+            .items
+            .first()
+            .and_then(|item| self.items[*item].columns.clone());
+        let unknown = |output: Output<'t>| Output {
+            column: None,
+            ..output
+        };
         let columns = columns.map(|columns| columns.into_iter().map(unknown).collect());
         let mut visible = self.derived(&None, "excluded", columns);
         visible.merged.clear();
-        visible.items.iter().for_each(|item| self.items[*item].qualified_only = true);
+        visible
+            .items
+            .iter()
+            .for_each(|item| self.items[*item].qualified_only = true);
         visible
     }
 
@@ -149,11 +191,20 @@ impl<'t> Analysis<'t> {
         target: &Visible,
         scope: usize,
     ) {
-        let occurrence = target.items.first().and_then(|item| self.items[*item].occurrence);
+        let occurrence = target
+            .items
+            .first()
+            .and_then(|item| self.items[*item].occurrence);
         let Some(occurrence) = occurrence else { return };
-        let Some(relation) = self.occurrences[occurrence].found.distributed() else { return };
-        let Placement::Distributed { key, .. } = &relation.placement else { return };
-        let Some(column) = relation.columns.iter().position(|one| one.name == *key) else { return };
+        let Some(relation) = self.occurrences[occurrence].found.distributed() else {
+            return;
+        };
+        let Placement::Distributed { key, .. } = &relation.placement else {
+            return;
+        };
+        let Some(column) = relation.columns.iter().position(|one| one.name == *key) else {
+            return;
+        };
         let position = match insert.cols.as_slice() {
             [] => Some(column),
             columns => nodes(columns).position(|node| {

@@ -14,10 +14,13 @@ use crate::{
 };
 
 /// Words of commands that change the schema.
-const DEFINES: &[&str] = &["create", "alter", "drop", "grant", "revoke", "comment", "reindex"];
+const DEFINES: &[&str] = &[
+    "create", "alter", "drop", "grant", "revoke", "comment", "reindex",
+];
 /// Words of commands that change rows or sequences.
-const CHANGES: &[&str] =
-    &["insert", "update", "delete", "merge", "truncate", "copy", "nextval", "setval", "perform"];
+const CHANGES: &[&str] = &[
+    "insert", "update", "delete", "merge", "truncate", "copy", "nextval", "setval", "perform",
+];
 
 /// DO. Its code is judged by its words, strings and comments included.
 pub(super) fn block(
@@ -27,8 +30,12 @@ pub(super) fn block(
     let mut code = String::new();
     let mut language = "plpgsql".to_owned();
     for node in nodes(&block.args) {
-        let NodeEnum::DefElem(option) = node else { continue };
-        let value = inner(&option.arg).and_then(constant_text).unwrap_or_default();
+        let NodeEnum::DefElem(option) = node else {
+            continue;
+        };
+        let value = inner(&option.arg)
+            .and_then(constant_text)
+            .unwrap_or_default();
         match option.defname.as_str() {
             "as" => code = value.to_lowercase(),
             "language" => language = value,
@@ -59,8 +66,10 @@ pub(super) fn block(
         .hint("Run the statements themselves."));
     }
     if language != "plpgsql" && language != "sql" && statement.catalog.has_placed_relations {
-        return Err(PlanError::unsupported(format!("DO in language {language} is not supported"))
-            .hint("Use plpgsql."));
+        return Err(
+            PlanError::unsupported(format!("DO in language {language} is not supported"))
+                .hint("Use plpgsql."),
+        );
     }
     Ok(Draft::home("do").writes())
 }

@@ -30,14 +30,16 @@ pub(super) fn create(
         name: range.relname.clone(),
     });
     let creates_table = name.filter(|_| create.partbound.is_none());
-    let ddl = Ddl { outside_transaction: false, sql: None, home_only: false, creates_table };
+    let ddl = Ddl {
+        outside_transaction: false,
+        sql: None,
+        home_only: false,
+        creates_table,
+    };
     Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
 }
 
-fn refuse_child(
-    statement: &Statement<'_>,
-    parent: &protobuf::RangeVar,
-) -> Result<(), PlanError> {
+fn refuse_child(statement: &Statement<'_>, parent: &protobuf::RangeVar) -> Result<(), PlanError> {
     match placed(statement, Some(parent)) {
         Some(parent) => Err(PlanError::unsupported(format!(
             "\"{}\" cannot have children or partitions",
@@ -69,7 +71,9 @@ pub(super) fn index(
     statement: &Statement<'_>,
     index: &protobuf::IndexStmt,
 ) -> Result<(), PlanError> {
-    let Some(relation) = placed(statement, index.relation.as_ref()) else { return Ok(()) };
+    let Some(relation) = placed(statement, index.relation.as_ref()) else {
+        return Ok(());
+    };
     let columns: Vec<&str> = nodes(&index.index_params)
         .filter_map(|node| match node {
             NodeEnum::IndexElem(element) if element.expr.is_none() => Some(element.name.as_str()),
@@ -77,7 +81,11 @@ pub(super) fn index(
         })
         .collect();
     refuse_volatile(statement, relation, statement.node)?;
-    if index.unique { refuse_unique(relation, &columns, "a unique index") } else { Ok(()) }
+    if index.unique {
+        refuse_unique(relation, &columns, "a unique index")
+    } else {
+        Ok(())
+    }
 }
 
 /// Expressions of indexes are immutable: nothing to look for but functions that read tables.
@@ -86,7 +94,9 @@ fn refuse_volatile(
     relation: &Relation,
     node: &NodeEnum,
 ) -> Result<(), PlanError> {
-    let NodeEnum::IndexStmt(index) = node else { return Ok(()) };
+    let NodeEnum::IndexStmt(index) = node else {
+        return Ok(());
+    };
     let mut traits = Traits::default();
     let condition = inner(&index.where_clause).into_iter();
     for node in nodes(&index.index_params).chain(condition) {
@@ -130,7 +140,9 @@ pub(super) fn alter(
 ) -> Result<(), PlanError> {
     let relation = placed(statement, alter.relation.as_ref());
     for node in nodes(&alter.cmds) {
-        let NodeEnum::AlterTableCmd(command) = node else { continue };
+        let NodeEnum::AlterTableCmd(command) = node else {
+            continue;
+        };
         attach(statement, command)?;
         if let Some(relation) = relation {
             alter_placed(statement, relation, command)?;
@@ -164,7 +176,10 @@ fn alter_placed(
     match command.subtype() {
         Command::AtDropColumn | Command::AtAlterColumnType | Command::AtDropNotNull if of_key => {
             refuse(
-                format!("shard key \"{}\" of \"{table}\" cannot be changed", command.name),
+                format!(
+                    "shard key \"{}\" of \"{table}\" cannot be changed",
+                    command.name
+                ),
                 "Undistribute the table first: SELECT undistribute_table('...')",
             )
         }
@@ -235,7 +250,11 @@ fn add_column(
     relation: &Relation,
     column: &protobuf::ColumnDef,
 ) -> Result<(), PlanError> {
-    let type_name = column.type_name.as_ref().map(|name| strings(&name.names)).unwrap_or_default();
+    let type_name = column
+        .type_name
+        .as_ref()
+        .map(|name| strings(&name.names))
+        .unwrap_or_default();
     let serial = matches!(
         type_name.last(),
         Some(&("serial" | "serial2" | "serial4" | "serial8" | "bigserial" | "smallserial"))
@@ -279,9 +298,7 @@ fn add_constraint(
 ) -> Result<(), PlanError> {
     match constraint.contype() {
         // USING INDEX: the index was looked at when it was made.
-        ConstrType::ConstrPrimary | ConstrType::ConstrUnique
-            if constraint.indexname.is_empty() =>
-        {
+        ConstrType::ConstrPrimary | ConstrType::ConstrUnique if constraint.indexname.is_empty() => {
             let mut columns = strings(&constraint.keys);
             columns.extend(column);
             refuse_unique(relation, &columns, "a primary key or unique constraint")
@@ -306,7 +323,9 @@ fn add_constraint(
 fn exclusion_columns(constraint: &Constraint) -> Vec<&str> {
     nodes(&constraint.exclusions)
         .filter_map(|node| {
-            let NodeEnum::List(pair) = node else { return None };
+            let NodeEnum::List(pair) = node else {
+                return None;
+            };
             let mut parts = nodes(&pair.items);
             let (Some(NodeEnum::IndexElem(element)), Some(NodeEnum::List(operator))) =
                 (parts.next(), parts.next())
@@ -328,7 +347,9 @@ fn foreign_key(
     let range = constraint.pktable.as_ref();
     let referenced =
         range.and_then(|range| scope::find_known(statement.catalog, statement.context, range));
-    let Some(referenced) = referenced else { return Ok(()) };
+    let Some(referenced) = referenced else {
+        return Ok(());
+    };
     let (from, to) = (&relation.name.name, &referenced.name.name);
     let refuse = |why: String, hint: String| {
         Err(PlanError::unsupported(format!(
@@ -341,7 +362,9 @@ fn foreign_key(
         (Placement::Local, _) | (_, Placement::Reference) => Ok(()),
         (_, Placement::Local) => refuse(
             format!("The rows of \"{to}\" are on the home shard alone."),
-            format!("Make it a reference table, or distribute it too: SELECT create_reference_table('{to}')"),
+            format!(
+                "Make it a reference table, or distribute it too: SELECT create_reference_table('{to}')"
+            ),
         ),
         (Placement::Reference, Placement::Distributed { .. }) => refuse(
             format!("\"{from}\" has a copy on every shard, \"{to}\" a part of its rows."),
@@ -362,7 +385,10 @@ fn foreign_key(
                 list => strings(list),
             };
             let pairs = columns.iter().zip(&referenced);
-            if pairs.into_iter().any(|(from, to)| from == key && to == other) {
+            if pairs
+                .into_iter()
+                .any(|(from, to)| from == key && to == other)
+            {
                 return Ok(());
             }
             refuse(

@@ -35,31 +35,35 @@ pub(super) fn insert_query(
     write::refuse_assigned_defaults(statement, relation)?;
     let columns = given_columns(insert, relation);
     let filled_at_home = relation.columns.iter().enumerate().any(|(at, column)| {
-        let given = columns.as_ref().is_some_and(|columns| columns.contains(&at));
-        !given && (draws(column) || write::default_traits(statement.catalog, column).home.is_some())
+        let given = columns
+            .as_ref()
+            .is_some_and(|columns| columns.contains(&at));
+        !given
+            && (draws(column)
+                || write::default_traits(statement.catalog, column)
+                    .home
+                    .is_some())
     });
-    if !filled_at_home
-        && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)?
-    {
+    if !filled_at_home && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)? {
         let plan = Plan::Single(Target::Key(route));
         return Ok(Draft::new(plan, "insert").reusable(reusable));
     }
-    refuse(insert, analysis, relation)?;
+    refuse(statement, insert, analysis, relation)?;
     let columns = columns.ok_or_else(|| not_listed(relation))?;
     spread(statement, insert, analysis, views, relation, &columns)
 }
 
 fn refuse(
+    statement: &Statement<'_>,
     insert: &protobuf::InsertStmt,
     analysis: &Analysis<'_>,
     relation: &Relation,
 ) -> Result<(), PlanError> {
-    let clause = if insert.returning_clause.as_ref().is_some_and(|one| !one.exprs.is_empty()) {
-        "RETURNING"
-    } else if insert.on_conflict_clause.is_some() {
-        "ON CONFLICT"
-    } else if insert.with_clause.is_some() && analysis.writes_in_with {
+    super::refuse_conflict(statement, insert, analysis, relation)?;
+    let clause = if insert.with_clause.is_some() && analysis.writes_in_with {
         "a write inside WITH"
+    } else if suffix_selects(statement, insert) {
+        "a subquery behind its query"
     } else {
         return Ok(());
     };
@@ -68,6 +72,36 @@ fn refuse(
         relation.name.name
     ))
     .hint("Run the SELECT first, and insert its rows with INSERT ... VALUES."))
+}
+
+/// ON CONFLICT or RETURNING has a subquery.
+fn suffix_selects(statement: &Statement<'_>, insert: &protobuf::InsertStmt) -> bool {
+    let source = Source::new(statement.text);
+    let Some(start) = suffix_start(&source, statement, insert) else {
+        return false;
+    };
+    (source.token_from(start)..source.tokens.len()).any(|at| source.is_word(at, "select"))
+}
+
+/// Where ON CONFLICT or RETURNING begins.
+fn suffix_start(
+    source: &Source<'_>,
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+) -> Option<usize> {
+    if let Some(conflict) = &insert.on_conflict_clause {
+        return usize::try_from(conflict.location).ok();
+    }
+    insert
+        .returning_clause
+        .as_ref()
+        .filter(|one| !one.exprs.is_empty())?;
+    // RETURNING is a reserved word: the last one outside of brackets begins the clause.
+    let tokens = source.tokens.iter().enumerate().rev();
+    let mut words = tokens.filter(|(at, token)| {
+        token.depth == 0 && token.end <= statement.span.1 && source.is_word(*at, "returning")
+    });
+    words.next().map(|(_, token)| token.start)
 }
 
 fn not_listed(relation: &Relation) -> PlanError {
@@ -90,7 +124,9 @@ fn given_columns(insert: &protobuf::InsertStmt, relation: &Relation) -> Option<V
 }
 
 fn width(node: &NodeEnum) -> Option<usize> {
-    let NodeEnum::SelectStmt(select) = node else { return None };
+    let NodeEnum::SelectStmt(select) = node else {
+        return None;
+    };
     select_width(select)
 }
 
@@ -108,9 +144,10 @@ fn select_width(select: &protobuf::SelectStmt) -> Option<usize> {
             }
             Some(NodeEnum::AIndirection(expr)) => {
                 strings(&expr.indirection).len() < expr.indirection.len()
-                    && expr.indirection.iter().any(|one| {
-                        matches!(one.node, Some(NodeEnum::AStar(_)))
-                    })
+                    && expr
+                        .indirection
+                        .iter()
+                        .any(|one| matches!(one.node, Some(NodeEnum::AStar(_))))
             }
             _ => false,
         },
@@ -130,17 +167,25 @@ fn spread(
     given: &[usize],
 ) -> Result<Draft, PlanError> {
     let failure = || {
-        PlanError::unsupported("this form of INSERT ... SELECT is not supported over several shards")
+        PlanError::unsupported(
+            "this form of INSERT ... SELECT is not supported over several shards",
+        )
     };
     let span = query_span(statement, insert).ok_or_else(failure)?;
     let reads_elsewhere = analysis.occurrences.iter().any(|one| {
-        !one.written
-            && (one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_)))
+        !one.written && (one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_)))
     });
-    let reason = format!("rows for \"{}\" are computed before they are spread", relation.name.name);
-    let part = Statement { span, parameters: statement.parameters.clone(), ..*statement };
+    let reason = format!(
+        "rows for \"{}\" are computed before they are spread",
+        relation.name.name
+    );
+    let part = Statement {
+        span,
+        parameters: statement.parameters.clone(),
+        ..*statement
+    };
     let with = with_span(statement, insert);
-    let wrap = |query: &str| wrapped(statement, relation, given, query, &with);
+    let wrap = |query: &str| wrapped(statement, relation, given, query, with);
     let (query, query_sql) = if reads_elsewhere {
         let mut gather = gather::gather(&part, analysis, views, reason)?;
         if !with.is_empty() {
@@ -171,6 +216,10 @@ fn spread(
         columns: columns.iter().map(|column| column.name.clone()).collect(),
         key_column,
         key_type: key.map(|(_, key_type)| key_type),
+        suffix: suffix_start(&Source::new(statement.text), statement, insert)
+            .and_then(|start| statement.text.get(start..statement.span.1))
+            .map(str::to_owned),
+        one_result_per_row: super::one_result_per_row(insert),
     };
     Ok(Draft::new(Plan::InsertSelect(plan), "insert").session(session))
 }
@@ -208,7 +257,12 @@ fn wrapped(
         .enumerate()
         .map(|(at, column)| {
             let column = &relation.columns[*column];
-            format!("(c{})::{} AS {}", at + 1, without_length(&column.sql_type), identifier(&column.name))
+            format!(
+                "(c{})::{} AS {}",
+                at + 1,
+                without_length(&column.sql_type),
+                identifier(&column.name)
+            )
         })
         .collect();
     if given.iter().any(|at| relation.columns[*at].generated) {
@@ -230,7 +284,9 @@ fn wrapped(
             identifier(&column.name)
         ));
     }
-    let names: Vec<String> = (1..=given.len()).map(|number| format!("c{number}")).collect();
+    let names: Vec<String> = (1..=given.len())
+        .map(|number| format!("c{number}"))
+        .collect();
     Ok(format!(
         "{with}SELECT {} FROM ({query}) AS a67_q({})",
         targets.join(", "),
@@ -239,10 +295,7 @@ fn wrapped(
 }
 
 /// The bytes of the query: from behind the table's name, alias, columns and OVERRIDING to the end.
-fn query_span(
-    statement: &Statement<'_>,
-    insert: &protobuf::InsertStmt,
-) -> Option<(usize, usize)> {
+fn query_span(statement: &Statement<'_>, insert: &protobuf::InsertStmt) -> Option<(usize, usize)> {
     let source = Source::new(statement.text);
     let range = insert.relation.as_ref()?;
     let (_, name_end) = source.name(usize::try_from(range.location).ok()?)?;
@@ -260,7 +313,8 @@ fn query_span(
         at += 3;
     }
     let start = source.tokens.get(at)?.start;
-    (start < statement.span.1).then_some((start, statement.span.1))
+    let end = suffix_start(&source, statement, insert).unwrap_or(statement.span.1);
+    (start < end).then_some((start, end))
 }
 
 /// `WITH ... ` where it stands before INSERT.
@@ -269,8 +323,13 @@ fn with_span<'a>(statement: &Statement<'a>, insert: &protobuf::InsertStmt) -> &'
         return "";
     }
     let source = Source::new(statement.text);
-    let range = insert.relation.as_ref().and_then(|range| usize::try_from(range.location).ok());
-    let Some(name) = range.and_then(|location| source.token_at(location)) else { return "" };
+    let range = insert
+        .relation
+        .as_ref()
+        .and_then(|range| usize::try_from(range.location).ok());
+    let Some(name) = range.and_then(|location| source.token_at(location)) else {
+        return "";
+    };
     // INSERT INTO name
     let start = name.checked_sub(2).and_then(|at| source.tokens.get(at));
     start.map_or("", |token| &statement.text[statement.span.0..token.start])

@@ -3,11 +3,7 @@
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    analysis::plain_columns,
-    catalog::Relation,
-    insert::target_columns,
-    splice::Source,
-    tree::nodes,
+    analysis::plain_columns, catalog::Relation, insert::target_columns, splice::Source, tree::nodes,
 };
 
 /// Rows of constants and expressions.
@@ -43,7 +39,9 @@ impl<'t> Values<'t> {
         let rows: Vec<Vec<&'t NodeEnum>> = match insert.select_stmt.as_ref() {
             None => vec![Vec::new()],
             Some(node) => {
-                let Some(NodeEnum::SelectStmt(select)) = &node.node else { return None };
+                let Some(NodeEnum::SelectStmt(select)) = &node.node else {
+                    return None;
+                };
                 let plain = !select.values_lists.is_empty()
                     && select.sort_clause.is_empty()
                     && select.limit_count.is_none()
@@ -68,15 +66,29 @@ impl<'t> Values<'t> {
         let wrong = match &columns {
             None => true,
             Some(columns) => {
-                let repeated = columns.iter().enumerate().any(|(at, c)| columns[..at].contains(c));
-                let fits = if listed { width == columns.len() } else { width <= columns.len() };
+                let repeated = columns
+                    .iter()
+                    .enumerate()
+                    .any(|(at, c)| columns[..at].contains(c));
+                let fits = if listed {
+                    width == columns.len()
+                } else {
+                    width <= columns.len()
+                };
                 (repeated && plain_columns(insert))
                     || (given && (!fits || width == 0))
                     || rows.iter().any(|row| row.len() != width)
             }
         };
         let columns = columns.unwrap_or_default();
-        Some(Values { columns, rows, range, listed, wrong, width })
+        Some(Values {
+            columns,
+            rows,
+            range,
+            listed,
+            wrong,
+            width,
+        })
     }
 
     /// The server refuses it for certain: a column that does not exist or is named twice, or too
@@ -92,9 +104,10 @@ impl<'t> Values<'t> {
             .position(|one| *one == column)
         {
             None => true,
-            Some(position) => {
-                self.rows.iter().any(|row| matches!(row[position], NodeEnum::SetToDefault(_)))
-            }
+            Some(position) => self
+                .rows
+                .iter()
+                .any(|row| matches!(row[position], NodeEnum::SetToDefault(_))),
         }
     }
 
@@ -153,9 +166,17 @@ impl<'t> Values<'t> {
             at = close + 2;
         }
         let same = rows.len() == self.rows.len()
-            && rows.iter().zip(&self.rows).all(|(spans, cells)| spans.len() == cells.len())
+            && rows
+                .iter()
+                .zip(&self.rows)
+                .all(|(spans, cells)| spans.len() == cells.len())
             && rows_end <= span.1;
-        same.then_some(Spans { head_end, column_list_end, rows, rows_end })
+        same.then_some(Spans {
+            head_end,
+            column_list_end,
+            rows,
+            rows_end,
+        })
     }
 }
 
@@ -165,7 +186,8 @@ fn cells(source: &Source<'_>, open: usize, close: usize) -> Vec<(usize, usize)> 
     let mut cells = Vec::new();
     let mut first = open + 1;
     for at in open + 1..=close {
-        let separates = at == close || (source.is_mark(at, ',') && source.tokens[at].depth == depth);
+        let separates =
+            at == close || (source.is_mark(at, ',') && source.tokens[at].depth == depth);
         if separates && at > first {
             cells.push((source.tokens[first].start, source.tokens[at - 1].end));
         }

@@ -473,7 +473,10 @@ fn check_reference(
 fn inherits(relation: &Relation) -> Failure {
     Report::error(
         sqlstate::FEATURE_NOT_SUPPORTED,
-        format!("table \"{}\" takes part in inheritance and cannot be distributed", relation.name.name),
+        format!(
+            "table \"{}\" takes part in inheritance and cannot be distributed",
+            relation.name.name
+        ),
     )
     .hint("Distribute ordinary tables without parents, children or partitions.")
     .into()

@@ -4,7 +4,7 @@
 use automator67_planner::{
     catalog::{KeyType, ShardId},
     key::{self, KeyValue},
-    plan::{CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut},
+    plan::{CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, InsertSelect},
 };
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -464,12 +464,23 @@ impl Session {
     /// Rows of the home shard's `pg_temp.a67_stage` to where they belong.
     pub(super) async fn spread_stage(
         &mut self,
-        target: &str,
-        key: Option<(usize, KeyType)>,
+        insert: &InsertSelect,
         request: &Request<'_>,
     ) -> Outcome<u64> {
+        let columns: Vec<String> = insert
+            .columns
+            .iter()
+            .map(|name| guc::quote_identifier(name))
+            .collect();
+        let target = format!(
+            "{}.{} ({})",
+            guc::quote_identifier(&insert.table.schema),
+            guc::quote_identifier(&insert.table.name),
+            columns.join(", ")
+        );
         let source = "SELECT * FROM pg_temp.a67_stage";
-        self.spread(source, target, key, Spread::Stage, &request.catalog)
+        let key = insert.key_column.zip(insert.key_type);
+        self.spread(source, &target, key, Spread::Stage, &request.catalog)
             .await
     }
 
@@ -640,7 +651,8 @@ fn put_row(pending: &mut BytesMut, row: &[u8], appended: &[String], format: &Cop
     pending.extend_from_slice(&row[line.len()..]);
 }
 
-fn owner_of(
+/// The shard of a key in the server's text form.
+pub fn owner_of(
     catalog: &automator67_planner::catalog::Catalog,
     text: Option<&str>,
     key_type: KeyType,

@@ -3,7 +3,7 @@
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{Fetch, FetchSource, Gather, InsertSelect},
+    plan::{Fetch, FetchSource, Gather},
 };
 use bytes::{BufMut, BytesMut};
 
@@ -12,7 +12,7 @@ use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
     frame::Frame,
-    guc, message, relay,
+    message, relay,
     server::Step,
     telemetry::Tier,
 };
@@ -409,46 +409,6 @@ impl Session {
         self.links
             .iter()
             .position(|link| link.server.shard_id() == shard)
-    }
-
-    /// Streams a query's rows from the home shard into a distributed or reference table.
-    pub(super) async fn stream_query(
-        &mut self,
-        query: &str,
-        insert: &InsertSelect,
-        request: &Request<'_>,
-    ) -> Outcome<u64> {
-        // The query's rows come over the home connection while COPY data for home rows would have
-        // to go over the same one: rows are first put into a temporary table.
-        let home = self.home();
-        let staged = format!("CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {query}");
-        match request.bound {
-            None => self.run_hidden(home, &staged).await?,
-            Some(_) => {
-                return Err(Report::error(
-                    sqlstate::FEATURE_NOT_SUPPORTED,
-                    "INSERT ... SELECT over several shards does not take parameters",
-                )
-                .hint("Write the values into the statement.")
-                .into());
-            }
-        }
-        let columns: Vec<String> = insert
-            .columns
-            .iter()
-            .map(|name| guc::quote_identifier(name))
-            .collect();
-        let target = format!(
-            "{}.{} ({})",
-            guc::quote_identifier(&insert.table.schema),
-            guc::quote_identifier(&insert.table.name),
-            columns.join(", ")
-        );
-        let key = insert.key_column.zip(insert.key_type);
-        let rows = self.spread_stage(&target, key, request).await?;
-        self.run_hidden(home, "DROP TABLE pg_temp.a67_stage")
-            .await?;
-        Ok(rows)
     }
 }
 

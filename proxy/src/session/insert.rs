@@ -12,6 +12,7 @@ use bytes::BytesMut;
 
 use super::{
     Session,
+    execute::queue,
     multi::Tally,
     planning::{Request, shard_of},
 };
@@ -24,6 +25,9 @@ use crate::{
 
 /// Keys evaluated by one statement on the home shard.
 const EVALUATED_MAX: usize = 1000;
+
+/// Rows of an INSERT ... SELECT whose results are wanted: they pass through our memory.
+const STAGED_ROWS_MAX: usize = 10_000;
 
 /// What fills the holes of a row.
 struct Drawn {
@@ -72,7 +76,11 @@ impl Session {
         self.begin_implicit();
         let tally = match placed {
             Some(groups) if insert.returning => {
-                self.insert_returning(insert, request, &work, &groups)
+                let order = Order {
+                    rows: insert.rows.len(),
+                    kept: insert.one_result_per_row,
+                };
+                self.insert_returning(&order, request, &work, &groups)
                     .await?
             }
             Some(_) => self.run_everywhere(&work, request, false).await?,
@@ -278,7 +286,7 @@ impl Session {
     /// shard by shard.
     async fn insert_returning(
         &mut self,
-        insert: &InsertSplit,
+        order: &Order,
         request: &Request<'_>,
         work: &[(ShardId, String)],
         groups: &[(ShardId, Vec<usize>)],
@@ -299,7 +307,7 @@ impl Session {
                         described = true;
                         output.extend_from_slice(&frame.bytes);
                     }
-                    b'D' => match places.next().filter(|_| insert.one_result_per_row) {
+                    b'D' => match places.next().filter(|_| order.kept) {
                         Some(place) => {
                             rows.insert(*place, frame.bytes);
                         }
@@ -321,7 +329,7 @@ impl Session {
         if let Some(failure) = failure {
             return Err(failure);
         }
-        for row in 0..insert.rows.len() {
+        for row in 0..order.rows {
             if let Some(bytes) = rows.remove(&row) {
                 self.client.output().extend_from_slice(&bytes);
                 self.client.flush_if_high().await?;
@@ -349,17 +357,146 @@ impl Session {
         if let Some(gather) = loaded {
             self.load_fetches(gather, request).await?;
         }
-        let rows = self.stream_query(&query, insert, request).await?;
+        self.stage(&query, request).await?;
         if let Some(gather) = loaded {
             self.drop_fetches(gather).await?;
         }
-        message::put_command_complete(self.client.output(), &format!("INSERT 0 {rows}"));
+        let tag = match &insert.suffix {
+            None => format!("INSERT 0 {}", self.spread_stage(insert, request).await?),
+            Some(suffix) => self.insert_stage(insert, suffix, request).await?.tag(),
+        };
+        self.run_hidden(self.home(), "DROP TABLE pg_temp.a67_stage")
+            .await?;
+        message::put_command_complete(self.client.output(), &tag);
         Ok(if loaded.is_some() {
             Tier::Gather
         } else {
             Tier::Multi
         })
     }
+
+    /// Computes the query's rows on the home shard, once.
+    async fn stage(&mut self, query: &str, request: &Request<'_>) -> Outcome {
+        let index = self.link(self.home()).await?;
+        let text = format!("CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {query}");
+        queue(&mut self.links[index].server, &text, request.bound, false);
+        relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+        self.hidden_error(index)
+    }
+
+    /// Inserts staged rows by INSERT, because the statement wants to see conflicts or results.
+    async fn insert_stage(
+        &mut self,
+        insert: &InsertSelect,
+        suffix: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Tally> {
+        let rows = self
+            .query_rows(self.home(), "SELECT * FROM pg_temp.a67_stage")
+            .await?;
+        if rows.len() > STAGED_ROWS_MAX {
+            return Err(Report::error(
+                sqlstate::LIMIT_EXCEEDED,
+                format!("INSERT ... SELECT with RETURNING or ON CONFLICT is limited to {STAGED_ROWS_MAX} rows"),
+            )
+            .hint("Leave the clause out, or insert in parts.")
+            .into());
+        }
+        let columns: Vec<String> = insert
+            .columns
+            .iter()
+            .map(|name| guc::quote_identifier(name))
+            .collect();
+        let prefix = format!(
+            "INSERT INTO {}.{} ({}) OVERRIDING SYSTEM VALUE VALUES ",
+            guc::quote_identifier(&insert.table.schema),
+            guc::quote_identifier(&insert.table.name),
+            columns.join(", ")
+        );
+        let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
+        for (position, row) in rows.iter().enumerate() {
+            for shard in self.owners(insert, row, request)? {
+                match groups.iter_mut().find(|(known, _)| *known == shard) {
+                    Some((_, places)) => places.push(position),
+                    None => groups.push((shard, vec![position])),
+                }
+            }
+        }
+        groups.sort_unstable_by_key(|(shard, _)| *shard);
+        let work: Vec<(ShardId, String)> = groups
+            .iter()
+            .map(|(shard, places)| {
+                let values: Vec<String> =
+                    places.iter().map(|place| literals(&rows[*place])).collect();
+                (*shard, format!("{prefix}{} {suffix}", values.join(", ")))
+            })
+            .collect();
+        let empty = work.is_empty();
+        let work = if empty {
+            vec![(self.home(), nothing_inserted(insert, &columns, suffix))]
+        } else {
+            work
+        };
+        if insert.key_type.is_none() && !empty {
+            return self.run_everywhere(&work, request, true).await;
+        }
+        let order = Order {
+            rows: rows.len(),
+            kept: insert.one_result_per_row,
+        };
+        self.insert_returning(&order, request, &work, &groups).await
+    }
+
+    /// The shards that a staged row belongs to.
+    fn owners(
+        &self,
+        insert: &InsertSelect,
+        row: &[Option<String>],
+        request: &Request<'_>,
+    ) -> Outcome<Vec<ShardId>> {
+        match insert.key_column.zip(insert.key_type) {
+            None => Ok(self.all_shards()),
+            Some((column, key_type)) => {
+                let text = row.get(column).and_then(|value| value.as_deref());
+                Ok(vec![super::copy::owner_of(
+                    &request.catalog,
+                    text,
+                    key_type,
+                )?])
+            }
+        }
+    }
+}
+
+/// A row of text values as SQL.
+fn literals(row: &[Option<String>]) -> String {
+    let values: Vec<String> = row
+        .iter()
+        .map(|value| value.as_deref().map_or("NULL".to_owned(), guc::quote_literal))
+        .collect();
+    format!("({})", values.join(", "))
+}
+
+/// No rows came: the statement still describes its results and says that it inserted none.
+fn nothing_inserted(insert: &InsertSelect, columns: &[String], suffix: &str) -> String {
+    let table = format!(
+        "{}.{}",
+        guc::quote_identifier(&insert.table.schema),
+        guc::quote_identifier(&insert.table.name)
+    );
+    let columns = columns.join(", ");
+    format!(
+        "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE \
+         SELECT {columns} FROM {table} WHERE false {suffix}"
+    )
+}
+
+/// What is known about the order of RETURNING.
+struct Order {
+    /// Rows of the input.
+    rows: usize,
+    /// Each comes back exactly once.
+    kept: bool,
 }
 
 fn render(insert: &InsertSplit, request: &Request<'_>, drawn: &Drawn, rows: &[usize]) -> String {

@@ -81,7 +81,10 @@ impl Session {
         if let Some((_, pool)) = known {
             return Ok(pool.clone());
         }
-        let pool = self.thread.pools.pool(self.process.shard(shard)?, &self.user);
+        let pool = self
+            .thread
+            .pools
+            .pool(self.process.shard(shard)?, &self.user);
         self.pools.push((shard, pool.clone()));
         Ok(pool)
     }

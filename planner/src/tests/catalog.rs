@@ -1,0 +1,172 @@
+//! A catalog from a few lines of text.
+
+use crate::catalog::{
+    Catalog, Column, FunctionSafety, Placement, QualifiedName, Relation, RelationKind, Shard,
+};
+use crate::key::key_type_of;
+
+/// Lines: `table [schema.]name [distributed key group | reference]` and indented columns;
+/// `view [schema.]name` and an indented query; `function name safe|home|unsafe`.
+pub(super) fn read(text: &str) -> Catalog {
+    let mut catalog = Catalog {
+        shards: (1..=3)
+            .map(|id| Shard {
+                id,
+                name: format!("shard{id}"),
+                home: id == 1,
+            })
+            .collect(),
+        schemas: vec!["public".to_owned()],
+        has_placed_relations: true,
+        ..Catalog::default()
+    };
+    let mut relation: Option<Relation> = None;
+    for line in text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'))
+    {
+        if let Some(inside) = line.strip_prefix("  ") {
+            let relation = relation.as_mut().expect("a relation before its lines");
+            if relation.kind == RelationKind::View {
+                if let Some(column) = inside.strip_prefix("column ") {
+                    relation.columns.push(column_of(relation, column).0);
+                    continue;
+                }
+                relation
+                    .view_definition
+                    .get_or_insert_default()
+                    .push_str(inside);
+                continue;
+            }
+            let (column, key) = column_of(relation, inside);
+            if key {
+                relation.primary_key.push(column.name.clone());
+            }
+            relation.columns.push(column);
+            continue;
+        }
+        finish(&mut catalog, relation.take());
+        relation = start(&mut catalog, line);
+    }
+    finish(&mut catalog, relation.take());
+    catalog
+}
+
+fn finish(catalog: &mut Catalog, relation: Option<Relation>) {
+    if let Some(mut relation) = relation {
+        if let Placement::Distributed { key, key_type, .. } = &mut relation.placement {
+            let column = relation.columns.iter().find(|column| column.name == *key);
+            *key_type = column
+                .and_then(|c| key_type_of(c.type_oid))
+                .expect("a key column");
+        }
+        catalog.relations.insert(relation.name.clone(), relation);
+    }
+}
+
+fn start(catalog: &mut Catalog, line: &str) -> Option<Relation> {
+    let words: Vec<&str> = line.split(' ').collect();
+    if let ["function", name, safety] = words.as_slice() {
+        let why = || format!("Function \"{name}\" does things.");
+        let safety = match *safety {
+            "safe" => FunctionSafety::Safe,
+            "home" => FunctionSafety::HomeOnly(why()),
+            _ => FunctionSafety::Unsafe(why()),
+        };
+        catalog.functions.insert((*name).to_owned(), safety);
+        return None;
+    }
+    if let ["volatile", name] = words.as_slice() {
+        catalog.volatile_functions.insert((*name).to_owned());
+        return None;
+    }
+    let (schema, name) = words[1].split_once('.').unwrap_or(("public", words[1]));
+    let placement = match &words[2..] {
+        ["distributed", key, group] => Placement::Distributed {
+            key: (*key).to_owned(),
+            key_type: crate::catalog::KeyType::Integer,
+            colocation: group.parse().expect("a number"),
+        },
+        ["reference"] => Placement::Reference,
+        _ => Placement::Local,
+    };
+    let view = words[0] == "view";
+    Some(Relation {
+        name: QualifiedName {
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+        },
+        oid: 0,
+        kind: match words[0] {
+            "view" => RelationKind::View,
+            "materialized" => RelationKind::MaterializedView,
+            _ => RelationKind::Table,
+        },
+        placement,
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+        view_definition: None,
+        reads_placed: view && words.get(2) != Some(&"local"),
+        unsafe_writes: words
+            .contains(&"unsafe_writes")
+            .then(|| "Trigger \"t\" does things.".to_owned()),
+        unsafe_reads: words
+            .contains(&"unsafe_reads")
+            .then(|| "It does things.".to_owned()),
+        inherits: false,
+    })
+}
+
+fn column_of(relation: &Relation, line: &str) -> (Column, bool) {
+    let (line, default) = match line.split_once(" default ") {
+        Some((line, default)) => (line, Some(default.to_owned())),
+        None => (line, None),
+    };
+    let words: Vec<&str> = line.split(' ').collect();
+    let (type_oid, sql_type) = match words[1] {
+        "smallint" => (21, "smallint"),
+        "integer" => (23, "integer"),
+        "bigint" => (20, "bigint"),
+        "text" => (25, "text"),
+        "varchar(5)" => (1043, "character varying(5)"),
+        "char(3)" => (1042, "character(3)"),
+        "uuid" => (2950, "uuid"),
+        "date" => (1082, "date"),
+        "timestamp" => (1114, "timestamp without time zone"),
+        "timestamptz" => (1184, "timestamp with time zone"),
+        "numeric" => (1700, "numeric"),
+        "boolean" => (16, "boolean"),
+        "jsonb" => (3802, "jsonb"),
+        "mood" => (20000, "public.mood"),
+        other => panic!("no such type: {other}"),
+    };
+    let sequence = format!(
+        "{}.{}_{}_seq",
+        relation.name.schema, relation.name.name, words[0]
+    );
+    let has = |word: &str| words.contains(&word);
+    let drawn = has("serial") || has("identity") || has("always");
+    let default = if has("serial") {
+        Some(format!("nextval('{sequence}'::regclass)"))
+    } else {
+        default
+    };
+    let column = Column {
+        name: words[0].to_owned(),
+        type_oid,
+        sql_type: sql_type.to_owned(),
+        collate: String::new(),
+        not_null: has("pk"),
+        default,
+        generated: has("generated"),
+        identity_always: if has("always") {
+            Some(true)
+        } else {
+            has("identity").then_some(false)
+        },
+        sequence: drawn.then_some(sequence),
+        portable_binary: type_oid < 16384,
+        nondeterministic: false,
+    };
+    (column, has("pk"))
+}

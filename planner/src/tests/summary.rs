@@ -1,0 +1,229 @@
+//! Plans in a few lines.
+
+use crate::plan::{
+    Fetch, FetchSource, InsertSplit, KeyRoute, KeySource, Piece, Plan, PlanError, Planned, RowKey,
+    ShardSet, Target,
+};
+
+pub(super) fn of(planned: &Planned) -> Vec<String> {
+    let mut lines = vec![format!("{}{}", first(&planned.plan), flags(planned))];
+    lines.extend(rest(&planned.plan));
+    lines
+}
+
+pub(super) fn of_error(error: &PlanError) -> Vec<String> {
+    let mut lines = vec![format!("{}: {}", error.sqlstate, error.message)];
+    lines.extend(
+        error
+            .detail
+            .iter()
+            .map(|detail| format!("  detail: {detail}")),
+    );
+    lines.extend(error.hint.iter().map(|hint| format!("  hint: {hint}")));
+    lines
+}
+
+fn flags(planned: &Planned) -> String {
+    let session = planned.session;
+    let all = [
+        (planned.reusable, "reusable"),
+        (session.pins, "pins"),
+        (session.moves_sequence, "moves_sequence"),
+        (session.reads_sequence, "reads_sequence"),
+        (session.writes, "writes"),
+        (session.changes_catalog, "changes_catalog"),
+    ];
+    let set: Vec<&str> = all
+        .into_iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, name)| name)
+        .collect();
+    if set.is_empty() {
+        String::new()
+    } else {
+        format!(" [{}]", set.join(" "))
+    }
+}
+
+fn first(plan: &Plan) -> String {
+    match plan {
+        Plan::Single(target) => format!("single {}", target_text(target)),
+        Plan::Insert(insert) => format!(
+            "insert {}{}{}{}",
+            insert.table.name,
+            if insert.returning { " returning" } else { "" },
+            if insert.one_result_per_row {
+                " one_per_row"
+            } else {
+                ""
+            },
+            if insert.check_first {
+                " check_first"
+            } else {
+                ""
+            }
+        ),
+        Plan::InsertSelect(insert) => format!(
+            "insert-select {} ({}) key {:?}",
+            insert.table.name,
+            insert.columns.join(", "),
+            insert.key_column
+        ),
+        Plan::Multi(multi) => format!(
+            "multi {}{}{}",
+            set(&multi.shards),
+            if multi.copies { " copies" } else { "" },
+            if multi.returning { " returning" } else { "" }
+        ),
+        Plan::Gather(gather) => format!("gather: {}", gather.reason),
+        Plan::Ddl(ddl) => format!(
+            "ddl{}{}{}",
+            if ddl.home_only { " home" } else { "" },
+            if ddl.outside_transaction {
+                " outside"
+            } else {
+                ""
+            },
+            match &ddl.creates_table {
+                Some(name) => format!(" creates {}.{}", name.schema, name.name),
+                None => String::new(),
+            }
+        ),
+        Plan::CreateTableAs { .. } => "create-table-as".to_owned(),
+        Plan::DeclareCursor { name, hold, .. } => format!("declare {name} hold={hold}"),
+        Plan::Explain(explain) => format!(
+            "explain analyze={} json={} {:?} {:?}",
+            explain.analyze, explain.json, explain.prefix, explain.statement
+        ),
+        Plan::CopyIn(copy) => format!(
+            "copy-in {} {:?} {:?} {:?} {:?}",
+            copy.table.name, copy.destination, copy.format, copy.sql, copy.sequences
+        ),
+        Plan::Transaction(command) => format!("{command:?}"),
+        Plan::Setting(command) => format!("{command:?}"),
+        other => format!("{other:?}"),
+    }
+}
+
+fn rest(plan: &Plan) -> Vec<String> {
+    match plan {
+        Plan::Insert(insert) => insert_lines(insert),
+        Plan::InsertSelect(insert) => {
+            let mut lines = vec![format!("  {}", first(&insert.query))];
+            lines.extend(
+                rest(&insert.query)
+                    .into_iter()
+                    .map(|line| format!("  {line}")),
+            );
+            lines.push(format!("  {}", insert.query_sql));
+            lines
+        }
+        Plan::Multi(multi) => multi.sql.iter().map(|sql| format!("  {sql}")).collect(),
+        Plan::Gather(gather) => {
+            let mut lines: Vec<String> = gather.fetches.iter().map(fetch).collect();
+            lines.push(format!("  {}", gather.statement.replace('\n', " ")));
+            lines
+        }
+        Plan::CreateTableAs { home, elsewhere } => {
+            let mut lines = vec![format!("  {}", first(home))];
+            lines.extend(rest(home).into_iter().map(|line| format!("  {line}")));
+            lines.push(format!("  elsewhere {elsewhere}"));
+            lines
+        }
+        Plan::DeclareCursor { query, .. } => {
+            let mut lines = vec![format!("  {}", first(query))];
+            lines.extend(rest(query));
+            lines
+        }
+        Plan::Explain(explain) => of(&explain.plan)
+            .into_iter()
+            .map(|line| format!("  {line}"))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn insert_lines(insert: &InsertSplit) -> Vec<String> {
+    let mut lines = vec![format!("  {}", template(&insert.prefix))];
+    for row in &insert.rows {
+        let key = match &row.key {
+            None => String::new(),
+            Some(RowKey::Sequence(n)) => format!(" <- sequence {n}"),
+            Some(RowKey::Source(key)) => format!(" <- {}", source(key)),
+        };
+        lines.push(format!("  {}{key}", template(&row.text)));
+    }
+    if !insert.suffix.is_empty() {
+        lines.push(format!("  {}", template(&insert.suffix)));
+    }
+    if !insert.sequences.is_empty() {
+        lines.push(format!("  sequences {}", insert.sequences.join(", ")));
+    }
+    lines
+}
+
+fn template(pieces: &[Piece]) -> String {
+    pieces
+        .iter()
+        .map(|piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Literal(slot) => format!("⟨{slot}⟩"),
+            Piece::Sequence(n) => format!("⟨sequence {n}⟩"),
+            Piece::Key => "⟨key⟩".to_owned(),
+            Piece::Now => "⟨now⟩".to_owned(),
+        })
+        .collect()
+}
+
+fn fetch(fetch: &Fetch) -> String {
+    let from = match &fetch.from {
+        FetchSource::Proxy(view) => format!("proxy {}", view.name()),
+        FetchSource::Shards(shards) => set(shards),
+    };
+    let after: String = fetch.after.iter().map(|sql| format!(" | {sql}")).collect();
+    let binary = if fetch.binary { "" } else { " text" };
+    format!(
+        "  {} <- {from}{binary}: {}{after}",
+        fetch.temp_table, fetch.select
+    )
+}
+
+fn target_text(target: &Target) -> String {
+    match target {
+        Target::Home => "home".to_owned(),
+        Target::AnyCopy => "any".to_owned(),
+        Target::Key(route) => route_text(route),
+    }
+}
+
+fn set(shards: &ShardSet) -> String {
+    match shards {
+        ShardSet::All => "all".to_owned(),
+        ShardSet::Home => "home".to_owned(),
+        ShardSet::Keys(route) => route_text(route),
+    }
+}
+
+fn route_text(route: &KeyRoute) -> String {
+    let sources: Vec<String> = route.sources.iter().map(source).collect();
+    format!("{:?}({})", route.key_type, sources.join(", "))
+}
+
+fn source(source: &KeySource) -> String {
+    match source {
+        KeySource::Literal {
+            slot,
+            negated: false,
+        } => format!("⟨{slot}⟩"),
+        KeySource::Literal {
+            slot,
+            negated: true,
+        } => format!("-⟨{slot}⟩"),
+        KeySource::Parameter { index, type_unsure } => {
+            format!("${}{}", index + 1, if *type_unsure { "?" } else { "" })
+        }
+        KeySource::Constant(text) => format!("{text:?}"),
+        KeySource::Null => "null".to_owned(),
+        KeySource::Expression(pieces) => format!("evaluate {}", template(pieces)),
+    }
+}
