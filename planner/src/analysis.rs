@@ -74,6 +74,8 @@ pub(crate) struct Reference {
     pub(crate) location: usize,
     /// How many names qualify the table's.
     pub(crate) qualifiers: usize,
+    /// The occurrence of the relation that qualifies it.
+    pub(crate) table_of: Option<usize>,
     /// The occurrence of the relation, where it names a whole row of one.
     pub(crate) whole_row_of: Option<usize>,
     /// The whole row is an output column without an alias.

@@ -55,6 +55,9 @@ pub struct Login {
     pub verifier: Verifier,
 }
 
+/// ParameterStatus names and values.
+pub type Statuses = Arc<Vec<(String, String)>>;
+
 /// One serving thread.
 pub struct Thread {
     /// Its server connections.
@@ -62,7 +65,7 @@ pub struct Thread {
     /// Its plans.
     pub plans: Mutex<PlanCache>,
     /// ParameterStatus values by user and startup settings.
-    pub greetings: Mutex<HashMap<String, Arc<Vec<(String, String)>>>>,
+    pub greetings: Mutex<HashMap<String, Statuses>>,
     statements: Mutex<StatementIds>,
 }
 

@@ -181,17 +181,16 @@ impl Server {
     /// Queues a Parse of statement `id` under its name on every server, and a Close of the least
     /// used one when there are too many.
     pub fn prepare(&mut self, id: u64, text: &str, types: &[u32], relay: bool) {
-        if self.prepared.len() >= PREPARED_MAX {
-            if let Some(oldest) = self
+        if self.prepared.len() >= PREPARED_MAX
+            && let Some(oldest) = self
                 .prepared
                 .iter()
                 .min_by_key(|(_, used)| **used)
                 .map(|(id, _)| *id)
-            {
-                self.prepared.remove(&oldest);
-                message::put_close(&mut self.wire.output, b'S', &statement_name(oldest));
-                self.expect(Step::Close, false);
-            }
+        {
+            self.prepared.remove(&oldest);
+            message::put_close(&mut self.wire.output, b'S', &statement_name(oldest));
+            self.expect(Step::Close, false);
         }
         message::put_parse(&mut self.wire.output, &statement_name(id), text, types);
         self.expect(Step::Parse, relay);

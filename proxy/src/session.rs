@@ -259,14 +259,13 @@ impl Session {
     /// transaction, takes no other way than this.
     async fn statement(&mut self, request: &Request<'_>, started: Instant) -> Outcome {
         self.note_statement(request);
-        if let Plan::Single(target) = &request.planned.plan {
-            if self.is_plain(request) {
-                if let Some(shard) = self.resolve_now(target, request)? {
-                    let result = self.run_single(request, shard).await;
-                    self.count(request, Tier::Single, started);
-                    return result;
-                }
-            }
+        if let Plan::Single(target) = &request.planned.plan
+            && self.is_plain(request)
+            && let Some(shard) = self.resolve_now(target, request)?
+        {
+            let result = self.run_single(request, shard).await;
+            self.count(request, Tier::Single, started);
+            return result;
         }
         let result = Box::pin(self.execute(request)).await;
         let tier = *result.as_ref().unwrap_or(&Tier::Proxy);

@@ -123,10 +123,10 @@ impl Session {
         if relayed.failed {
             return Err(Failure::Told);
         }
-        if let (true, Some(bound)) = (relayed.suspended, request.bound) {
-            if let Some(portal) = self.portals.get_mut(&bound.portal) {
-                portal.shard = Some(shard);
-            }
+        if let (true, Some(bound)) = (relayed.suspended, request.bound)
+            && let Some(portal) = self.portals.get_mut(&bound.portal)
+        {
+            portal.shard = Some(shard);
         }
         if request.planned.session.changes_catalog {
             self.announce_change().await?;

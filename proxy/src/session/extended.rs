@@ -654,14 +654,14 @@ impl Session {
             Named::Portal(name) => self.portal_shard(name),
             Named::Statement(_) => None,
         };
-        if let (Some(name), Some(shard)) = (self.close(named), shard) {
-            if let Some(index) = self.link_position(shard) {
-                let server = &mut self.links[index].server;
-                message::put_close(&mut server.wire.output, b'P', &name);
-                server.expect(Step::Close, false);
-                server.sync();
-                relay::exchange(&mut self.client, server).await?;
-            }
+        if let (Some(name), Some(shard)) = (self.close(named), shard)
+            && let Some(index) = self.link_position(shard)
+        {
+            let server = &mut self.links[index].server;
+            message::put_close(&mut server.wire.output, b'P', &name);
+            server.expect(Step::Close, false);
+            server.sync();
+            relay::exchange(&mut self.client, server).await?;
         }
         self.client
             .output()

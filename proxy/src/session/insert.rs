@@ -29,6 +29,9 @@ const EVALUATED_MAX: usize = 1000;
 /// Rows of an INSERT ... SELECT whose results are wanted: they pass through our memory.
 const STAGED_ROWS_MAX: usize = 10_000;
 
+/// Shards, and which rows of the input go there.
+type Groups = Vec<(ShardId, Vec<usize>)>;
+
 /// What fills the holes of a row.
 struct Drawn {
     /// Per sequence, one value per row.
@@ -265,7 +268,7 @@ impl Session {
         insert: &InsertSplit,
         request: &Request<'_>,
         drawn: &Drawn,
-    ) -> Outcome<Option<Vec<(ShardId, Vec<usize>)>>> {
+    ) -> Outcome<Option<Groups>> {
         if insert.key_type.is_none() {
             return Ok(None);
         }
@@ -472,7 +475,11 @@ impl Session {
 fn literals(row: &[Option<String>]) -> String {
     let values: Vec<String> = row
         .iter()
-        .map(|value| value.as_deref().map_or("NULL".to_owned(), guc::quote_literal))
+        .map(|value| {
+            value
+                .as_deref()
+                .map_or("NULL".to_owned(), guc::quote_literal)
+        })
         .collect();
     format!("({})", values.join(", "))
 }

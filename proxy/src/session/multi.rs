@@ -161,11 +161,11 @@ impl Session {
         self.announce_change().await?;
         self.run_on_home(&text, request).await?;
         self.run_elsewhere(&text).await?;
-        if let Some(table) = &ddl.creates_table {
-            if self.settings.own.auto_distribute {
-                self.refresh_catalog().await?;
-                self.auto_distribute(table).await?;
-            }
+        if let Some(table) = &ddl.creates_table
+            && self.settings.own.auto_distribute
+        {
+            self.refresh_catalog().await?;
+            self.auto_distribute(table).await?;
         }
         Ok(Tier::Multi)
     }

@@ -173,11 +173,11 @@ impl Session {
         };
         let statements =
             self.plan_fresh(&catalog, text, parameter_types, reach, Some(&normalised))?;
-        if let ([planned], true) = (statements.as_slice(), cacheable) {
-            if planned.reusable {
-                let surroundings = surroundings.clone();
-                lock(&self.thread.plans).put(&normalised.text, surroundings, planned.clone());
-            }
+        if let ([planned], true) = (statements.as_slice(), cacheable)
+            && planned.reusable
+        {
+            let surroundings = surroundings.clone();
+            lock(&self.thread.plans).put(&normalised.text, surroundings, planned.clone());
         }
         let depends_on_order = statements.iter().any(|planned| {
             planned.session.changes_catalog || matches!(planned.plan, Plan::Setting(_))
@@ -248,7 +248,6 @@ impl Session {
             && !effects.changes_catalog
             && !effects.pins
             && request.bound.is_none()
-            && !(effects.writes && self.transaction.read_only)
     }
 
     /// The shard of a target, if its keys name one.
