@@ -301,17 +301,16 @@ impl Rewriter<'_, '_> {
         let source = Source::new(text);
         let mut edits = Edits::default();
         let mut renamed: HashSet<String> = HashSet::new();
-        for one in self
-            .analysis
-            .occurrences
-            .iter()
-            .filter(|one| one.text == number)
-        {
+        for (index, one) in self.analysis.occurrences.iter().enumerate() {
+            if one.text != number {
+                continue;
+            }
             let at = location(one.range)?;
             if let (Some(temp), false) = (self.fetches.at.get(&(number, at)), one.written) {
                 renamed.insert(one.range.relname.clone());
                 let replacement = format!("pg_temp.{temp}");
-                self.replace_relation(&source, &mut edits, one.range, replacement)?;
+                let alias = self.alias(index);
+                replace_relation(&source, &mut edits, one.range, replacement, &alias)?;
             }
         }
         let uses = self
@@ -327,11 +326,17 @@ impl Rewriter<'_, '_> {
             renamed.insert(one.range.relname.clone());
             let definition = self.views.text(one.view);
             let inside = self.rewrite(one.view, definition, (0, definition.len()))?;
-            self.replace_relation(&source, &mut edits, one.range, format!("({inside})"))?;
+            let alias = &one.range.relname;
+            replace_relation(&source, &mut edits, one.range, format!("({inside})"), alias)?;
         }
         self.edit_references(&source, &mut edits, number, &renamed)?;
         self.depth -= 1;
         edits.apply(text, span).ok_or_else(not_rewritable)
+    }
+
+    fn is_fetched(&self, occurrence: usize) -> bool {
+        let one = &self.analysis.occurrences[occurrence];
+        location(one.range).is_ok_and(|at| self.fetches.at.contains_key(&(one.text, at)))
     }
 
     /// A view has to be replaced when, through others or not, it reads what is fetched.
@@ -348,51 +353,32 @@ impl Rewriter<'_, '_> {
         fetched || inside.any(|one| one.view != view && self.reads_elsewhere(one.view))
     }
 
-    fn replace_relation(
-        &self,
-        source: &Source<'_>,
-        edits: &mut Edits,
-        range: &protobuf::RangeVar,
-        mut replacement: String,
-    ) -> Result<(), PlanError> {
-        let at = location(range)?;
-        let (from, mut to) = source.name(at).ok_or_else(not_rewritable)?;
-        let first = source.token_at(from).ok_or_else(not_rewritable)?;
-        let behind = source.token_from(to);
-        let subquery = replacement.starts_with('(');
-        // `t *` says what is the default anyway. A subquery takes neither that nor ONLY.
-        if source.spelled(behind) == "*" && subquery {
-            to = source.tokens[behind].end;
+    /// The name that an occurrence is known by: its alias, or the table's name. Where tables of
+    /// two schemas have one name, that of a temporary table could be meant for either.
+    fn alias(&self, occurrence: usize) -> String {
+        let one = &self.analysis.occurrences[occurrence];
+        if let Some(alias) = &one.range.alias {
+            return alias.aliasname.clone();
         }
-        let only = !range.inh;
-        if only && subquery {
-            let bracketed = first > 0 && source.is_mark(first - 1, '(');
-            let word = first.checked_sub(if bracketed { 2 } else { 1 });
-            let word = word.filter(|word| source.is_word(*word, "only"));
-            let word = word.ok_or_else(not_rewritable)?;
-            let token = source.tokens[word];
-            edits.replace((token.start, token.end), "");
-            if bracketed {
-                return Err(not_rewritable());
-            }
+        if self.has_namesake(occurrence) {
+            let schema = match one.found {
+                Found::Known(relation) => relation.name.schema.as_str(),
+                Found::Proxy(_) | Found::Home => one.range.schemaname.as_str(),
+            };
+            return format!("{schema}.{}", one.range.relname);
         }
-        if range.alias.is_none() {
-            let alias = format!(" AS {}", identifier(&range.relname));
-            let bracketed = only && first > 0 && source.is_mark(first - 1, '(');
-            if bracketed || source.spelled(source.token_from(to)) == "*" {
-                // `ONLY (t)`, `t *`: the alias goes behind that.
-                let end = source
-                    .tokens
-                    .get(source.token_from(to))
-                    .ok_or_else(not_rewritable)?
-                    .end;
-                edits.replace((end, end), alias);
-            } else {
-                replacement.push_str(&alias);
-            }
-        }
-        edits.replace((from, to), replacement);
-        Ok(())
+        one.range.relname.clone()
+    }
+
+    fn has_namesake(&self, occurrence: usize) -> bool {
+        let one = &self.analysis.occurrences[occurrence];
+        one.range.alias.is_none()
+            && self.analysis.occurrences.iter().any(|other| {
+                other.text == one.text
+                    && other.range.alias.is_none()
+                    && other.range.relname == one.range.relname
+                    && other.range.schemaname != one.range.schemaname
+            })
     }
 
     /// `public.users.id` -> `users.id`, and whole rows get the type of their table's rows.
@@ -414,7 +400,7 @@ impl Rewriter<'_, '_> {
                 let Some(relation) = one.found.distributed().filter(|_| !one.written) else {
                     continue;
                 };
-                let row = whole_row(one.range, relation)?;
+                let row = whole_row(one.range, &self.alias(occurrence), relation)?;
                 let (from, to) = source.name(reference.location).ok_or_else(not_rewritable)?;
                 let name = source.text[from..to].to_owned();
                 let alias = if reference.needs_alias {
@@ -423,6 +409,17 @@ impl Rewriter<'_, '_> {
                     String::new()
                 };
                 edits.replace((from, to), format!("{row}{alias}"));
+                continue;
+            }
+            if let Some(occurrence) = reference.table_of
+                && self.has_namesake(occurrence)
+                && !self.analysis.occurrences[occurrence].written
+                && self.is_fetched(occurrence)
+            {
+                let parts = reference.qualifiers + 1;
+                let span = source.qualifiers(reference.location, parts);
+                let alias = format!("{}.", identifier(&self.alias(occurrence)));
+                edits.replace(span.ok_or_else(not_rewritable)?, alias);
                 continue;
             }
             let table = source
@@ -441,6 +438,54 @@ impl Rewriter<'_, '_> {
     }
 }
 
+/// Puts a relation's replacement where its name stands, under the name it is known by.
+fn replace_relation(
+    source: &Source<'_>,
+    edits: &mut Edits,
+    range: &protobuf::RangeVar,
+    mut replacement: String,
+    alias: &str,
+) -> Result<(), PlanError> {
+    let at = location(range)?;
+    let (from, mut to) = source.name(at).ok_or_else(not_rewritable)?;
+    let first = source.token_at(from).ok_or_else(not_rewritable)?;
+    let behind = source.token_from(to);
+    let subquery = replacement.starts_with('(');
+    // `t *` says what is the default anyway. A subquery takes neither that nor ONLY.
+    if source.spelled(behind) == "*" && subquery {
+        to = source.tokens[behind].end;
+    }
+    let only = !range.inh;
+    if only && subquery {
+        let bracketed = first > 0 && source.is_mark(first - 1, '(');
+        let word = first.checked_sub(if bracketed { 2 } else { 1 });
+        let word = word.filter(|word| source.is_word(*word, "only"));
+        let word = word.ok_or_else(not_rewritable)?;
+        let token = source.tokens[word];
+        edits.replace((token.start, token.end), "");
+        if bracketed {
+            return Err(not_rewritable());
+        }
+    }
+    if range.alias.is_none() {
+        let alias = format!(" AS {}", identifier(alias));
+        let bracketed = only && first > 0 && source.is_mark(first - 1, '(');
+        if bracketed || source.spelled(source.token_from(to)) == "*" {
+            // `ONLY (t)`, `t *`: the alias goes behind that.
+            let end = source
+                .tokens
+                .get(source.token_from(to))
+                .ok_or_else(not_rewritable)?
+                .end;
+            edits.replace((end, end), alias);
+        } else {
+            replacement.push_str(&alias);
+        }
+    }
+    edits.replace((from, to), replacement);
+    Ok(())
+}
+
 /// An identifier as Postgres stores it.
 pub(crate) fn folded(spelled: &str) -> String {
     match spelled
@@ -454,18 +499,25 @@ pub(crate) fn folded(spelled: &str) -> String {
 
 /// A row of the temporary table as a row of the table it stands for. On the nullable side of an
 /// outer join there may be none: then the shard key, which no row lacks, is null.
-fn whole_row(range: &protobuf::RangeVar, relation: &Relation) -> Result<String, PlanError> {
+fn whole_row(
+    range: &protobuf::RangeVar,
+    alias: &str,
+    relation: &Relation,
+) -> Result<String, PlanError> {
     let Placement::Distributed { key, .. } = &relation.placement else {
         return Err(not_rewritable());
     };
-    let alias = range.alias.as_ref();
-    if alias.is_some_and(|alias| !alias.colnames.is_empty()) {
+    if range
+        .alias
+        .as_ref()
+        .is_some_and(|alias| !alias.colnames.is_empty())
+    {
         return Err(PlanError::unsupported(
             "whole rows of a distributed table with renamed columns are not supported over several shards",
         )
         .hint("List the columns."));
     }
-    let name = identifier(alias.map_or(&range.relname, |alias| &alias.aliasname));
+    let name = identifier(alias);
     let columns: Vec<String> = relation
         .columns
         .iter()

@@ -1,9 +1,11 @@
 //! SQL text and a catalog snapshot in, a plan out. No sockets, no clock, no spawned task.
 //!
 //! - [`normalise`]: literals -> slots, the key of the plan cache
-//! - [`plan`]: what a statement becomes
+//! - [`mod@plan`]: what a statement becomes
 //! - [`catalog`], [`ring`], [`key`]: where rows live
-//! - `parse` -> `statement` -> `route` | `insert` | `gather` | `ddl` ...: how it becomes that
+//! - `parse` -> `statement` -> `route` | `write` | `insert` | `gather` | `ddl` | `copy` |
+//!   `session` ...: how it becomes that
+//! - `analysis`, `scope`, `facts`: one walk over the tree, the names, and what is proved
 
 pub mod catalog;
 pub mod key;

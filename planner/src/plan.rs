@@ -555,9 +555,9 @@ pub enum TransactionCommand {
     },
     /// SAVEPOINT name.
     Savepoint(String),
-    /// RELEASE [SAVEPOINT] name.
+    /// RELEASE SAVEPOINT name.
     Release(String),
-    /// ROLLBACK TO [SAVEPOINT] name.
+    /// ROLLBACK TO SAVEPOINT name.
     RollbackTo(String),
     /// SET TRANSACTION ...: what follows TRANSACTION, as for `Begin::options`.
     SetTransaction {
@@ -571,7 +571,7 @@ pub enum TransactionCommand {
 /// SET and friends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SettingCommand {
-    /// SET [SESSION] name = value, SET ROLE, SET SESSION CHARACTERISTICS, a constant
+    /// SET name = value, SET ROLE, SET SESSION CHARACTERISTICS, a constant
     /// `set_config(..., false)`.
     Set {
         /// Lower case.

@@ -278,7 +278,11 @@ fn unparsed(catalog: &Catalog, text: &str, failure: ParseFailure) -> Result<Plan
         (0, text.len()),
         0,
     );
-    if !catalog.has_placed_relations || !names_placed(catalog, text) {
+    let forwarded = match &failure {
+        ParseFailure::Syntax(_) => !catalog.has_placed_relations || !names_placed(catalog, text),
+        ParseFailure::TooDeep => !names_placed(catalog, text),
+    };
+    if forwarded {
         return Ok(planned);
     }
     Err(match failure {
@@ -288,6 +292,12 @@ fn unparsed(catalog: &Catalog, text: &str, failure: ParseFailure) -> Result<Plan
             .hint("Split the statement, or write long chains of operators with brackets around halves."),
     })
 }
+
+/// Commands that do not concern the home shard alone, and an escape that hides names.
+const NEVER_UNSEEN: &[&str] = &[
+    "uescape", "do", "call", "set", "begin", "commit", "create", "alter", "drop", "grant",
+    "revoke", "truncate", "comment", "copy", "listen", "declare", "prepare",
+];
 
 /// A word of the text is the name of a placed table, a view on one, or a function that may touch
 /// one; or the text runs what its words do not say.
@@ -306,12 +316,7 @@ fn names_placed(catalog: &Catalog, text: &str) -> bool {
                 relation.name.name == word
                     && (relation.placement != Placement::Local || relation.reads_placed)
             });
-            placed
-                || catalog.functions.contains_key(&word)
-                || matches!(
-                    word.as_str(),
-                    "uescape" | "do" | "call" | "set" | "begin" | "commit"
-                )
+            placed || catalog.functions.contains_key(&word) || NEVER_UNSEEN.contains(&word.as_str())
         })
 }
 

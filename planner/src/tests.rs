@@ -160,6 +160,41 @@ fn sessions() {
     check("sessions");
 }
 
+/// Long chains of operators are deep trees.
+#[test]
+fn deep_statements_are_planned_or_refused() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases");
+    let catalog = catalog::read(
+        &fs::read_to_string(directory.join("catalog.txt")).expect("the catalog file is there"),
+    );
+    let path = ["public".to_owned()];
+    let context = Context {
+        search_path: &path,
+        user: "ann",
+        reach: Reach::Single,
+        parameter_types: &[],
+        temp_relations: false,
+    };
+    let chain = |table: &str, length: usize| {
+        let text = format!(
+            "select id{} from {table} where id = 1",
+            " + 1".repeat(length)
+        );
+        plan(&catalog, &context, &text, None)
+    };
+    assert!(chain("users", 40).is_ok());
+    assert_eq!(
+        chain("users", 5000).expect_err("too deep").sqlstate,
+        "54001"
+    );
+    assert!(chain("notes", 5000).is_ok());
+    let wide = format!(
+        "select * from users where {} id = 1",
+        "org = 5 or ".repeat(5000)
+    );
+    assert!(plan(&catalog, &context, &wide, None).is_ok());
+}
+
 /// Whatever the text, planning returns.
 #[test]
 fn odd_texts_do_not_panic() {

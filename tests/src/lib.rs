@@ -1,1 +1,19 @@
-//! placeholder
+//! Starts real servers and talks to them byte by byte.
+//!
+//! - [`postgres`] finds the binaries and runs a plain cluster.
+//! - [`automator`] builds and runs `automator67 dev` and `automator67 serve`.
+//! - [`wire`] is a client that shows every message; [`scram`] logs it in.
+//! - [`answer`] is what a statement answered, in a form that can be compared.
+//! - [`cases`] reads the case files of `tests/sql`, [`play`] runs them on one server.
+//! - [`tpch`] fills the eight TPC-H tables.
+//! - [`wait`] waits for conditions.
+
+pub mod answer;
+pub mod automator;
+pub mod cases;
+pub mod play;
+pub mod postgres;
+pub mod process;
+pub mod tpch;
+pub mod wait;
+pub mod wire;

@@ -1,0 +1,124 @@
+use automator67_proxy::settings::{ShardHost, ShardTls};
+
+use super::*;
+
+const SMALL: &str = r#"
+[[users]]
+name = "app"
+password = "pw"
+[[shards]]
+name = "one"
+url = "postgres://app:pw@localhost/app"
+"#;
+
+fn read_text(text: &str, overrides: &Overrides) -> Result<Served, String> {
+    let folder = Path::new("/etc/automator67");
+    let config = toml::from_str(text).map_err(|error| error.to_string())?;
+    resolve(config, overrides, folder).map_err(|error| error.to_string())
+}
+
+/// `text` after the small configuration is refused with a message that holds `expected`.
+fn check_refused(text: &str, expected: &str) {
+    let error = read_text(text, &Overrides::default()).expect_err(text);
+    assert!(error.contains(expected), "{text}\n-> {error}");
+}
+
+#[test]
+fn the_example_is_valid_and_shows_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../automator67.example.toml");
+    let text = std::fs::read_to_string(path).expect("the example");
+    let shown = read_text(&text, &Overrides::default()).expect("valid");
+    let small = read_text(SMALL, &Overrides::default()).expect("valid");
+    let mut shown = shown.settings;
+    assert_eq!(shown.shards.len(), 3);
+    shown.users.clone_from(&small.settings.users);
+    shown.shards.clone_from(&small.settings.shards);
+    assert_eq!(format!("{shown:?}"), format!("{:?}", small.settings));
+}
+
+#[test]
+fn every_line_of_the_example_that_is_commented_out_is_valid_too() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../automator67.example.toml");
+    let text = std::fs::read_to_string(path).expect("the example");
+    let full: String = text
+        .lines()
+        .map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line)))
+        .collect();
+    let served = read_text(&full, &Overrides::default()).expect("valid");
+    let tls = served.settings.tls.expect("[sql.tls]");
+    assert_eq!(tls.certificate, Path::new("/etc/automator67/server.crt"));
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let served = read_text(SMALL, &Overrides::default()).expect("valid");
+    let settings = served.settings;
+    assert_eq!(settings.listen.to_string(), SQL_LISTEN);
+    assert_eq!(served.http.to_string(), HTTP_LISTEN);
+    assert_eq!(settings.pool_wait_timeout, Duration::from_secs(10));
+    assert_eq!(settings.shard_connect_timeout, Duration::from_millis(2500));
+    assert_eq!(settings.gather_bytes_max, 268_435_456);
+    let shard = &settings.shards[0];
+    assert_eq!(shard.host, ShardHost::Tcp("localhost".to_owned()));
+    assert_eq!((shard.port, shard.pool_size_max), (5432, 20));
+    assert_eq!(shard.tls, ShardTls::Prefer);
+}
+
+#[test]
+fn overrides_win() {
+    let overrides = Overrides {
+        sql: Some("0.0.0.0:1".parse().expect("an address")),
+        http: Some("0.0.0.0:2".parse().expect("an address")),
+        database: Some("shop".to_owned()),
+        threads: Some(7),
+    };
+    let text = format!("[sql]\nlisten = \"127.0.0.1:9\"\nthreads = 3\n{SMALL}");
+    let served = read_text(&text, &overrides).expect("valid");
+    assert_eq!(served.settings.listen.to_string(), "0.0.0.0:1");
+    assert_eq!(served.http.to_string(), "0.0.0.0:2");
+    assert_eq!(served.settings.database, "shop");
+    assert_eq!(served.settings.threads, 7);
+}
+
+#[test]
+fn unknown_keys_are_errors_with_line_and_column() {
+    check_refused(&format!("[sql]\nlisten_on = 1\n{SMALL}"), "line 2, column 1");
+    check_refused(&format!("[sql]\nlisten_on = 1\n{SMALL}"), "unknown field `listen_on`");
+    check_refused(&format!("{SMALL}size = 3\n"), "unknown field `size`");
+    check_refused(&format!("[s3]\n{SMALL}"), "unknown field `s3`");
+    check_refused(&format!("[sql.tls]\ncertificate = 'c'\nkey = 'k'\nx = 1\n{SMALL}"), "line 4");
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    check_refused("", "missing field `users`");
+    check_refused("users = []\nshards = []", "at least one of [[shards]] is needed");
+    check_refused(&format!("[sql]\nthreads = 0\n{SMALL}"), "[sql] threads must be at least 1");
+    check_refused(&format!("[sql]\nthreads = -1\n{SMALL}"), "line 2");
+    check_refused(&format!("[sql]\nlisten = 'x'\n{SMALL}"), "line 2");
+    check_refused(&format!("[sql]\ndatabase = ''\n{SMALL}"), "database must not be empty");
+    check_refused(&format!("{SMALL}pool_size = 0\n"), "pool_size must be at least 1");
+    let twice = format!("{SMALL}[[shards]]\nname = 'one'\nurl = 'postgres://a@b'\n");
+    check_refused(&twice, "[[shards]] names \"one\" twice");
+    let bad_url = format!("{SMALL}[[shards]]\nname = 'two'\nurl = 'b:c'\n");
+    check_refused(&bad_url, "shard \"two\": the URL does not start");
+}
+
+#[test]
+fn a_user_says_the_password_once() {
+    let with = |lines: &str| format!("{SMALL}[[users]]\nname = 'ann'\n{lines}\n");
+    let once = "user \"ann\" needs exactly one of password, password_file, password_env";
+    check_refused(&with(""), once);
+    check_refused(&with("password = 'a'\npassword_env = 'B'"), once);
+    check_refused(&with("password = ''"), "user \"ann\": the password is empty");
+    check_refused(&with("password_env = 'NO_SUCH_A67'"), "the environment has no NO_SUCH_A67");
+    check_refused(&with("password_file = 'no-such'"), "could not read /etc/automator67/no-such");
+}
+
+#[test]
+fn no_password_is_in_the_debug_form() {
+    let config: Config = toml::from_str(&SMALL.replace("pw", "hush")).expect("valid");
+    assert!(!format!("{config:?}").contains("hush"));
+    let served = resolve(config, &Overrides::default(), Path::new("")).expect("valid");
+    assert!(!format!("{served:?}").contains("hush"));
+}

@@ -1,0 +1,175 @@
+//! A plain Postgres cluster of our own: the expected answer to every statement.
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+use crate::{
+    process::{Account, Group, run_as},
+    wait,
+    wire::{Connection, Server},
+};
+
+/// The role that every test logs in as.
+pub const USER: &str = "app";
+/// Its password.
+pub const PASSWORD: &str = "open sesame";
+/// The database that every test uses.
+pub const DATABASE: &str = "app";
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The newest directory that holds `initdb`, `postgres` and `pg_ctl`.
+pub fn binaries() -> Result<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = Vec::new();
+    for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten() {
+        let version = entry?.path();
+        let number = version
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        if let Some(number) = number
+            && is_complete(&version.join("bin"))
+        {
+            found.push((number, version.join("bin")));
+        }
+    }
+    if let Some((_, newest)) = found.into_iter().max() {
+        return Ok(newest);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .find(|directory| is_complete(directory))
+        .context("no Postgres binaries found: apt-get install postgresql")
+}
+
+fn is_complete(directory: &Path) -> bool {
+    ["initdb", "postgres", "pg_ctl"]
+        .iter()
+        .all(|name| directory.join(name).exists())
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// A directory under the system's temporary one, short enough for sockets, that other accounts
+/// may enter.
+pub fn directory() -> Result<TempDir> {
+    let directory = tempfile::Builder::new().prefix("a67").tempdir_in("/tmp")?;
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+    Ok(directory)
+}
+
+/// One running server; it stops, and its files go, when this is dropped.
+#[derive(Debug)]
+pub struct Plain {
+    /// How to reach it.
+    pub server: Server,
+    // Dropped first: the server stops before its directory goes.
+    _group: Group,
+    _directory: TempDir,
+}
+
+impl Plain {
+    /// Makes a cluster with the role, password and database that `automator67 dev` has as well.
+    pub fn start() -> Result<Plain> {
+        let directory = directory()?;
+        let account = Account::for_postgres()?;
+        if let Some(account) = account {
+            account.own(directory.path())?;
+        }
+        let data = directory.path().join("data");
+        make_cluster(directory.path(), &data, account)?;
+        let port = free_port()?;
+        let group = start_server(directory.path(), &data, port, account)?;
+        let server = Server::tcp(port, USER, PASSWORD, "postgres");
+        let mut plain = Plain {
+            server,
+            _group: group,
+            _directory: directory,
+        };
+        plain.make_database()?;
+        Ok(plain)
+    }
+
+    fn make_database(&mut self) -> Result<()> {
+        let group = &mut self._group;
+        let server = &self.server;
+        let mut connection = wait::until("Postgres to start", START_LIMIT, || {
+            Connection::open(server).ok()
+        })
+        .with_context(|| group.log())?;
+        connection.execute(&format!("create database {DATABASE}"))?;
+        self.server.database = DATABASE.to_owned();
+        Ok(())
+    }
+}
+
+fn make_cluster(directory: &Path, data: &Path, account: Option<Account>) -> Result<()> {
+    let password = directory.join("password");
+    fs::write(&password, PASSWORD)?;
+    if let Some(account) = account {
+        account.own(&password)?;
+    }
+    let mut command = Command::new(binaries()?.join("initdb"));
+    command
+        .current_dir(directory)
+        .arg("-D")
+        .arg(data)
+        .args(["-U", USER, "-A", "scram-sha-256", "-E", "UTF8"])
+        .args(["--locale=C.UTF-8", "--no-sync"])
+        .arg(format!("--pwfile={}", password.display()));
+    run_as(&mut command, account);
+    let output = command.output().context("run initdb")?;
+    ensure!(
+        output.status.success(),
+        "initdb failed: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+fn start_server(
+    directory: &Path,
+    data: &Path,
+    port: u16,
+    account: Option<Account>,
+) -> Result<Group> {
+    let mut command = Command::new(binaries()?.join("postgres"));
+    command
+        .current_dir(directory)
+        .arg("-D")
+        .arg(data)
+        .args(["-p", &port.to_string(), "-k"])
+        .arg(directory)
+        .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
+        .args(["-c", "max_prepared_transactions=100"]);
+    run_as(&mut command, account);
+    Group::start(&mut command, &directory.join("log"))
+}
+
+/// Runs a client program of Postgres (`psql`, `pgbench`) against `server`; returns its output.
+pub fn client(server: &Server, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(binaries()?.join(program));
+    command.args(arguments).env("PGCONNECT_TIMEOUT", "10");
+    for (name, value) in server.environment() {
+        command.env(name, value);
+    }
+    let output = command.output().with_context(|| format!("run {program}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!(
+            "{program} {arguments:?} failed: {}{text}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(text)
+}

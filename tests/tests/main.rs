@@ -1,0 +1,4 @@
+//! The one test binary. Each module starts the servers it needs.
+
+mod arrows;
+mod corpus;
