@@ -12,7 +12,7 @@ use pg_query::{
 use crate::{
     analysis::{self, Analysis, listed_columns},
     catalog::{Column, KeyType, Placement, Relation},
-    facts::{self, Constant},
+    facts,
     functions,
     plan::{
         InsertRow, InsertSplit, KeySource, Piece, Plan, PlanError, RowKey, SessionEffects, Target,
@@ -297,9 +297,6 @@ impl Builder<'_, '_> {
             return Ok(Fill::Sequence(self.sequences.len() - 1));
         }
         let Some(default) = &column.default else {
-            if is_key {
-                return Err(null_key(self.relation));
-            }
             return Ok(Fill::Leave);
         };
         let traits = write::default_traits(self.statement.catalog, column);
@@ -374,7 +371,7 @@ impl Builder<'_, '_> {
             if matches!(cell, NodeEnum::SetToDefault(_)) {
                 texts.push(filled(&fills[column], "DEFAULT"));
                 if key_index == Some(column) {
-                    row_key = Some(key_of_fill(&fills[column], self.relation)?);
+                    row_key = Some(key_of_fill(&fills[column]));
                 }
                 continue;
             }
@@ -394,11 +391,11 @@ impl Builder<'_, '_> {
                 texts.push(filled(fill, "DEFAULT"));
             }
             if key_index == Some(column) {
-                row_key = Some(key_of_fill(fill, self.relation)?);
+                row_key = Some(key_of_fill(fill));
             }
         }
         if key.is_some() && row_key.is_none() {
-            return Err(null_key(self.relation));
+            row_key = Some(RowKey::Source(KeySource::Null));
         }
         Ok(InsertRow {
             text: joined(texts),
@@ -416,7 +413,6 @@ impl Builder<'_, '_> {
     ) -> Result<(KeySource, Template), PlanError> {
         let types = self.statement.context.parameter_types;
         match facts::constant(cell, key_type, types, true) {
-            Some(Constant::Null) => Err(null_key(self.relation)),
             Some(constant) => {
                 let (key, reusable) = self.statement.source(&constant);
                 self.reusable &= reusable;
@@ -658,11 +654,12 @@ fn filled(fill: &Fill, otherwise: &str) -> Template {
     }
 }
 
-fn key_of_fill(fill: &Fill, relation: &Relation) -> Result<RowKey, PlanError> {
+/// The key of a row that does not give one. Without a default it is NULL.
+fn key_of_fill(fill: &Fill) -> RowKey {
     match fill {
-        Fill::Sequence(n) => Ok(RowKey::Sequence(*n)),
-        Fill::Key(template) => Ok(RowKey::Source(KeySource::Expression(template.clone()))),
-        Fill::Leave | Fill::Expression(_) => Err(null_key(relation)),
+        Fill::Sequence(n) => RowKey::Sequence(*n),
+        Fill::Key(template) => RowKey::Source(KeySource::Expression(template.clone())),
+        Fill::Leave | Fill::Expression(_) => RowKey::Source(KeySource::Null),
     }
 }
 

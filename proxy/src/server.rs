@@ -383,7 +383,6 @@ fn put_startup(output: &mut BytesMut, user: &str, database: &str) {
         ("user", user),
         ("database", database),
         ("client_encoding", "UTF8"),
-        ("application_name", "automator67"),
     ];
     for (name, value) in parameters {
         message::put_string(output, name);

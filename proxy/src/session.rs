@@ -83,10 +83,12 @@ struct Settings {
     map: SettingMap,
     /// What RESET ALL goes back to: the startup packet's.
     initial: SettingMap,
-    /// Schemas of `search_path`.
+    /// Schemas of `search_path`, as in force now.
     search_path: Arc<Vec<String>>,
-    /// The proxy's own.
+    /// The proxy's own, as in force now.
     own: OwnSettings,
+    /// What SET LOCAL has hidden, until the transaction's end.
+    hidden: Option<Box<(Arc<Vec<String>>, OwnSettings)>>,
 }
 
 /// Settings named `automator67.*`.
@@ -147,6 +149,7 @@ impl Session {
                 force_gather: false,
                 warnings: true,
             },
+            hidden: None,
         };
         Session {
             process,
@@ -240,6 +243,9 @@ impl Session {
 
     async fn simple_statements(&mut self, frame: &Frame, started: Instant) -> Outcome {
         let text = message::query(frame.body())?;
+        if self.transaction.stale {
+            Box::pin(self.refresh_catalog()).await?;
+        }
         let prepared = self.plan_simple(text)?;
         match prepared.statements.as_slice() {
             [] => self.client.output().extend_from_slice(message::EMPTY_QUERY),
@@ -259,6 +265,10 @@ impl Session {
     /// transaction, takes no other way than this.
     async fn statement(&mut self, request: &Request<'_>, started: Instant) -> Outcome {
         self.note_statement(request);
+        if request.planned.parameters > 0 && !matches!(request.planned.plan, Plan::Prepare { .. }) {
+            // There are no parameters in a simple query: the server says so.
+            return Box::pin(self.run_single(request, self.home())).await;
+        }
         if let Plan::Single(target) = &request.planned.plan
             && self.is_plain(request)
             && let Some(shard) = self.resolve_now(target, request)?
@@ -285,6 +295,7 @@ impl Session {
             let started = Instant::now();
             let changed = self.transaction.catalog.is_some();
             // A statement after a change of schema, or after SET, is planned anew.
+            self.refresh_catalog().await?;
             let fresh = if position > 0 && (changed || prepared.depends_on_order) {
                 self.replan(text, position)?
             } else {

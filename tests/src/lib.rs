@@ -5,12 +5,14 @@
 //! - [`wire`] is a client that shows every message; [`scram`] logs it in.
 //! - [`answer`] is what a statement answered, in a form that can be compared.
 //! - [`cases`] reads the case files of `tests/sql`, [`play`] runs them on one server.
+//! - [`checks`] runs many checks on one set of servers.
 //! - [`tpch`] fills the eight TPC-H tables.
 //! - [`wait`] waits for conditions.
 
 pub mod answer;
 pub mod automator;
 pub mod cases;
+pub mod checks;
 pub mod play;
 pub mod postgres;
 pub mod process;

@@ -245,16 +245,7 @@ impl Session {
         let field =
             copy_rows::field(format, row, index).map_err(|error| bad_row(splitter, &error))?;
         let Some(field) = field else {
-            return Err(Report::error(
-                sqlstate::NOT_NULL_VIOLATION,
-                format!(
-                    "null value in the shard key of relation \"{}\"",
-                    splitter.copy.table.name
-                ),
-            )
-            .detail(format!("Row {} of the COPY data.", splitter.line))
-            .hint("Every row of a distributed table needs a shard key.")
-            .into());
+            return Ok(KeyValue::Null);
         };
         if *format == CopyFormat::Binary {
             let oid = match (key_type, field.len()) {
@@ -658,11 +649,7 @@ pub fn owner_of(
     key_type: KeyType,
 ) -> Outcome<ShardId> {
     let Some(text) = text else {
-        return Err(
-            Report::error(sqlstate::NOT_NULL_VIOLATION, "null value in the shard key")
-                .hint("Every row of a distributed table needs a shard key.")
-                .into(),
-        );
+        return shard_of(catalog, &KeyValue::Null);
     };
     let value = key::from_text(key_type, text).ok_or_else(|| {
         Report::error(

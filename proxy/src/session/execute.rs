@@ -45,7 +45,10 @@ impl Session {
             Plan::Admin(call) => self.admin(call, request).await,
             Plan::Transaction(command) => self.transaction_command(command, request.text).await,
             Plan::Setting(command) => self.setting(command, request).await,
-            Plan::DeclareCursor { name, query, .. } => {
+            Plan::DeclareCursor { name, query, hold } => {
+                if !hold && !self.transaction.is_open() {
+                    return Err(needs_block("DECLARE CURSOR"));
+                }
                 self.declare_cursor(name, query, request).await
             }
             Plan::FetchCursor { name } => self.fetch_cursor(name, request).await,
@@ -287,6 +290,15 @@ pub fn queue(server: &mut Server, text: &str, bound: Option<&Bound>, relay: bool
             server.unnamed = None;
         }
     }
+}
+
+/// The error of a statement that makes no sense outside of a transaction.
+pub fn needs_block(command: &str) -> Failure {
+    Report::error(
+        sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+        format!("{command} can only be used in transaction blocks"),
+    )
+    .into()
 }
 
 fn ends_failed_transaction(plan: &Plan) -> bool {

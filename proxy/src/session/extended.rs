@@ -823,6 +823,10 @@ fn local_answer(statement: &Statement) -> Local {
         .first()
         .map(|planned| &planned.plan)
     {
+        // `SELECT set_config(...)` is a setting that has a row.
+        Some(Plan::Setting(SettingCommand::Set { replay, .. })) if replay.starts_with("SELECT") => {
+            Local::AskServer
+        }
         None | Some(Plan::Empty | Plan::Transaction(_) | Plan::Setting(_) | Plan::Admin(_)) => {
             Local::Known
         }
@@ -834,6 +838,8 @@ fn local_answer(statement: &Statement) -> Local {
 fn runs_in_transaction(plan: &Plan) -> bool {
     match plan {
         Plan::Transaction(_) | Plan::Setting(_) | Plan::Empty => false,
+        // A server refuses a cursor that would end at once.
+        Plan::DeclareCursor { .. } => false,
         Plan::Ddl(ddl) => !ddl.outside_transaction,
         _ => true,
     }

@@ -193,18 +193,6 @@ impl Session {
                 drawn.keys[*row] = Some(value);
             }
         }
-        let null = |key: &Option<(KeyValue, String)>| matches!(key, Some((KeyValue::Null, _)));
-        if drawn.keys.iter().any(null) {
-            return Err(Report::error(
-                sqlstate::NOT_NULL_VIOLATION,
-                format!(
-                    "null value in the shard key of relation \"{}\"",
-                    insert.table.name
-                ),
-            )
-            .hint("Every row of a distributed table needs a shard key.")
-            .into());
-        }
         Ok(())
     }
 
@@ -522,6 +510,7 @@ fn render(insert: &InsertSplit, request: &Request<'_>, drawn: &Drawn, rows: &[us
                 output.push_str(value.map_or("NULL", String::as_str));
             }
             Piece::Key => match &drawn.keys[*row] {
+                Some((KeyValue::Null, _)) => output.push_str("NULL"),
                 Some((_, text)) => output.push_str(&super::planning::key_literal(text)),
                 None => output.push_str("NULL"),
             },

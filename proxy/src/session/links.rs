@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Session, shutting_down};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
+    guc::SettingMap,
     pool::{Lease, Pool},
     process::{Process, lock},
     relay,
@@ -66,8 +67,13 @@ impl Session {
             Some(index) => index,
             None => self.borrow(shard).await?,
         };
-        if !self.links[index].begun && !self.links[index].server.settings.same(&self.settings.map) {
-            self.apply_settings(index).await?;
+        if !self.links[index].begun {
+            // What the transaction itself has set comes behind BEGIN, so that ROLLBACK takes it back.
+            let before = self.transaction.settings_before().unwrap_or(&self.settings.map);
+            if !self.links[index].server.settings.same(before) {
+                let before = before.clone();
+                self.apply_settings(index, &before).await?;
+            }
         }
         if self.transaction.is_open() && !self.links[index].begun {
             self.queue_begin(index).await?;
@@ -113,10 +119,10 @@ impl Session {
 
     /// Makes the connection's settings those of the session. The client has seen their effects
     /// before, so it sees nothing now.
-    pub(super) async fn apply_settings(&mut self, index: usize) -> Outcome {
+    async fn apply_settings(&mut self, index: usize, wanted: &SettingMap) -> Outcome {
         let server = &mut self.links[index].server;
-        let difference = server.settings.difference(&self.settings.map);
-        server.settings = self.settings.map.clone();
+        let difference = server.settings.difference(wanted);
+        server.settings = wanted.clone();
         if difference.is_empty() {
             return Ok(());
         }
@@ -128,8 +134,10 @@ impl Session {
     /// Queues BEGIN, and what the transaction has set and marked before this shard joined.
     async fn queue_begin(&mut self, index: usize) -> Outcome {
         let statements = self.transaction.begin_statements();
+        let settings = self.settings.map.clone();
         let link = &mut self.links[index];
         link.begun = true;
+        link.server.settings = settings;
         link.server.query(&statements, false);
         if self.transaction.begins_plainly() {
             // A plain BEGIN cannot fail on a live connection: it travels with the statement.

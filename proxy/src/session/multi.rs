@@ -6,7 +6,7 @@ use automator67_planner::{
     plan::{Ddl, Multi, NOW_PLACEHOLDER, Plan, SessionEffects},
 };
 
-use super::{Session, execute::queue, planning::Request};
+use super::{Session, execute::{needs_block, queue}, planning::Request};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
@@ -42,6 +42,10 @@ impl Tally {
 impl Session {
     /// One statement on several shards.
     pub(super) async fn multi(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
+        let locks = request.text.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("lock"));
+        if locks && !self.transaction.is_explicit() {
+            return Err(needs_block("LOCK TABLE"));
+        }
         let shards = self.shard_set(&multi.shards, request).await?;
         let text = match &multi.sql {
             None => request.text.to_owned(),
@@ -159,8 +163,9 @@ impl Session {
             text.to_owned()
         };
         self.announce_change().await?;
-        self.run_on_home(&text, request).await?;
+        let tag = self.run_on_home(&text, request).await?;
         self.run_elsewhere(&text).await?;
+        message::put_command_complete(self.client.output(), &tag);
         if let Some(table) = &ddl.creates_table
             && self.settings.own.auto_distribute
         {
@@ -170,18 +175,22 @@ impl Session {
         Ok(Tier::Multi)
     }
 
-    /// The home shard's answer is the client's.
-    async fn run_on_home(&mut self, text: &str, request: &Request<'_>) -> Outcome {
+    /// Runs on the home shard; its errors and notices are the client's. Returns the command tag.
+    async fn run_on_home(&mut self, text: &str, request: &Request<'_>) -> Outcome<String> {
         let index = self.link(self.home()).await?;
         self.links[index].wrote = true;
-        queue(&mut self.links[index].server, text, request.bound, true);
-        let relayed = relay::exchange(&mut self.client, &mut self.links[index].server).await?;
-        self.hidden_error(index)?;
-        if relayed.failed {
-            Err(Failure::Told)
-        } else {
+        let server = &mut self.links[index].server;
+        queue(server, text, request.bound, true);
+        let mut tag = String::new();
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'C' {
+                message::command_tag(frame.body()).clone_into(&mut tag);
+            }
             Ok(())
-        }
+        })
+        .await?;
+        self.hidden_error(index)?;
+        Ok(tag)
     }
 
     /// A statement on every shard but home, answers unseen.
@@ -239,10 +248,11 @@ impl Session {
         }
         let shards = self.all_shards();
         let mut done: Vec<String> = Vec::new();
+        let mut tag = String::new();
         for (position, shard) in shards.iter().enumerate() {
             let name = self.process.shard(*shard)?.settings.name.clone();
             let result = if position == 0 {
-                self.run_on_home(text, request).await
+                self.run_on_home(text, request).await.map(|home_tag| tag = home_tag)
             } else {
                 self.run_hidden(*shard, text).await
             };
@@ -255,6 +265,7 @@ impl Session {
         if request.planned.session.changes_catalog {
             self.announce_change().await?;
         }
+        message::put_command_complete(self.client.output(), &tag);
         Ok(Tier::Multi)
     }
 

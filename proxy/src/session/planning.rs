@@ -355,8 +355,11 @@ impl Session {
     }
 }
 
-/// The shard that owns a key.
+/// The shard that owns a key. Rows without a key, where the column allows them, are at home.
 pub fn shard_of(catalog: &Catalog, value: &KeyValue) -> Outcome<ShardId> {
+    if *value == KeyValue::Null {
+        return Ok(catalog.home());
+    }
     catalog.ring.shard_of(key::token(value)).ok_or_else(|| {
         Report::error(sqlstate::INTERNAL_ERROR, "the ring of shards is empty").into()
     })

@@ -105,8 +105,9 @@ impl Session {
                 local,
             } => {
                 self.run_setting(request).await?;
+                self.log_setting(replay);
                 if *local {
-                    self.remember_local(replay);
+                    self.set_locally(name, replay, value.as_deref())?;
                 } else {
                     self.set_own_or_map(name, replay, value.as_deref())?;
                     self.settings_are_made();
@@ -114,14 +115,14 @@ impl Session {
             }
             SettingCommand::Reset { name, local: true } => {
                 self.run_setting(request).await?;
-                self.remember_local(&format!(
-                    "SET LOCAL {} TO DEFAULT",
-                    guc::quote_setting(name)
-                ));
+                self.log_setting(&format!("SET LOCAL {} TO DEFAULT", guc::quote_setting(name)));
+                self.set_locally(name, "", None)?;
             }
             SettingCommand::Reset { name, local: false } => {
                 self.reset(name);
-                self.run_reset(request.text, "RESET").await?;
+                let tag = if starts_with_set(request.text) { "SET" } else { "RESET" };
+                self.run_reset(request.text, tag).await?;
+                self.log_setting(request.text);
             }
             SettingCommand::ResetAll => {
                 self.settings.map = self.settings.initial.clone();
@@ -332,6 +333,19 @@ impl Session {
         Ok(())
     }
 
+    /// SET LOCAL: in force until the transaction's end, and not on other connections' behalf.
+    fn set_locally(&mut self, name: &str, replay: &str, value: Option<&str>) -> Outcome {
+        if !self.transaction.is_open() {
+            return Ok(());
+        }
+        let map = self.settings.map.clone();
+        let hidden = (self.settings.search_path.clone(), self.settings.own.clone());
+        self.settings.hidden.get_or_insert(Box::new(hidden));
+        let result = self.set_own_or_map(name, replay, value);
+        self.settings.map = map;
+        result
+    }
+
     fn reset(&mut self, name: &str) {
         match self.settings.initial.get(name).map(str::to_owned) {
             Some(replay) => self.settings.map.set(name, &replay),
@@ -375,6 +389,10 @@ impl Session {
             .collect();
         Ok(())
     }
+}
+
+fn starts_with_set(text: &str) -> bool {
+    text.trim_start().get(..3).is_some_and(|word| word.eq_ignore_ascii_case("set"))
 }
 
 fn invalid_value(name: &str, value: &str, hint: &str) -> Failure {

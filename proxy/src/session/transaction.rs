@@ -27,8 +27,8 @@ pub struct Transaction {
     savepoints: Vec<Savepoint>,
     /// Settings when it began, for ROLLBACK.
     settings_before: Option<Box<Settings>>,
-    /// SET LOCAL statements, for shards that join later.
-    locals: Vec<String>,
+    /// SET, SET LOCAL and SAVEPOINT so far, for shards that join later.
+    log: Vec<String>,
     /// Where each cursor lives.
     pub cursors: HashMap<String, ShardId>,
     /// The snapshot with this transaction's own schema changes.
@@ -59,7 +59,8 @@ enum State {
 struct Savepoint {
     name: String,
     settings: Settings,
-    locals: usize,
+    /// Length of the transaction's log with it.
+    logged: usize,
 }
 
 impl Transaction {
@@ -90,20 +91,21 @@ impl Transaction {
     /// What a joining shard runs first.
     pub fn begin_statements(&self) -> String {
         let mut text = format!("BEGIN{}", self.options);
-        for local in &self.locals {
+        for statement in &self.log {
             text.push_str("; ");
-            text.push_str(local);
-        }
-        for savepoint in &self.savepoints {
-            text.push_str("; SAVEPOINT ");
-            text.push_str(&crate::guc::quote_identifier(&savepoint.name));
+            text.push_str(statement);
         }
         text
     }
 
+    /// Settings when it began.
+    pub fn settings_before(&self) -> Option<&crate::guc::SettingMap> {
+        self.settings_before.as_ref().map(|settings| &settings.map)
+    }
+
     /// Nothing in [`Transaction::begin_statements`] can fail.
     pub fn begins_plainly(&self) -> bool {
-        self.options.is_empty() && self.locals.is_empty() && self.savepoints.is_empty()
+        self.options.is_empty() && self.log.is_empty()
     }
 }
 
@@ -182,7 +184,7 @@ impl Session {
             );
         } else if self.links.iter().any(|link| link.begun) {
             self.everywhere(text).await?;
-            self.transaction.locals.push(text.to_owned());
+            self.transaction.log.push(text.to_owned());
         } else {
             self.transaction.options.push_str(options);
         }
@@ -373,6 +375,9 @@ impl Session {
         let ended = std::mem::take(&mut self.transaction);
         self.transaction.gathers = ended.gathers;
         self.portals.clear();
+        if let Some(hidden) = self.settings.hidden.take() {
+            (self.settings.search_path, self.settings.own) = *hidden;
+        }
         let Some(before) = ended.settings_before else {
             return;
         };
@@ -390,10 +395,11 @@ impl Session {
         self.require_transaction("SAVEPOINT")?;
         self.everywhere(&format!("SAVEPOINT {}", crate::guc::quote_identifier(name)))
             .await?;
+        self.transaction.log.push(format!("SAVEPOINT {}", crate::guc::quote_identifier(name)));
         self.transaction.savepoints.push(Savepoint {
             name: name.to_owned(),
             settings: self.settings.clone(),
-            locals: self.transaction.locals.len(),
+            logged: self.transaction.log.len(),
         });
         message::put_command_complete(self.client.output(), "SAVEPOINT");
         Ok(Tier::Proxy)
@@ -408,6 +414,9 @@ impl Session {
         ))
         .await?;
         self.transaction.savepoints.truncate(position);
+        self.transaction
+            .log
+            .push(format!("RELEASE SAVEPOINT {}", crate::guc::quote_identifier(name)));
         message::put_command_complete(self.client.output(), "RELEASE");
         Ok(Tier::Proxy)
     }
@@ -435,7 +444,7 @@ impl Session {
         self.transaction.savepoints.truncate(position + 1);
         let savepoint = &self.transaction.savepoints[position];
         self.settings = savepoint.settings.clone();
-        self.transaction.locals.truncate(savepoint.locals);
+        self.transaction.log.truncate(savepoint.logged);
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.settings = self.settings.map.clone();
         }
@@ -489,9 +498,11 @@ impl Session {
         Ok(())
     }
 
-    /// Remembers a SET LOCAL for shards that join later.
-    pub(super) fn remember_local(&mut self, statement: &str) {
-        self.transaction.locals.push(statement.to_owned());
+    /// Remembers a setting for shards that join the transaction later.
+    pub(super) fn log_setting(&mut self, statement: &str) {
+        if self.transaction.is_open() {
+            self.transaction.log.push(statement.to_owned());
+        }
     }
 
     /// Sends a notice of our own.
