@@ -76,10 +76,19 @@ pub(crate) struct Reference {
     pub(crate) qualifiers: usize,
     /// The occurrence of the relation that qualifies it.
     pub(crate) table_of: Option<usize>,
-    /// The occurrence of the relation, where it names a whole row of one.
-    pub(crate) whole_row_of: Option<usize>,
+    /// Set where it names a whole row of a relation.
+    pub(crate) whole_row: Option<WholeRow>,
     /// The whole row is an output column without an alias.
     pub(crate) needs_alias: bool,
+}
+
+/// What a whole row is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WholeRow {
+    /// An occurrence of a relation.
+    Relation(usize),
+    /// A use of a view.
+    View(usize),
 }
 
 /// Everything that is known about a statement.
@@ -604,6 +613,7 @@ impl<'t> Analysis<'t> {
             schema,
             columns: renamed(columns, &range.alias),
             occurrence: Some(occurrence),
+            view_use: None,
             qualified_only: false,
             text: self.text,
         })
@@ -632,6 +642,7 @@ impl<'t> Analysis<'t> {
             schema: None,
             columns: renamed(outputs, alias),
             occurrence: None,
+            view_use: None,
             qualified_only: false,
             text: self.text,
         })
@@ -666,6 +677,7 @@ impl<'t> Analysis<'t> {
             self.strange = true;
             return self.derived(&range.alias, &range.relname, None);
         };
+        let view_use = self.view_uses.len();
         self.view_uses.push(ViewUse {
             range,
             text: self.text,
@@ -708,6 +720,7 @@ impl<'t> Analysis<'t> {
             schema: alias.is_none().then(|| relation.name.schema.clone()),
             columns,
             occurrence: None,
+            view_use: Some(view_use),
             qualified_only: false,
             text: constants_text,
         })

@@ -198,13 +198,14 @@ fn is_of_session(statement: &Statement<'_>) -> Result<bool, PlanError> {
         }
         return Ok(true);
     }
-    if made.is_some() || !statement.context.temp_relations {
+    if made.is_some() || statement.context.temporary.is_empty() {
         return Ok(false);
     }
     let named = named_relations(statement.node);
     let is_temp = |range: &QualifiedRange| {
-        matches!(range.schema.as_deref(), None | Some("pg_temp"))
-            && statement
+        let hides = range.schema.is_none() && statement.context.temporary.contains(&range.name);
+        let unknown = || {
+            statement
                 .catalog
                 .resolve(
                     statement.context.search_path,
@@ -212,6 +213,8 @@ fn is_of_session(statement: &Statement<'_>) -> Result<bool, PlanError> {
                     &range.name,
                 )
                 .is_none()
+        };
+        hides || matches!(range.schema.as_deref(), None | Some("pg_temp")) && unknown()
     };
     let temporary = named.iter().filter(|range| is_temp(range)).count();
     if let (NodeEnum::RenameStmt(rename), true) = (statement.node, temporary > 0) {
@@ -399,7 +402,7 @@ fn truncate_tables(
     if !placed && (!cascades || unknown) {
         return Ok(Draft::home("truncate").writes());
     }
-    if unknown && statement.context.temp_relations {
+    if unknown && !statement.context.temporary.is_empty() {
         return Err(PlanError::unsupported(
             "one statement cannot change temporary and other relations",
         )
@@ -497,7 +500,7 @@ fn reindex_tables(statement: &Statement<'_>, reindex: &protobuf::ReindexStmt) ->
         reindex.kind(),
         ReindexObjectType::ReindexObjectIndex | ReindexObjectType::ReindexObjectTable
     );
-    let of_session = statement.context.temp_relations
+    let of_session = !statement.context.temporary.is_empty()
         && reindex.relation.as_ref().is_some_and(|range| {
             range.schemaname.is_empty()
                 && reindex.kind() == ReindexObjectType::ReindexObjectTable

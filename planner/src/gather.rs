@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use pg_query::protobuf;
 
 use crate::{
-    analysis::{Analysis, CLIENT_TEXT},
+    analysis::{Analysis, CLIENT_TEXT, WholeRow},
     catalog::{Column, Placement, QualifiedName, Relation},
     parse,
     plan::{Fetch, FetchSource, Gather, KeyRoute, PlanError, ProxyView, ShardSet},
@@ -370,6 +370,29 @@ impl Rewriter<'_, '_> {
         one.range.relname.clone()
     }
 
+    /// A whole row with the type that it has in Postgres; `None` where it has that already.
+    fn whole_row(&self, whole: WholeRow) -> Result<Option<String>, PlanError> {
+        match whole {
+            WholeRow::Relation(occurrence) => {
+                let one = &self.analysis.occurrences[occurrence];
+                let relation = one.found.distributed().filter(|_| !one.written);
+                let row = |relation| row_of_table(one.range, &self.alias(occurrence), relation);
+                relation.map(row).transpose()
+            }
+            WholeRow::View(number) => {
+                let one = &self.analysis.view_uses[number];
+                if !self.reads_elsewhere(one.view) {
+                    return Ok(None);
+                }
+                let alias = one.range.alias.as_ref();
+                let name = alias.map_or(&one.range.relname, |alias| &alias.aliasname);
+                let name = identifier(name);
+                let row = format!("({name}.*)");
+                Ok(Some(unless_missing(&name, &row, &one.relation.name)))
+            }
+        }
+    }
+
     fn has_namesake(&self, occurrence: usize) -> bool {
         let one = &self.analysis.occurrences[occurrence];
         one.range.alias.is_none()
@@ -395,12 +418,10 @@ impl Rewriter<'_, '_> {
             .iter()
             .filter(|one| one.text == number)
         {
-            if let Some(occurrence) = reference.whole_row_of {
-                let one = &self.analysis.occurrences[occurrence];
-                let Some(relation) = one.found.distributed().filter(|_| !one.written) else {
+            if let Some(whole) = reference.whole_row {
+                let Some(row) = self.whole_row(whole)? else {
                     continue;
                 };
-                let row = whole_row(one.range, &self.alias(occurrence), relation)?;
                 let (from, to) = source.name(reference.location).ok_or_else(not_rewritable)?;
                 let name = source.text[from..to].to_owned();
                 let alias = if reference.needs_alias {
@@ -497,21 +518,14 @@ pub(crate) fn folded(spelled: &str) -> String {
     }
 }
 
-/// A row of the temporary table as a row of the table it stands for. On the nullable side of an
-/// outer join there may be none: then the shard key, which no row lacks, is null.
-fn whole_row(
+/// A row of a temporary table as a row of the table it stands for.
+fn row_of_table(
     range: &protobuf::RangeVar,
     alias: &str,
     relation: &Relation,
 ) -> Result<String, PlanError> {
-    let Placement::Distributed { key, .. } = &relation.placement else {
-        return Err(not_rewritable());
-    };
-    if range
-        .alias
-        .as_ref()
-        .is_some_and(|alias| !alias.colnames.is_empty())
-    {
+    let renamed = |alias: &protobuf::Alias| !alias.colnames.is_empty();
+    if range.alias.as_ref().is_some_and(renamed) {
         return Err(PlanError::unsupported(
             "whole rows of a distributed table with renamed columns are not supported over several shards",
         )
@@ -523,10 +537,13 @@ fn whole_row(
         .iter()
         .map(|column| format!("{name}.{}", identifier(&column.name)))
         .collect();
-    Ok(format!(
-        "CASE WHEN {name}.{} IS NOT NULL THEN ROW({})::{} END",
-        identifier(key),
-        columns.join(", "),
-        qualified(&relation.name)
-    ))
+    Ok(unless_missing(&name, &format!("ROW({})", columns.join(", ")), &relation.name))
+}
+
+/// On the nullable side of an outer join there may be no row; one that has only nulls is not that.
+fn unless_missing(name: &str, row: &str, row_type: &QualifiedName) -> String {
+    format!(
+        "CASE WHEN ({name}.*) IS DISTINCT FROM NULL THEN {row}::{} END",
+        qualified(row_type)
+    )
 }

@@ -377,7 +377,7 @@ impl Builder<'_, '_> {
             }
             if let (Some(key_type), true) = (key.map(|(_, kind)| kind), key_index == Some(column)) {
                 let (source_of_key, text) = self.key_cell(cell, key_type, span, source)?;
-                row_key = Some(RowKey::Source(source_of_key));
+                row_key = Some(source_of_key);
                 texts.push(text);
                 continue;
             }
@@ -410,13 +410,13 @@ impl Builder<'_, '_> {
         key_type: KeyType,
         span: Option<(usize, usize)>,
         source: &Source<'_>,
-    ) -> Result<(KeySource, Template), PlanError> {
+    ) -> Result<(RowKey, Template), PlanError> {
         let types = self.statement.context.parameter_types;
         match facts::constant(cell, key_type, types, true) {
             Some(constant) => {
                 let (key, reusable) = self.statement.source(&constant);
                 self.reusable &= reusable;
-                Ok((key, self.template(span)))
+                Ok((RowKey::Source(key), self.template(span)))
             }
             None => {
                 if has_subquery(cell) {
@@ -426,20 +426,28 @@ impl Builder<'_, '_> {
                     .hint("Use INSERT ... SELECT, or run the subquery first."));
                 }
                 self.changed = true;
-                if let Some(sequence) = drawn_sequence(cell) {
-                    return Err(PlanError::unsupported(format!(
-                        "nextval('{sequence}') cannot give the shard key of a row directly"
-                    ))
-                    .hint("Leave the column out and make the sequence its default, or draw the value first."));
+                if let (Some(sequence), KeyType::Integer) = (drawn_sequence(cell), key_type) {
+                    let n = self.take_from(sequence);
+                    return Ok((RowKey::Sequence(n), vec![Piece::Sequence(n)]));
                 }
                 self.evaluated = true;
                 let span = span.ok_or_else(not_understood)?;
                 let text = source.text.get(span.0..span.1).ok_or_else(not_understood)?;
                 debug_assert!(!text.is_empty());
                 let expression = self.template(Some(span));
-                Ok((KeySource::Expression(expression), vec![Piece::Key]))
+                let evaluated = RowKey::Source(KeySource::Expression(expression));
+                Ok((evaluated, vec![Piece::Key]))
             }
         }
+    }
+
+    /// The place of one more sequence among those that rows take values from.
+    fn take_from(&mut self, sequence: String) -> usize {
+        self.sequences.push(sequence);
+        self.changed = true;
+        // The sequence's name is a literal of the text.
+        self.reusable = false;
+        self.sequences.len() - 1
     }
 
     /// Any other value.
@@ -450,11 +458,7 @@ impl Builder<'_, '_> {
         source: &Source<'_>,
     ) -> Result<Template, PlanError> {
         if let Some(sequence) = drawn_sequence(cell) {
-            self.sequences.push(sequence);
-            self.changed = true;
-            // The sequence's name is a literal of the text.
-            self.reusable = false;
-            return Ok(vec![Piece::Sequence(self.sequences.len() - 1)]);
+            return Ok(vec![Piece::Sequence(self.take_from(sequence))]);
         }
         let mut traits = functions::Traits::default();
         tree::walk(cell, &mut |child| {

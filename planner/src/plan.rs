@@ -223,6 +223,19 @@ pub struct InsertRow {
     pub key: Option<RowKey>,
 }
 
+impl InsertRow {
+    /// True if the row takes a value from `InsertSplit::sequences[n]`.
+    pub fn takes(&self, n: usize) -> bool {
+        let drawn = Piece::Sequence(n);
+        let for_key = match &self.key {
+            Some(RowKey::Sequence(sequence)) => *sequence == n,
+            Some(RowKey::Source(KeySource::Expression(template))) => template.contains(&drawn),
+            Some(RowKey::Source(_)) | None => false,
+        };
+        for_key || self.text.contains(&drawn)
+    }
+}
+
 /// The key of a new row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowKey {

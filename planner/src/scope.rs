@@ -127,6 +127,8 @@ pub(crate) struct Item<'t> {
     pub(crate) columns: Option<Vec<Output<'t>>>,
     /// The relation's occurrence, if it is one.
     pub(crate) occurrence: Option<usize>,
+    /// The view's use, if it is one.
+    pub(crate) view_use: Option<usize>,
     /// The text that its constants are in.
     pub(crate) text: usize,
     /// Found by qualified names only (the alias of JOIN ... USING).

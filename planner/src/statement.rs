@@ -28,9 +28,9 @@ pub struct Context<'a> {
     pub reach: Reach,
     /// Parameter types as the client declared them; 0 or missing is unspecified.
     pub parameter_types: &'a [u32],
-    /// The session owns temporary tables. They never have the name of a placed table: such are
-    /// refused when they are made.
-    pub temp_relations: bool,
+    /// The session's temporary relations. None has the name of a placed table: such are refused
+    /// when they are made.
+    pub temporary: &'a [String],
 }
 
 /// What is known about the shards of a statement's keys.

@@ -54,11 +54,12 @@ fn cases(text: &str) -> Vec<Case> {
 fn run(catalog: &Catalog, case: &Case) -> String {
     let mut path: Vec<String> = vec!["public".to_owned()];
     let mut types: Vec<u32> = Vec::new();
-    let (mut reach, mut temporary, mut plain) = (Reach::Single, false, false);
+    let mut temporary: Vec<String> = Vec::new();
+    let (mut reach, mut plain) = (Reach::Single, false);
     for setting in &case.settings {
         match setting.split_once(' ').unwrap_or((setting, "")) {
             ("many", _) => reach = Reach::Many,
-            ("temporary", _) => temporary = true,
+            ("temporary", list) => temporary = list.split(", ").map(str::to_owned).collect(),
             ("plain", _) => plain = true,
             ("types", list) => {
                 types = list
@@ -75,7 +76,7 @@ fn run(catalog: &Catalog, case: &Case) -> String {
         user: "ann",
         reach,
         parameter_types: &types,
-        temp_relations: temporary,
+        temporary: &temporary,
     };
     let text = case.statement.trim_end();
     let mut normalised = Normalised::default();
@@ -173,7 +174,7 @@ fn deep_statements_are_planned_or_refused() {
         user: "ann",
         reach: Reach::Single,
         parameter_types: &[],
-        temp_relations: false,
+        temporary: &[],
     };
     let chain = |table: &str, length: usize| {
         let text = format!(
@@ -208,7 +209,7 @@ fn odd_texts_do_not_panic() {
         user: "ann",
         reach: Reach::Single,
         parameter_types: &[],
-        temp_relations: false,
+        temporary: &[],
     };
     for entry in fs::read_dir(directory).expect("the directory is there") {
         let text = fs::read_to_string(entry.expect("an entry").path()).expect("text");

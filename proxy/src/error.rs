@@ -15,14 +15,14 @@ pub mod sqlstate {
     pub const INVALID_PARAMETER_VALUE: &str = "22023";
     /// bad_copy_file_format
     pub const BAD_COPY_FILE_FORMAT: &str = "22P04";
-    /// not_null_violation
-    pub const NOT_NULL_VIOLATION: &str = "23502";
     /// active_sql_transaction
     pub const ACTIVE_SQL_TRANSACTION: &str = "25001";
     /// no_active_sql_transaction
     pub const NO_ACTIVE_SQL_TRANSACTION: &str = "25P01";
     /// in_failed_sql_transaction
     pub const IN_FAILED_SQL_TRANSACTION: &str = "25P02";
+    /// read_only_sql_transaction
+    pub const READ_ONLY_SQL_TRANSACTION: &str = "25006";
     /// invalid_sql_statement_name
     pub const INVALID_SQL_STATEMENT_NAME: &str = "26000";
     /// invalid_authorization_specification

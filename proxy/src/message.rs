@@ -349,6 +349,17 @@ pub fn put_copy_fail(output: &mut BytesMut, reason: &str) {
 
 // ---- to the client ----
 
+/// Appends a server's CopyInResponse without its last `hidden` columns.
+pub fn put_copy_in_response(output: &mut BytesMut, response: &[u8], hidden: usize) {
+    let (head, formats) = response.split_at(response.len().min(3));
+    let shown = (formats.len() / 2).saturating_sub(hidden);
+    framed(output, b'G', |body| {
+        body.put_slice(&head[..head.len().min(1)]);
+        body.put_i16(shown as i16);
+        body.put_slice(&formats[..2 * shown]);
+    });
+}
+
 /// ParseComplete.
 pub const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 /// BindComplete.

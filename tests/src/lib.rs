@@ -2,7 +2,7 @@
 //!
 //! - [`postgres`] finds the binaries and runs a plain cluster.
 //! - [`automator`] builds and runs `automator67 dev` and `automator67 serve`.
-//! - [`wire`] is a client that shows every message; [`scram`] logs it in.
+//! - [`wire`] is a client that shows every message, [`batch`] puts messages together.
 //! - [`answer`] is what a statement answered, in a form that can be compared.
 //! - [`cases`] reads the case files of `tests/sql`, [`play`] runs them on one server.
 //! - [`checks`] runs many checks on one set of servers.
@@ -11,6 +11,7 @@
 
 pub mod answer;
 pub mod automator;
+pub mod batch;
 pub mod cases;
 pub mod checks;
 pub mod play;

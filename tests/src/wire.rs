@@ -16,6 +16,8 @@ use postgres_protocol::{
     message::frontend,
 };
 
+use crate::batch::Batch;
+
 const READ_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where a server listens.
@@ -366,6 +368,12 @@ impl Connection {
                 _ => frames.push(frame),
             }
         }
+    }
+
+    /// Sends a batch and returns its frames up to and with the next ReadyForQuery.
+    pub fn batch(&mut self, batch: &Batch) -> Result<Vec<Frame>> {
+        self.send(batch.bytes())?;
+        self.until_ready()
     }
 
     /// Runs a simple query and returns its frames.

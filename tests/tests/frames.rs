@@ -117,7 +117,8 @@ fn startup_garbage(dev: &Dev) -> Result<()> {
         b"\x80\0\0\0\0\x03\0\0",
         b"\x7f\xff\xff\xff\0\x03\0\0",
         b"\0\0\x27\x11\0\x03\0\0",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03garbage",
+        // A whole TLS record (direct TLS) that is no ClientHello.
+        b"\x16\x03\x01\x00\x07garbage",
         b"\0\0\0\x08\xde\xad\xbe\xef",
     ];
     for packet in packets {

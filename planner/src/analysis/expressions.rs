@@ -7,7 +7,7 @@ use pg_query::{
     protobuf::{self, AExprKind, SubLinkType},
 };
 
-use super::{Analysis, CLIENT_TEXT, Env, Place, Reference};
+use super::{Analysis, CLIENT_TEXT, Env, Place, Reference, WholeRow};
 use crate::{
     facts::{self, ColumnId, elements, is_equality},
     filter, functions,
@@ -312,7 +312,7 @@ impl<'t> Analysis<'t> {
         let location = usize::try_from(column.location).unwrap_or(0);
         let starred = fields.len() < column.fields.len();
         let qualifiers = fields.len().saturating_sub(if starred { 1 } else { 2 });
-        let (mut whole_row_of, mut table_of) = (None, None);
+        let (mut whole_row, mut table_of) = (None, None);
         match scope::meaning(&self.items, names, column) {
             Meaning::Star => {
                 for item in names.visible.items.clone() {
@@ -324,23 +324,25 @@ impl<'t> Analysis<'t> {
                 if starred {
                     table_of = self.items[item].occurrence;
                 } else {
-                    whole_row_of = self.items[item].occurrence;
+                    let item = &self.items[item];
+                    let relation = item.occurrence.map(WholeRow::Relation);
+                    whole_row = relation.or(item.view_use.map(WholeRow::View));
                 }
             }
             Meaning::Column(column) if fields.len() > 1 => table_of = Some(column.occurrence),
             Meaning::Column(_) | Meaning::Constant(..) | Meaning::Unknown => {}
         }
-        if qualifiers > 0 || whole_row_of.is_some() || table_of.is_some() {
+        if qualifiers > 0 || whole_row.is_some() || table_of.is_some() {
             self.references.push(Reference {
                 text: self.text,
                 location,
-                qualifiers: if whole_row_of.is_some() {
+                qualifiers: if whole_row.is_some() {
                     0
                 } else {
                     qualifiers
                 },
                 table_of,
-                whole_row_of,
+                whole_row,
                 needs_alias: output_without_alias,
             });
         }

@@ -71,6 +71,7 @@ impl<'t> Analysis<'t> {
                 schema: None,
                 columns: None,
                 occurrence: None,
+                view_use: None,
                 text: self.text,
                 qualified_only: true,
             };

@@ -98,12 +98,16 @@ impl Session {
     async fn create_distributed_table(
         &mut self,
         table: &str,
-        column: &str,
+        given: &str,
         colocate_with: Option<&str>,
     ) -> Outcome {
         let catalog = self.catalog();
         let relation = self.local_table(&catalog, table)?;
-        self.distribute(&catalog, relation, &unquoted(column), colocate_with)
+        // As it stands, or as an identifier would be read.
+        let has = |name: &str| relation.columns.iter().any(|column| column.name == name);
+        let exact = Some(given.to_owned()).filter(|given| has(given));
+        let column = exact.unwrap_or_else(|| unquoted(given));
+        self.distribute(&catalog, relation, &column, colocate_with)
             .await
     }
 

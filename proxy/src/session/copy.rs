@@ -65,7 +65,9 @@ impl Session {
             }
         }
         if let Some(frame) = response {
-            self.client.output().extend_from_slice(&frame.bytes);
+            // The client sends the columns it named; those from sequences are ours.
+            let hidden = copy.sequences.len();
+            message::put_copy_in_response(self.client.output(), frame.body(), hidden);
         }
         self.client.flush().await?;
         let pending = shards.iter().map(|_| BytesMut::new()).collect();

@@ -138,9 +138,7 @@ impl Session {
             "Total Time: {:.3} ms",
             started.elapsed().as_secs_f64() * 1000.0
         ));
-        if self.transaction.is_explicit() {
-            self.drop_fetches(gather).await?;
-        }
+        self.end_fetches(gather).await?;
         self.answer(explain, request, &lines);
         Ok(Tier::Gather)
     }

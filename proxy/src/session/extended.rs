@@ -525,7 +525,7 @@ impl Session {
         self.describe(&statement, Some(&bind)).await
     }
 
-    /// Describes a statement, or a portal, by asking the home shard about the client's own text.
+    /// Describes a statement, or a portal, by asking a shard about the client's own text.
     async fn describe(&mut self, statement: &Arc<Statement>, bind: Option<&Bind>) -> Outcome {
         if matches!(local_answer(statement), Local::Known) {
             self.describe_locally(statement, bind.is_some());
@@ -534,8 +534,8 @@ impl Session {
         if self.transaction.is_failed() {
             return Err(aborted());
         }
-        let home = self.home();
-        let index = self.link(home).await?;
+        let shard = self.describing_shard(statement);
+        let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
         message::put_parse(
             &mut server.wire.output,
@@ -566,6 +566,16 @@ impl Session {
         } else {
             Ok(())
         }
+    }
+
+    /// A FETCH is known where its cursor is, everything else on the home shard.
+    fn describing_shard(&self, statement: &Statement) -> ShardId {
+        let planned = statement.prepared.statements.first();
+        let cursor = match planned.map(|planned| &planned.plan) {
+            Some(Plan::FetchCursor { name }) => self.transaction.cursors.get(name),
+            _ => None,
+        };
+        cursor.copied().unwrap_or(self.home())
     }
 
     /// Statements that the proxy answers have no parameters, and rows only where they say so.

@@ -54,10 +54,10 @@ impl Session {
             .and_then(|bound| self.portals.get(&bound.portal))
             .is_some_and(|portal| portal.shard.is_some());
         // A portal that still reads them keeps them to the end of the transaction.
-        if !suspended && self.transaction.is_explicit() {
-            self.drop_fetches(gather).await?;
+        if suspended {
+            self.keep_fetches(gather);
         } else {
-            self.transaction.gathers += 1;
+            self.end_fetches(gather).await?;
         }
         Ok(Tier::Gather)
     }
@@ -70,7 +70,7 @@ impl Session {
     ) -> Outcome {
         self.begin_implicit();
         self.load_fetches(gather, request).await?;
-        self.transaction.gathers += 1;
+        self.keep_fetches(gather);
         self.run_text(request, &gather.statement, self.home()).await
     }
 
@@ -80,17 +80,8 @@ impl Session {
         gather: &Gather,
         request: &Request<'_>,
     ) -> Outcome<Vec<Moved>> {
-        if self.transaction.read_only {
-            return Err(Report::error(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                "a read-only transaction cannot gather rows of several shards",
-            )
-            .detail(
-                "Gathering makes temporary tables, which a read-only transaction does not allow.",
-            )
-            .hint("Run the statement in a read-write transaction, or restrict it to one shard key.")
-            .into());
-        }
+        self.lift_guard().await?;
+        self.rename_kept().await?;
         let mut left = self.settings.own.gather_bytes_max;
         let mut all = Vec::with_capacity(gather.fetches.len());
         for fetch in &gather.fetches {
@@ -99,7 +90,37 @@ impl Session {
             self.process.telemetry.bytes_gathered.increment(moved.bytes);
             all.push(moved);
         }
+        self.close_guard().await?;
         Ok(all)
+    }
+
+    /// The statement is done. Where the transaction ends with it, or must not change tables, its
+    /// end is soon enough for them.
+    pub(super) async fn end_fetches(&mut self, gather: &Gather) -> Outcome {
+        if self.transaction.is_explicit() && !self.transaction.read_only {
+            return self.drop_fetches(gather).await;
+        }
+        self.keep_fetches(gather);
+        Ok(())
+    }
+
+    /// The temporary tables live as long as the transaction.
+    fn keep_fetches(&mut self, gather: &Gather) {
+        let names = gather.fetches.iter().map(|fetch| fetch.temp_table.clone());
+        self.transaction.kept.extend(names);
+    }
+
+    /// Earlier gathers of the transaction leave their names to the next one.
+    async fn rename_kept(&mut self) -> Outcome {
+        for name in std::mem::take(&mut self.transaction.kept) {
+            self.transaction.renamed += 1;
+            let rename = format!(
+                "ALTER TABLE IF EXISTS pg_temp.{name} RENAME TO a67_kept{}",
+                self.transaction.renamed
+            );
+            self.run_hidden(self.home(), &rename).await?;
+        }
+        Ok(())
     }
 
     /// Drops the temporary tables of a statement that is done.

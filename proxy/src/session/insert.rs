@@ -115,8 +115,8 @@ impl Session {
 
     async fn draw(&mut self, insert: &InsertSplit, request: &Request<'_>) -> Outcome<Drawn> {
         let mut sequences = Vec::with_capacity(insert.sequences.len());
-        for sequence in &insert.sequences {
-            sequences.push(self.draw_sequence(sequence, insert.rows.len()).await?);
+        for (n, sequence) in insert.sequences.iter().enumerate() {
+            sequences.push(self.draw_for_rows(insert, n, sequence).await?);
         }
         let mut drawn = Drawn {
             sequences,
@@ -133,6 +133,21 @@ impl Session {
             drawn.now = self.transaction_time().await?;
         }
         Ok(drawn)
+    }
+
+    /// A value for each row that takes one from the n-th sequence, and nothing for the others:
+    /// a row that brings its own number leaves the sequence alone.
+    async fn draw_for_rows(
+        &mut self,
+        insert: &InsertSplit,
+        n: usize,
+        sequence: &str,
+    ) -> Outcome<Vec<String>> {
+        let takes: Vec<bool> = insert.rows.iter().map(|row| row.takes(n)).collect();
+        let count = takes.iter().filter(|takes| **takes).count();
+        let mut values = self.draw_sequence(sequence, count).await?.into_iter();
+        let value = |takes| if takes { values.next() } else { None };
+        Ok(takes.into_iter().map(value).map(Option::unwrap_or_default).collect())
     }
 
     /// The next `count` values of a sequence on the home shard.
@@ -182,7 +197,7 @@ impl Session {
                 Some(RowKey::Source(source)) => {
                     match super::planning::read_key(key_type, source, request, None) {
                         Some(value) => drawn.keys[row] = Some((value, String::new())),
-                        None => unread.push((row, expression(source, request, drawn))),
+                        None => unread.push((row, expression(source, row, request, drawn))),
                     }
                 }
             }
@@ -341,6 +356,10 @@ impl Session {
     ) -> Outcome<Tier> {
         self.check_on_home(request).await?;
         self.begin_implicit();
+        if self.transaction.read_only {
+            let message = "cannot execute INSERT in a read-only transaction";
+            return Err(Report::error(sqlstate::READ_ONLY_SQL_TRANSACTION, message).into());
+        }
         let (query, loaded) = match &*insert.query {
             Plan::Gather(gather) => (gather.statement.clone(), Some(gather)),
             _ => (insert.query_sql.clone(), None),
@@ -525,9 +544,10 @@ fn render(insert: &InsertSplit, request: &Request<'_>, drawn: &Drawn, rows: &[us
     text
 }
 
-/// A key's source as SQL, to be evaluated by a server.
+/// The source of a row's key as SQL, to be evaluated by a server.
 fn expression(
     source: &automator67_planner::plan::KeySource,
+    row: usize,
     request: &Request<'_>,
     drawn: &Drawn,
 ) -> String {
@@ -538,8 +558,8 @@ fn expression(
             let fill = |piece: &Piece, output: &mut String| match piece {
                 Piece::Now => output.push_str("now()"),
                 Piece::Sequence(n) => {
-                    let first = drawn.sequences.get(*n).and_then(|values| values.first());
-                    output.push_str(first.map_or("NULL", String::as_str));
+                    let value = drawn.sequences.get(*n).and_then(|values| values.get(row));
+                    output.push_str(value.map_or("NULL", String::as_str));
                 }
                 Piece::Text(_) | Piece::Literal(_) | Piece::Key => {}
             };

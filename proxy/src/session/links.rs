@@ -133,7 +133,8 @@ impl Session {
 
     /// Queues BEGIN, and what the transaction has set and marked before this shard joined.
     async fn queue_begin(&mut self, index: usize) -> Outcome {
-        let statements = self.transaction.begin_statements();
+        let home = self.links[index].server.shard_id() == self.home();
+        let statements = self.transaction.begin_statements(home);
         let settings = self.settings.map.clone();
         let link = &mut self.links[index];
         link.begun = true;

@@ -205,7 +205,7 @@ impl Session {
             user: &self.user.name,
             reach,
             parameter_types,
-            temp_relations: !self.temporary_names.is_empty(),
+            temporary: &self.temporary_names,
         };
         let planned = automator67_planner::plan(catalog, &context, text, normalised)?;
         Ok(planned.into_iter().map(Arc::new).collect())

@@ -24,6 +24,8 @@ pub struct Transaction {
     options: String,
     /// Every shard is read only.
     pub read_only: bool,
+    /// On the home shard only a subtransaction is read only, see [`Guard`].
+    pub guard: Option<Guard>,
     savepoints: Vec<Savepoint>,
     /// Settings when it began, for ROLLBACK.
     settings_before: Option<Box<Settings>>,
@@ -39,8 +41,10 @@ pub struct Transaction {
     pub doomed: bool,
     /// The schema has changed since `catalog` was loaded.
     pub stale: bool,
-    /// Temporary tables of gathers so far, so that each gets names of its own.
-    pub gathers: u64,
+    /// Temporary tables of gathers that something may still read.
+    pub kept: Vec<String>,
+    /// How many of those have got another name so far.
+    pub renamed: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,6 +59,21 @@ enum State {
     /// After an error in an open one.
     Failed,
 }
+
+/// A gather makes temporary tables, which a read-only transaction cannot do. So on the home shard
+/// the transaction is read-write with a savepoint, behind which all is read only. Releasing it
+/// gives back the outer mode (`CommitSubTransaction` in Postgres's `xact.c` restores it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Statements are refused what a read-only transaction is refused.
+    Closed,
+    /// A gather loads its tables.
+    Lifted,
+}
+
+const CLOSE_GUARD: &str =
+    "SAVEPOINT automator67_read_only; SET LOCAL transaction_read_only = on";
+const LIFT_GUARD: &str = "RELEASE SAVEPOINT automator67_read_only";
 
 struct Savepoint {
     name: String,
@@ -89,13 +108,34 @@ impl Transaction {
     }
 
     /// What a joining shard runs first.
-    pub fn begin_statements(&self) -> String {
-        let mut text = format!("BEGIN{}", self.options);
+    pub fn begin_statements(&self, home: bool) -> String {
+        let mut text = match self.guard.filter(|_| home) {
+            None => format!("BEGIN{}", self.options),
+            Some(_) => {
+                let options = self.options.replace(" READ ONLY", " READ WRITE");
+                format!("BEGIN{options}; {CLOSE_GUARD}")
+            }
+        };
         for statement in &self.log {
             text.push_str("; ");
             text.push_str(statement);
         }
         text
+    }
+
+    /// It starts as its options and the session's default say.
+    fn start(&mut self, state: State, options: &str, read_only: bool, settings: &Settings) {
+        self.state = state;
+        options.clone_into(&mut self.options);
+        self.read_only = read_only;
+        let says = options.contains(" READ ");
+        if !says && settings.map.get("default_transaction_read_only").is_some_and(sets_on) {
+            self.options.push_str(" READ ONLY");
+            self.read_only = true;
+        }
+        self.guard = Some(Guard::Closed)
+            .filter(|_| self.read_only && !self.options.contains(" DEFERRABLE"));
+        self.settings_before.get_or_insert_with(|| Box::new(settings.clone()));
     }
 
     /// Settings when it began.
@@ -146,27 +186,17 @@ impl Session {
                 );
             }
             State::Idle | State::Implicit => {
-                self.transaction.state = State::Open;
-                options.clone_into(&mut self.transaction.options);
-                self.transaction.read_only = read_only;
-                self.remember_settings();
+                self.transaction.start(State::Open, options, read_only, &self.settings);
             }
         }
         let tag = if start { "START TRANSACTION" } else { "BEGIN" };
         message::put_command_complete(self.client.output(), tag);
     }
 
-    fn remember_settings(&mut self) {
-        if self.transaction.settings_before.is_none() {
-            self.transaction.settings_before = Some(Box::new(self.settings.clone()));
-        }
-    }
-
     /// A transaction around one query string or batch, if none is open.
     pub(super) fn begin_implicit(&mut self) {
         if self.transaction.state == State::Idle {
-            self.transaction.state = State::Implicit;
-            self.remember_settings();
+            self.transaction.start(State::Implicit, "", false, &self.settings);
         }
     }
 
@@ -186,7 +216,10 @@ impl Session {
             self.everywhere(text).await?;
             self.transaction.log.push(text.to_owned());
         } else {
-            self.transaction.options.push_str(options);
+            let options = format!("{}{options}", self.transaction.options);
+            let read_only = self.transaction.read_only | read_only;
+            let state = self.transaction.state;
+            self.transaction.start(state, &options, read_only, &self.settings);
         }
         self.transaction.read_only |= read_only;
         message::put_command_complete(self.client.output(), "SET");
@@ -229,10 +262,7 @@ impl Session {
 
     fn chain(&mut self, chain: bool, options: &str, read_only: bool) {
         if chain {
-            self.transaction.state = State::Open;
-            options.clone_into(&mut self.transaction.options);
-            self.transaction.read_only = read_only;
-            self.remember_settings();
+            self.transaction.start(State::Open, options, read_only, &self.settings);
         }
     }
 
@@ -373,7 +403,6 @@ impl Session {
     /// Ends the transaction's own state; a rollback takes its settings back.
     fn forget_transaction(&mut self, committed: bool) {
         let ended = std::mem::take(&mut self.transaction);
-        self.transaction.gathers = ended.gathers;
         self.portals.clear();
         if let Some(hidden) = self.settings.hidden.take() {
             (self.settings.search_path, self.settings.own) = *hidden;
@@ -389,6 +418,34 @@ impl Session {
             link.server.settings = before.map.clone();
         }
         self.settings = *before;
+    }
+
+    /// Lets the home shard make the tables of a gather in a read-only transaction.
+    pub(super) async fn lift_guard(&mut self) -> Outcome {
+        if !self.transaction.read_only {
+            return Ok(());
+        }
+        if self.transaction.guard.is_none() || !self.transaction.savepoints.is_empty() {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "rows of several shards cannot be gathered at this place of a read-only transaction",
+            )
+            .detail("Gathering makes temporary tables on the home shard.")
+            .hint("Begin with START TRANSACTION READ ONLY, not DEFERRABLE, and use no savepoint.")
+            .into());
+        }
+        self.run_hidden(self.home(), LIFT_GUARD).await?;
+        self.transaction.guard = Some(Guard::Lifted);
+        Ok(())
+    }
+
+    /// The opposite: what runs next is the client's.
+    pub(super) async fn close_guard(&mut self) -> Outcome {
+        if self.transaction.guard == Some(Guard::Lifted) {
+            self.run_hidden(self.home(), CLOSE_GUARD).await?;
+            self.transaction.guard = Some(Guard::Closed);
+        }
+        Ok(())
     }
 
     async fn savepoint(&mut self, name: &str) -> Outcome<Tier> {
@@ -575,6 +632,13 @@ impl Session {
         self.hidden_error(index)?;
         Ok(rows)
     }
+}
+
+/// True for a SET statement that turns a switch on.
+fn sets_on(replay: &str) -> bool {
+    let value = replay.rsplit(['=', ' ']).next().unwrap_or_default();
+    let value = value.trim_matches(['\'', '"', ';']).to_lowercase();
+    matches!(value.as_str(), "on" | "true" | "yes" | "1" | "t" | "y")
 }
 
 fn no_transaction(command: &str) -> Failure {
