@@ -76,6 +76,13 @@ pub struct Session {
     warned_several: bool,
 }
 
+/// Message types that a client may send after login.
+const CLIENT_MESSAGES: &[u8] = b"QPBDECHSFXdcf";
+
+fn unknown_message(tag: u8) -> Report {
+    Report::protocol(format!("invalid frontend message type {tag}"))
+}
+
 /// Settings of the session.
 #[derive(Clone)]
 struct Settings {
@@ -188,11 +195,7 @@ impl Session {
                 }
                 // Left over from a COPY that failed on the server's side.
                 b'd' | b'c' | b'f' => {}
-                other => {
-                    return Err(
-                        Report::protocol(format!("invalid frontend message type {other}")).into(),
-                    );
-                }
+                other => return Err(unknown_message(other).into()),
             }
         }
     }
@@ -203,6 +206,12 @@ impl Session {
             let taken = frame::take(&mut self.client.wire.input, FRAME_BYTES_MAX);
             if let Some(frame) = taken.map_err(|error| Report::protocol(error.to_string()))? {
                 return Ok(Some(frame));
+            }
+            if let Some(tag) = self.client.wire.input.first()
+                && !CLIENT_MESSAGES.contains(tag)
+            {
+                // Its length means nothing: waiting for that many bytes would be waiting forever.
+                return Err(unknown_message(*tag).into());
             }
             self.client.flush().await?;
             self.client.wire.shrink();

@@ -99,6 +99,12 @@ impl Session {
             return Ok(());
         }
         let end = match frame.tag {
+            b'S' | b'H' if !frame.body().is_empty() => {
+                let end = if frame.tag == b'S' { End::Sync } else { End::Flush };
+                let result = self.work_off(end).await;
+                let malformed = Report::error(sqlstate::PROTOCOL_VIOLATION, "invalid message format");
+                return self.fail_batch(result.and(Err(malformed.into())), end).await;
+            }
             b'S' => End::Sync,
             b'H' => End::Flush,
             _ => {

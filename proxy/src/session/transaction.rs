@@ -133,8 +133,7 @@ impl Transaction {
             self.options.push_str(" READ ONLY");
             self.read_only = true;
         }
-        self.guard = Some(Guard::Closed)
-            .filter(|_| self.read_only && !self.options.contains(" DEFERRABLE"));
+        self.guard = Some(Guard::Closed).filter(|_| self.read_only);
         self.settings_before.get_or_insert_with(|| Box::new(settings.clone()));
     }
 
@@ -431,7 +430,7 @@ impl Session {
                 "rows of several shards cannot be gathered at this place of a read-only transaction",
             )
             .detail("Gathering makes temporary tables on the home shard.")
-            .hint("Begin with START TRANSACTION READ ONLY, not DEFERRABLE, and use no savepoint.")
+            .hint("Begin with START TRANSACTION READ ONLY, and use no savepoint.")
             .into());
         }
         self.run_hidden(self.home(), LIFT_GUARD).await?;
