@@ -8,7 +8,7 @@ use pg_query::{
 
 use crate::{
     analysis,
-    catalog::{Catalog, Placement, RelationKind},
+    catalog::{Catalog, Placement, QualifiedName, RelationKind},
     functions::unsafe_function,
     gather::folded,
     normalise::{TokenKind, tokens},
@@ -227,6 +227,21 @@ fn is_of_session(statement: &Statement<'_>) -> Result<bool, PlanError> {
         .hint("Use a statement for each."));
     }
     Ok(temporary > 0)
+}
+
+/// The distributed and reference tables that a statement changes.
+pub(crate) fn redefined(statement: &Statement<'_>) -> Vec<QualifiedName> {
+    let path = statement.context.search_path;
+    let named = named_relations(statement.node);
+    named
+        .iter()
+        .filter_map(|range| {
+            let schema = range.schema.as_deref();
+            statement.catalog.resolve(path, schema, &range.name)
+        })
+        .filter(|relation| relation.placement != Placement::Local)
+        .map(|relation| relation.name.clone())
+        .collect()
 }
 
 struct QualifiedRange {

@@ -56,6 +56,8 @@ pub(crate) fn explain(
             reusable: false,
             parameters: statement::highest_parameter(node),
             session: draft.session,
+            names: 0,
+            redefines: Vec::new(),
         }),
         analyze,
         prefix: format!("{} ", text[statement.span.0..start].trim_end()),

@@ -3,12 +3,14 @@
 //! - [`normalise`]: literals -> slots, the key of the plan cache
 //! - [`mod@plan`]: what a statement becomes
 //! - [`catalog`], [`ring`], [`key`]: where rows live
+//! - [`names`]: what a statement has to do with a table
 //! - `parse` -> `statement` -> `route` | `write` | `insert` | `gather` | `ddl` | `copy` |
 //!   `session` ...: how it becomes that
 //! - `analysis`, `scope`, `facts`: one walk over the tree, the names, and what is proved
 
 pub mod catalog;
 pub mod key;
+pub mod names;
 pub mod normalise;
 pub mod plan;
 pub mod ring;

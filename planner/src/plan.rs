@@ -22,6 +22,10 @@ pub struct Planned {
     pub parameters: usize,
     /// What the statement needs of, or leaves behind in, its server session.
     pub session: SessionEffects,
+    /// What it reads and writes, see [`crate::names`].
+    pub names: u64,
+    /// Distributed and reference tables whose definition it changes.
+    pub redefines: Vec<QualifiedName>,
 }
 
 /// State in a server session that a statement reads or leaves behind.

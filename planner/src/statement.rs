@@ -6,7 +6,7 @@ use crate::{
     admin,
     analysis::{self, Analysis},
     catalog::{Catalog, Placement},
-    copy, cursor, ddl, explain, gather, insert,
+    copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
     plan::{Plan, PlanError, Planned, SessionEffects, Target},
@@ -105,7 +105,7 @@ pub fn plan(
         Err(failure) => return unparsed(catalog, text, failure).map(|planned| vec![planned]),
     };
     if parsed.is_empty() {
-        return Ok(vec![finish(Draft::new(Plan::Empty, "empty"), (0, 0), 0)]);
+        return Ok(vec![finish(Draft::new(Plan::Empty, "empty"), (0, 0))]);
     }
     parsed
         .iter()
@@ -132,21 +132,29 @@ fn plan_one(
         parameters,
     };
     let draft = draft(&statement)?;
-    Ok(finish(
-        draft,
-        parsed.span,
-        usize::try_from(highest).unwrap_or(0),
-    ))
+    let names = names::of(&parsed.node, &draft.plan);
+    let redefines = match draft.plan {
+        Plan::Ddl(_) => ddl::redefined(&statement),
+        _ => Vec::new(),
+    };
+    Ok(Planned {
+        parameters: usize::try_from(highest).unwrap_or(0),
+        names,
+        redefines,
+        ..finish(draft, parsed.span)
+    })
 }
 
-fn finish(draft: Draft, span: (usize, usize), parameters: usize) -> Planned {
+fn finish(draft: Draft, span: (usize, usize)) -> Planned {
     Planned {
         plan: draft.plan,
         span,
         kind: draft.kind,
         reusable: draft.reusable,
-        parameters,
+        parameters: 0,
         session: draft.session,
+        names: 0,
+        redefines: Vec::new(),
     }
 }
 
@@ -276,7 +284,6 @@ fn unparsed(catalog: &Catalog, text: &str, failure: ParseFailure) -> Result<Plan
             ..Default::default()
         }),
         (0, text.len()),
-        0,
     );
     let forwarded = match &failure {
         ParseFailure::Syntax(_) => !catalog.has_placed_relations || !names_placed(catalog, text),

@@ -64,10 +64,13 @@ pub fn take(buffer: &mut BytesMut, limit: usize) -> Result<Option<Frame>, FrameE
     if buffer.len() < size {
         return Ok(None);
     }
-    Ok(Some(Frame {
-        tag,
-        bytes: buffer.split_to(size),
-    }))
+    // Mostly one frame is all there is: then nothing has to be shared.
+    let bytes = if buffer.len() == size {
+        std::mem::take(buffer)
+    } else {
+        buffer.split_to(size)
+    };
+    Ok(Some(Frame { tag, bytes }))
 }
 
 /// Cuts one startup packet (no type byte) off the front and returns its body.

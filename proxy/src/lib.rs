@@ -6,6 +6,7 @@
 mod copy_rows;
 mod error;
 pub mod frame;
+mod gate;
 mod guc;
 pub mod listener;
 mod login;
@@ -22,6 +23,7 @@ mod shard;
 mod store;
 mod telemetry;
 mod tls;
+mod types;
 mod wire;
 
 pub use listener::{Proxy, StartError};

@@ -139,12 +139,13 @@ impl Proxy {
 }
 
 fn shards(settings: &Settings) -> Result<Vec<Arc<Shard>>, TlsError> {
-    (1..)
-        .zip(&settings.shards)
-        .map(|(id, shard)| {
-            Shard::new(id, shard.clone(), settings.shard_connect_timeout).map(Arc::new)
-        })
-        .collect()
+    let mut shards: Vec<Arc<Shard>> = Vec::with_capacity(settings.shards.len());
+    for (id, shard) in (1..).zip(&settings.shards) {
+        let timeout = settings.shard_connect_timeout;
+        let shard = Shard::new(id, shard.clone(), timeout, shards.first())?;
+        shards.push(Arc::new(shard));
+    }
+    Ok(shards)
 }
 
 async fn accept(

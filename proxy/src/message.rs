@@ -222,6 +222,11 @@ impl Bind {
         format == 1
     }
 
+    /// True when some result is wanted in binary format.
+    pub fn wants_binary(&self) -> bool {
+        self.result_formats.iter().any(|format| *format != 0)
+    }
+
     /// The parameter part of [`Bind::rest`]: formats and values, without the result formats.
     pub fn parameters(&self) -> &[u8] {
         let result_bytes = 2 + 2 * self.result_formats.len();

@@ -14,10 +14,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     error::{Report, sqlstate},
+    gate::Gate,
     plan_cache::PlanCache,
     pool::{PoolState, Pools},
     scram::Verifier,
     server::{self, BackendKey},
+    session::KnownStatements,
     settings::{Settings, User},
     shard::Shard,
     store::Store,
@@ -39,6 +41,8 @@ pub struct Process {
     pub logins: HashMap<String, Login>,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// Closed for tables that move.
+    pub gate: Arc<Gate>,
     /// Tasks that outlive their session: cancel requests.
     pub tasks: TaskTracker,
     sessions: Mutex<HashMap<i32, Arc<SessionCard>>>,
@@ -66,36 +70,8 @@ pub struct Thread {
     pub plans: Mutex<PlanCache>,
     /// ParameterStatus values by user and startup settings.
     pub greetings: Mutex<HashMap<String, Statuses>>,
-    statements: Mutex<StatementIds>,
-}
-
-/// Numbers of prepared statements: the same text with the same types is one statement on every
-/// server connection, whoever prepared it.
-#[derive(Default)]
-struct StatementIds {
-    known: HashMap<(Arc<str>, Arc<[u32]>), u64>,
-    last: u64,
-}
-
-/// Texts whose number is remembered. A forgotten one gets a new number, and servers drop the old
-/// one in time.
-const STATEMENT_IDS_MAX: usize = 10_000;
-
-impl Thread {
-    /// The number of a statement.
-    pub fn statement_id(&self, text: &Arc<str>, types: &Arc<[u32]>) -> u64 {
-        let mut ids = lock(&self.statements);
-        if let Some(id) = ids.known.get(&(text.clone(), types.clone())) {
-            return *id;
-        }
-        if ids.known.len() >= STATEMENT_IDS_MAX {
-            ids.known.clear();
-        }
-        ids.last += 1;
-        let id = ids.last;
-        ids.known.insert((text.clone(), types.clone()), id);
-        id
-    }
+    /// Statements that its sessions have prepared.
+    pub statements: Mutex<KnownStatements>,
 }
 
 /// What others may see of a session, and what a CancelRequest needs.
@@ -114,6 +90,8 @@ pub struct SessionCard {
     pub connected_at: SystemTime,
     /// What changes.
     pub activity: Mutex<Activity>,
+    /// What the statement under way names, see [`Gate`]; 0 when there is none.
+    pub names: AtomicU64,
     /// Wakes a statement that waits for something that is not a shard.
     pub cancelled: tokio::sync::Notify,
 }
@@ -155,6 +133,7 @@ impl Process {
             tls,
             logins,
             telemetry: Telemetry::new(),
+            gate: Arc::default(),
             tasks: TaskTracker::new(),
             sessions: Mutex::default(),
             session_count: AtomicUsize::new(0),
@@ -258,6 +237,7 @@ impl Process {
                 state: "idle",
                 ..Activity::default()
             }),
+            names: AtomicU64::new(0),
             cancelled: tokio::sync::Notify::new(),
         });
         sessions.insert(pid, card.clone());
@@ -267,6 +247,7 @@ impl Process {
     /// Takes a session off the list.
     pub fn unlist_session(&self, card: &SessionCard) {
         lock(&self.sessions).remove(&card.pid);
+        card.names.store(0, Ordering::SeqCst);
     }
 
     /// All sessions.

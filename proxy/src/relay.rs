@@ -6,7 +6,8 @@ use crate::{
     error::{Failure, Outcome},
     frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES},
     message,
-    server::{Expected, Server, Step},
+    server::{Arrived, Expected, Server, Step},
+    types::{self, Untranslated},
     wire::{OUTPUT_BYTES_HIGH, Wire},
 };
 
@@ -110,18 +111,71 @@ pub async fn exchange(client: &mut Client, server: &mut Server) -> Outcome<Relay
         if client.wire.output.len() > FLUSH_BYTES {
             client.flush().await?;
         }
-        if drained {
-            fill(client, server).await?;
+        match drained {
+            Drained::OutputFull => {}
+            Drained::InputEmpty => fill(client, server).await?,
+            Drained::Untranslated(missing) => learn(client, server, missing).await?,
         }
     }
 }
 
-/// Moves what has arrived: to `output`, or away. False when it stopped because `output` is full.
-fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> Outcome<bool> {
+/// Why moving frames stopped.
+enum Drained {
+    /// What was moved must be sent first.
+    OutputFull,
+    /// No whole frame is left.
+    InputEmpty,
+    /// The next frame has OIDs that nobody knows yet.
+    Untranslated(Untranslated),
+}
+
+/// Learns what the next frame needs to be passed on. A failure comes after the end of the
+/// exchange, so that the connection is of use for a rollback.
+async fn learn(client: &mut Client, server: &mut Server, missing: Untranslated) -> Outcome {
+    match types::learn(&server.shard, missing).await {
+        Ok(()) => Ok(()),
+        Err(failure) => {
+            throw_away(client, server).await?;
+            Err(failure)
+        }
+    }
+}
+
+/// Reads the answers that are due and passes none of them on.
+async fn throw_away(client: &mut Client, server: &mut Server) -> Outcome {
+    let nothing_due = |due: &Expected| matches!(due, Expected::Local(_));
+    server.expected.retain(|due| !nothing_due(due));
+    for due in &mut server.expected {
+        if let Expected::Answer { relay, .. } = due {
+            *relay = false;
+        }
+    }
+    while !server.expected.is_empty() {
+        let output = &mut client.wire.output;
+        pass_rows(output, server, false, &mut Relayed::default())?;
+        let whole = if server.passing > 0 { None } else { take(server)? };
+        match whole {
+            None => fill(client, server).await?,
+            Some(frame) if frame.tag == b'G' => {
+                message::put_copy_fail(&mut server.wire.output, "the statement has failed");
+                send(server).await?;
+            }
+            Some(frame) => {
+                step(output, server, frame, false, &mut Relayed::default());
+            }
+        }
+    }
+    // The failure that is about to be told comes before it.
+    server.hidden_error = None;
+    Ok(())
+}
+
+/// Moves what has arrived: to `output`, or away.
+fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> Outcome<Drained> {
     loop {
         emit_local(output, server);
         if output.len() > OUTPUT_BYTES_HIGH {
-            return Ok(false);
+            return Ok(Drained::OutputFull);
         }
         let relay = match server.expected.front() {
             Some(Expected::Answer { relay, .. }) => *relay,
@@ -129,19 +183,23 @@ fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> O
             // Between statements: only notices and notifications can come.
             None => true,
         };
-        pass_rows(output, server, relay, relayed)?;
-        if server.passing > 0 {
-            return Ok(true);
+        if server.columns.is_none() {
+            pass_rows(output, server, relay, relayed)?;
+            if server.passing > 0 {
+                return Ok(Drained::InputEmpty);
+            }
         }
-        let Some(frame) = take(server)? else {
-            return Ok(true);
+        let frame = match take_for_client(server)? {
+            Arrived::Frame(frame) => frame,
+            Arrived::Part => return Ok(Drained::InputEmpty),
+            Arrived::Untranslated(missing) => return Ok(Drained::Untranslated(missing)),
         };
         let size = frame.bytes.len();
         if step(output, server, frame, relay, relayed) {
             relayed.bytes += size as u64;
         }
         if relayed.copy_in {
-            return Ok(true);
+            return Ok(Drained::InputEmpty);
         }
     }
 }
@@ -156,6 +214,12 @@ fn emit_local(output: &mut BytesMut, server: &mut Server) {
 fn take(server: &mut Server) -> Outcome<Option<Frame>> {
     server
         .take_frame()
+        .map_err(|error| lost(server, &error.to_string()))
+}
+
+fn take_for_client(server: &mut Server) -> Outcome<Arrived> {
+    server
+        .take_for_client()
         .map_err(|error| lost(server, &error.to_string()))
 }
 
@@ -199,6 +263,9 @@ fn step(
         Some(Expected::Answer { step, .. }) => Some(*step),
         Some(Expected::Local(_)) | None => None,
     };
+    if matches!(frame.tag, b'C' | b'I' | b's' | b'E' | b'Z') {
+        server.columns = None;
+    }
     let ends_front = match frame.tag {
         b'Z' => {
             server.status = frame.body().first().copied().unwrap_or(b'E');
@@ -209,7 +276,7 @@ fn step(
         }
         b'E' => {
             relayed.failed |= relay;
-            let hidden = !relay && front != Some(Step::Parse);
+            let hidden = !relay && !matches!(front, Some(Step::Parse | Step::Columns { .. }));
             skip_to_ready(server);
             if hidden {
                 server.hidden_error.get_or_insert(frame.bytes);
@@ -235,7 +302,7 @@ fn step(
             message::forget_tables(&mut frame.bytes);
             front == Some(Step::Describe)
         }
-        b'T' | b'n' => front == Some(Step::Describe),
+        b'T' | b'n' => matches!(front, Some(Step::Describe | Step::Columns { .. })),
         // Notifications belong to the client whatever is under way.
         b'A' => {
             output.extend_from_slice(&frame.bytes);
@@ -299,9 +366,10 @@ pub async fn collect(
 pub async fn next_answer(client: &mut Client, server: &mut Server) -> Outcome<Option<Frame>> {
     let frame = loop {
         emit_local(&mut client.wire.output, server);
-        match take(server)? {
-            Some(frame) => break frame,
-            None => fill(client, server).await?,
+        match take_for_client(server)? {
+            Arrived::Frame(frame) => break frame,
+            Arrived::Part => fill(client, server).await?,
+            Arrived::Untranslated(missing) => learn(client, server, missing).await?,
         }
     };
     let relay = matches!(

@@ -22,7 +22,7 @@ use crate::{
     message,
     settings::{ShardHost, ShardTls, User},
     shard::{self, Shard},
-    tls,
+    tls, types,
     wire::{Stream, Wire},
 };
 
@@ -74,6 +74,12 @@ pub enum Step {
     Bind,
     /// RowDescription or NoData.
     Describe,
+    /// RowDescription or NoData of a portal that is about to run, for our own use: its rows come
+    /// in binary and may hold OIDs.
+    Columns {
+        /// The prepared statement behind it, where it has a name on the server.
+        statement: Option<u64>,
+    },
     /// CommandComplete, EmptyQueryResponse or PortalSuspended.
     Execute,
     /// CloseComplete.
@@ -118,6 +124,10 @@ pub struct Server {
     pub passing: usize,
     /// The session whose `nextval` calls this server session remembers; `None` when several.
     pub sequence_owner: SequenceOwner,
+    /// Columns of the rows that are coming, where these must be rewritten for the client.
+    pub columns: Option<types::Columns>,
+    /// Prepared statements whose results never hold OIDs.
+    plain: types::PlainStatements,
     prepared: HashMap<u64, u64>,
     uses: u64,
 }
@@ -131,6 +141,23 @@ pub enum SequenceOwner {
     Session(u64),
     /// Several have.
     Mixed,
+}
+
+/// What the next bytes of a server are.
+#[derive(Debug)]
+pub enum Arrived {
+    /// A whole frame.
+    Frame(Frame),
+    /// Not a whole frame yet.
+    Part,
+    /// A whole frame, left where it is: something in it must be learned first.
+    Untranslated(types::Untranslated),
+}
+
+impl From<Option<Frame>> for Arrived {
+    fn from(frame: Option<Frame>) -> Self {
+        frame.map_or(Arrived::Part, Arrived::Frame)
+    }
 }
 
 impl Server {
@@ -189,12 +216,109 @@ impl Server {
                 .map(|(id, _)| *id)
         {
             self.prepared.remove(&oldest);
+            self.plain.remove(&oldest);
             message::put_close(&mut self.wire.output, b'S', &statement_name(oldest));
             self.expect(Step::Close, false);
         }
-        message::put_parse(&mut self.wire.output, &statement_name(id), text, types);
+        self.put_parse(&statement_name(id), text, types);
         self.expect(Step::Parse, relay);
         self.prepared.insert(id, self.uses);
+        self.plain.remove(&id);
+    }
+
+    /// Queues a Parse, without noting that its answer is due. `types` are those of the home shard.
+    pub fn put_parse(&mut self, name: &str, text: &str, types: &[u32]) {
+        let foreign = self.shard.types.as_ref();
+        match foreign.filter(|_| types.iter().any(|oid| *oid >= types::FIRST_USER_OID)) {
+            None => message::put_parse(&mut self.wire.output, name, text, types),
+            Some(foreign) => {
+                let map = foreign.map();
+                // A pair that was lost since it was looked for: no server knows the last OID.
+                let translate = |oid: &u32| map.to_shard(*oid).unwrap_or(u32::MAX);
+                let types: Vec<u32> = types.iter().map(translate).collect();
+                message::put_parse(&mut self.wire.output, name, text, &types);
+            }
+        }
+    }
+
+    /// Queues Execute; its answer is due. The rows of a portal with results in `binary` may hold
+    /// OIDs: unless its prepared statement is known to have none, its columns are asked for.
+    pub fn execute(
+        &mut self,
+        portal: &str,
+        limit: i32,
+        relay: bool,
+        binary: bool,
+        statement: Option<u64>,
+    ) {
+        let known_plain = statement.is_some_and(|id| self.plain.contains(&id));
+        if binary && !known_plain && self.shard.types.is_some() {
+            message::put_describe(&mut self.wire.output, b'P', portal);
+            self.expect(Step::Columns { statement }, false);
+        }
+        message::put_execute(&mut self.wire.output, portal, limit);
+        self.expect(Step::Execute, relay);
+    }
+
+    /// Takes one whole frame that has arrived, with the OIDs of the home shard in it.
+    pub fn take_for_client(&mut self) -> Result<Arrived, frame::FrameError> {
+        let Some(foreign) = &self.shard.types else {
+            return self.take_frame().map(Arrived::from);
+        };
+        let Some((tag, size)) = frame::peek(&self.wire.input, FRAME_BYTES_MAX + 1)? else {
+            return Ok(Arrived::Part);
+        };
+        let Some(bytes) = self.wire.input.get_mut(..size) else {
+            return Ok(Arrived::Part);
+        };
+        let wanted = matches!(
+            self.expected.front(),
+            Some(Expected::Answer { relay: true, .. })
+                | Some(Expected::Answer {
+                    step: Step::Columns { .. },
+                    ..
+                })
+        );
+        let translated = match (tag, &self.columns) {
+            (b'T', _) if wanted => types::row_description(&foreign.map(), bytes).map(Some),
+            (b't', _) if wanted => {
+                types::parameter_description(&foreign.map(), bytes).map(|()| None)
+            }
+            (b'D', Some(columns)) => {
+                types::data_row(&foreign.map(), columns, bytes).map(|()| None)
+            }
+            _ => Ok(None),
+        };
+        match translated {
+            Ok(described) => {
+                if let Some(described) = described {
+                    self.note_columns(described);
+                }
+                self.take_frame().map(Arrived::from)
+            }
+            Err(missing) => Ok(Arrived::Untranslated(missing)),
+        }
+    }
+
+    /// A description is about to be taken: the rows behind it have these columns.
+    fn note_columns(&mut self, described: types::Described) {
+        match self.expected.front() {
+            Some(Expected::Answer {
+                step: Step::Columns { statement },
+                ..
+            }) => {
+                if let (Some(id), true) = (*statement, described.plain)
+                    && self.prepared.contains_key(&id)
+                {
+                    self.plain.insert(id);
+                }
+                self.columns = described.columns;
+            }
+            Some(Expected::Answer {
+                step: Step::Query, ..
+            }) => self.columns = described.columns,
+            _ => {}
+        }
     }
 
     /// Forgets what was prepared: DEALLOCATE ALL or DISCARD ALL ran, or a Parse failed.
@@ -202,8 +326,12 @@ impl Server {
         match id {
             Some(id) => {
                 self.prepared.remove(&id);
+                self.plain.remove(&id);
             }
-            None => self.prepared.clear(),
+            None => {
+                self.prepared.clear();
+                self.plain.clear();
+            }
         }
         self.unnamed = None;
     }
@@ -302,6 +430,8 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         copying: false,
         passing: 0,
         sequence_owner: SequenceOwner::Nobody,
+        columns: None,
+        plain: types::PlainStatements::new(),
         prepared: HashMap::new(),
         uses: 0,
     };

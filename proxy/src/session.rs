@@ -11,12 +11,17 @@ mod explain;
 mod extended;
 mod gather;
 mod insert;
+mod known_statements;
 mod links;
+mod moves;
 mod multi;
 mod planning;
 mod setting;
+mod sql_prepared;
 mod transaction;
 mod views;
+
+pub use known_statements::KnownStatements;
 
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
@@ -27,6 +32,7 @@ use self::{
     extended::{Batch, Portal, Statement},
     links::Link,
     planning::Request,
+    sql_prepared::SqlPrepared,
     transaction::Transaction,
 };
 use crate::{
@@ -68,6 +74,9 @@ pub struct Session {
     pinned: bool,
     /// Its temporary relations on the home shard.
     temporary_names: Vec<String>,
+    /// Statements made by PREPARE, and the epoch they were judged at.
+    sql_prepared: Vec<SqlPrepared>,
+    sql_prepared_epoch: u64,
     /// After an error in the extended protocol, messages up to Sync are skipped.
     skipping: bool,
     /// A COPY in the extended protocol has taken the Sync that was sent with it.
@@ -175,6 +184,8 @@ impl Session {
             scratch: Normalised::default(),
             pinned: false,
             temporary_names: Vec::new(),
+            sql_prepared: Vec::new(),
+            sql_prepared_epoch: 0,
             skipping: false,
             sync_taken_by_copy: false,
             warned_several: false,
@@ -237,6 +248,7 @@ impl Session {
         // A simple query ends what an extended batch left behind.
         self.skipping = false;
         let result = self.simple_statements(&frame, started).await;
+        self.leave_gate();
         let ended = match self.tell(result)? {
             Ok(()) if !self.transaction.is_open() => Ok(()),
             Ok(()) => Box::pin(self.end_implicit()).await,
@@ -255,7 +267,13 @@ impl Session {
         if self.transaction.stale {
             Box::pin(self.refresh_catalog()).await?;
         }
-        let prepared = self.plan_simple(text)?;
+        if !self.sql_prepared.is_empty() {
+            Box::pin(self.judge_sql_prepared()).await?;
+        }
+        let mut prepared = self.plan_simple(text)?;
+        while !self.enter(prepared.names(), &prepared.catalog).await? {
+            prepared = self.plan_simple(text)?;
+        }
         match prepared.statements.as_slice() {
             [] => self.client.output().extend_from_slice(message::EMPTY_QUERY),
             [planned] => {
@@ -305,6 +323,7 @@ impl Session {
             let changed = self.transaction.catalog.is_some();
             // A statement after a change of schema, or after SET, is planned anew.
             self.refresh_catalog().await?;
+            self.judge_sql_prepared().await?;
             let fresh = if position > 0 && (changed || prepared.depends_on_order) {
                 self.replan(text, position)?
             } else {

@@ -3,8 +3,8 @@
 use std::{
     io,
     sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -18,6 +18,7 @@ use crate::{
     server::{self, ConnectError},
     settings::{ShardHost, ShardSettings},
     tls,
+    types::Types,
 };
 
 /// A shard and its health. Shared by all threads.
@@ -30,17 +31,22 @@ pub struct Shard {
     pub connector: Option<tokio_rustls::TlsConnector>,
     /// Limit for connecting and for unacknowledged data.
     pub connect_timeout: Duration,
+    /// Pairs of its types and those of the home shard; `None` for the home shard itself.
+    pub types: Option<Types>,
     up: AtomicBool,
+    outages: AtomicU64,
     last_error: Mutex<String>,
     up_gauge: Gauge,
 }
 
 impl Shard {
-    /// A shard that is taken to be up until something shows otherwise.
+    /// A shard that is taken to be up until something shows otherwise. `home` is the home shard,
+    /// where that is another one.
     pub fn new(
         id: ShardId,
         settings: ShardSettings,
         connect_timeout: Duration,
+        home: Option<&Arc<Shard>>,
     ) -> Result<Self, tls::TlsError> {
         let connector = tls::shard_connector(&settings)?;
         let up_gauge = metrics::gauge!("automator67_shard_up", "shard" => settings.name.clone());
@@ -50,7 +56,9 @@ impl Shard {
             settings,
             connector,
             connect_timeout,
+            types: home.cloned().map(Types::new),
             up: AtomicBool::new(true),
+            outages: AtomicU64::new(0),
             last_error: Mutex::default(),
             up_gauge,
         })
@@ -59,6 +67,11 @@ impl Shard {
     /// False from the first failed connection until the health loop reaches it again.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// How often it went down.
+    pub fn outages(&self) -> u64 {
+        self.outages.load(Ordering::Relaxed)
     }
 
     /// Why it is down; empty when it is up.
@@ -74,6 +87,10 @@ impl Shard {
         if self.up.swap(false, Ordering::Relaxed) {
             tracing::warn!(shard = self.settings.name, cause, "shard is down");
             self.up_gauge.set(0.0);
+            self.outages.fetch_add(1, Ordering::Relaxed);
+            if let Some(types) = &self.types {
+                types.forget();
+            }
         }
         if let Ok(mut error) = self.last_error.lock() {
             cause.clone_into(&mut error);

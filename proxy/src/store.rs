@@ -174,7 +174,10 @@ async fn register_shards(
 
 type Connection = tokio_postgres::Connection<crate::wire::Stream, tokio_postgres::tls::NoTlsStream>;
 
-async fn connect(home: &Arc<Shard>) -> Result<(tokio_postgres::Client, Connection), StoreError> {
+/// Logs in as the shard's admin.
+pub(crate) async fn connect(
+    home: &Arc<Shard>,
+) -> Result<(tokio_postgres::Client, Connection), StoreError> {
     let name = &home.settings.name;
     let dialed = tokio::time::timeout(home.connect_timeout, server::dial(home)).await;
     let (wire, _) = dialed

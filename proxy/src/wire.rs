@@ -21,6 +21,8 @@ pub const OUTPUT_BYTES_HIGH: usize = 64 * 1024;
 const READ_BYTES: usize = 32 * 1024;
 /// A buffer that grew beyond this is given back when it is empty.
 const KEEP_BYTES_MAX: usize = 64 * 1024;
+/// The same for connections that wait for their client.
+const KEEP_IDLE_BYTES_MAX: usize = 512;
 
 thread_local! {
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
@@ -128,7 +130,12 @@ impl Wire {
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            self.output.advance(count);
+            if count == self.output.len() {
+                // Unlike `advance`, this lets the next answer begin at the buffer's start.
+                self.output.clear();
+            } else {
+                self.output.advance(count);
+            }
         }
         if matches!(self.stream, Stream::TlsServer(_) | Stream::TlsClient(_)) {
             self.stream.flush().await?;
@@ -150,11 +157,10 @@ impl Wire {
 
     /// Gives unused memory back; for connections that go idle.
     pub fn shrink(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
-        if self.output.is_empty() {
-            self.output = BytesMut::new();
+        for buffer in [&mut self.input, &mut self.output] {
+            if buffer.is_empty() && buffer.capacity() > KEEP_IDLE_BYTES_MAX {
+                *buffer = BytesMut::new();
+            }
         }
     }
 }

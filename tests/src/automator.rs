@@ -94,9 +94,15 @@ impl Dev {
 
     /// Kills the whole process group at once, and starts again on the same directory.
     pub fn kill_and_start(self) -> Result<Dev> {
+        self.kill_and_replace(|_| Ok(()))
+    }
+
+    /// The same, with a change to the data directory in between.
+    pub fn kill_and_replace(self, change: impl FnOnce(&Path) -> Result<()>) -> Result<Dev> {
         let mut dev = self;
         dev.automator.group.signal_all(Signal::SIGKILL)?;
         dev.automator.group.wait(Duration::from_secs(10))?;
+        change(&dev.directory.path().join("dev"))?;
         dev.start_again()
     }
 

@@ -118,7 +118,8 @@ impl Player<'_> {
         } else {
             let format = i16::from(self.mode == Mode::Binary);
             let parameters = case.bind.as_deref().unwrap_or_default();
-            put_extended(&mut bytes, &case.text, parameters, format)?;
+            let types = self.type_oids(parameters)?;
+            put_extended(&mut bytes, &case.text, parameters, types, format)?;
         }
         self.connection.send(&bytes)?;
         self.until_ready(case, !simple)
@@ -163,13 +164,42 @@ impl Player<'_> {
         if !answer::mentions_unknown_types(frames, &self.names) {
             return Ok(());
         }
+        for (oid, name) in self.user_types()? {
+            self.names.insert(oid, name);
+        }
+        Ok(())
+    }
+
+    /// The types that the server has now, as a client finds them.
+    fn user_types(&self) -> Result<TypeNames> {
+        let mut types = TypeNames::new();
         let mut connection = Connection::open(self.server)?;
         for row in connection.rows("select oid, typname from pg_type where oid >= 16384")? {
             if let [Some(oid), Some(name)] = row.as_slice() {
-                self.names.insert(oid.parse()?, name.clone());
+                types.insert(oid.parse()?, name.clone());
             }
         }
-        connection.terminate()
+        connection.terminate()?;
+        Ok(types)
+    }
+
+    /// What Parse says about the parameters: 0 where nothing is declared.
+    fn type_oids(&self, parameters: &[Parameter]) -> Result<Vec<u32>> {
+        let oid = |parameter: &Parameter| {
+            let name = &parameter.type_name;
+            match (parameter.declared, postgres_type(name)) {
+                (false, _) => Ok(0),
+                (true, Some(oid)) => Ok(oid),
+                (true, None) => {
+                    let types = self.user_types()?;
+                    let found = types.into_iter().find(|(_, known)| known == name);
+                    found
+                        .map(|(oid, _)| oid)
+                        .with_context(|| format!("unknown type {name}"))
+                }
+            }
+        };
+        parameters.iter().map(oid).collect()
     }
 }
 
@@ -195,20 +225,15 @@ fn copy_answer(data: Option<Bytes>, extended: bool) -> Result<BytesMut> {
     Ok(bytes)
 }
 
-/// Parse, Describe, Bind, Describe, Execute, Sync of the unnamed statement.
+/// Parse, Describe, Bind, Describe, Execute, Sync of the unnamed statement. `types` are told in
+/// Parse.
 pub fn put_extended(
     bytes: &mut BytesMut,
     text: &str,
     parameters: &[Parameter],
+    types: Vec<u32>,
     result_format: i16,
 ) -> Result<()> {
-    let types: Vec<u32> = parameters
-        .iter()
-        .map(|parameter| match parameter.declared {
-            true => oid_of(&parameter.type_name),
-            false => Ok(0),
-        })
-        .collect::<Result<_>>()?;
     frontend::parse("", text, types, bytes)?;
     frontend::describe(b'S', "", bytes)?;
     let formats = parameters
@@ -259,10 +284,6 @@ fn put_binary(type_name: &str, value: &str, output: &mut BytesMut) -> Result<()>
         other => bail!("no binary form of {other} here"),
     }
     Ok(())
-}
-
-fn oid_of(type_name: &str) -> Result<u32> {
-    postgres_type(type_name).with_context(|| format!("unknown type {type_name}"))
 }
 
 fn postgres_type(name: &str) -> Option<u32> {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::{
@@ -74,8 +75,8 @@ pub struct Plain {
     /// How to reach it.
     pub server: Server,
     // Dropped first: the server stops before its directory goes.
-    _group: Group,
-    _directory: TempDir,
+    group: Group,
+    directory: TempDir,
 }
 
 impl Plain {
@@ -93,20 +94,51 @@ impl Plain {
         let server = Server::tcp(port, USER, PASSWORD, "postgres");
         let mut plain = Plain {
             server,
-            _group: group,
-            _directory: directory,
+            group,
+            directory,
         };
         plain.make_database()?;
         Ok(plain)
     }
 
-    fn make_database(&mut self) -> Result<()> {
-        let group = &mut self._group;
-        let server = &self.server;
-        let mut connection = wait::until("Postgres to start", START_LIMIT, || {
-            Connection::open(server).ok()
+    /// Kills every process of the server at once.
+    pub fn kill(&mut self) -> Result<()> {
+        self.group.signal_all(Signal::SIGKILL)?;
+        self.group.wait(Duration::from_secs(10))?;
+        Ok(())
+    }
+
+    /// Starts it again on the same data and port, and waits until it answers.
+    pub fn start_again(&mut self) -> Result<()> {
+        let directory = self.directory.path();
+        let account = Account::for_postgres()?;
+        self.group = start_server(directory, &directory.join("data"), self.server.port()?, account)?;
+        self.wait()?;
+        Ok(())
+    }
+
+    /// The process ids of the postmaster and its children.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        let postmaster = i32::try_from(self.group.id())?;
+        let path = format!("/proc/{postmaster}/task/{postmaster}/children");
+        let children = fs::read_to_string(&path).with_context(|| path)?;
+        let children = children.split_whitespace().map(str::parse);
+        let mut all = vec![postmaster];
+        for child in children {
+            all.push(child?);
+        }
+        Ok(all)
+    }
+
+    fn wait(&self) -> Result<Connection> {
+        wait::until("Postgres to start", START_LIMIT, || {
+            Connection::open(&self.server).ok()
         })
-        .with_context(|| group.log())?;
+        .with_context(|| self.group.log())
+    }
+
+    fn make_database(&mut self) -> Result<()> {
+        let mut connection = self.wait()?;
         connection.execute(&format!("create database {DATABASE}"))?;
         self.server.database = DATABASE.to_owned();
         Ok(())

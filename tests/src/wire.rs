@@ -79,15 +79,18 @@ impl Server {
         ]
     }
 
-    /// A libpq URL (TCP only).
+    /// A URL, with the slashes of a socket's directory as `%2F`.
     pub fn url(&self) -> Result<String> {
         let password = self.password.replace('%', "%25").replace(' ', "%20");
-        Ok(format!(
-            "postgres://{}:{password}@127.0.0.1:{}/{}",
-            self.user,
-            self.port()?,
-            self.database
-        ))
+        let (host, port) = match &self.host {
+            Host::Tcp(port) => ("127.0.0.1".to_owned(), port),
+            Host::Unix(directory, port) => {
+                let directory = directory.to_str().context("a socket's directory in UTF-8")?;
+                (directory.replace('/', "%2F"), port)
+            }
+        };
+        let (user, database) = (&self.user, &self.database);
+        Ok(format!("postgres://{user}:{password}@{host}:{port}/{database}"))
     }
 }
 

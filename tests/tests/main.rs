@@ -2,4 +2,7 @@
 
 mod arrows;
 mod corpus;
+mod faults;
 mod frames;
+mod moves;
+mod sessions;

@@ -34,6 +34,13 @@ fn sessions_are_those_of_postgres() {
     run_all(dev.server());
 }
 
+#[test]
+fn sessions_keep_to_their_limits() {
+    let dev = Dev::start(3).expect("dev starts");
+    prepare(dev.server(), true).expect("tables on the proxy");
+    checks::run(&dev, &[operators::CHECKS, limits::CHECKS].concat());
+}
+
 fn run_all(server: &Server) {
     let all: Vec<Check<Server>> = [
         extended::CHECKS,

@@ -148,6 +148,7 @@ impl Session {
         }
         self.check_unique_constraints(relation, column).await?;
         let group = self.colocation_group(catalog, key_type, colocate_with)?;
+        self.close_gate(&relation.name).await?;
         self.lock_everywhere(&name).await?;
         let home = self.home();
         let place = format!(
@@ -184,6 +185,7 @@ impl Session {
             return Err(inherits(relation));
         }
         let name = quoted(&relation.name);
+        self.close_gate(&relation.name).await?;
         self.lock_everywhere(&name).await?;
         let place = format!(
             "select automator67.place_reference({})",
@@ -215,6 +217,7 @@ impl Session {
             Placement::Reference => false,
             Placement::Distributed { .. } => true,
         };
+        self.close_gate(&relation.name).await?;
         self.lock_everywhere(&name).await?;
         self.quiet_triggers().await?;
         if distributed {
@@ -419,12 +422,6 @@ impl Session {
     }
 
     /// Locks the table on every shard, home first. A shard that does not have it is an error.
-    async fn lock_everywhere(&mut self, name: &str) -> Outcome {
-        let lock = format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE");
-        self.run_hidden(self.home(), &lock).await?;
-        self.run_elsewhere(&lock).await
-    }
-
     /// Rows that move are neither inserted nor deleted as far as triggers and foreign keys are
     /// concerned.
     async fn quiet_triggers(&mut self) -> Outcome {

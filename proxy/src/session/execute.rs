@@ -17,6 +17,7 @@ use crate::{
     relay::{self, Relayed},
     server::{Server, Step},
     telemetry::Tier,
+    types,
 };
 
 impl Session {
@@ -53,7 +54,9 @@ impl Session {
             }
             Plan::FetchCursor { name } => self.fetch_cursor(name, request).await,
             Plan::CloseCursor { name } => self.close_cursor(name.as_deref(), request).await,
-            Plan::Prepare { .. } | Plan::Execute { .. } | Plan::Deallocate { .. } => {
+            Plan::Prepare { name } => self.prepare_in_sql(name, request).await,
+            Plan::Deallocate { name } => self.deallocate_in_sql(name.as_deref(), request).await,
+            Plan::Execute { .. } => {
                 self.run_single(request, self.home()).await?;
                 Ok(Tier::Single)
             }
@@ -113,6 +116,7 @@ impl Session {
     ) -> Outcome {
         let index = self.link(shard).await?;
         self.note_effects(index, request.planned.session)?;
+        types::learn_for_shard(&self.links[index].server.shard, request.parameter_types()).await?;
         let server = &mut self.links[index].server;
         queue(server, text, request.bound, true);
         let relayed = self
@@ -280,12 +284,12 @@ pub fn queue(server: &mut Server, text: &str, bound: Option<&Bound>, relay: bool
     match bound {
         None => server.query(text, relay),
         Some(bound) => {
-            message::put_parse(&mut server.wire.output, "", text, &bound.types);
+            server.put_parse("", text, &bound.types);
             server.expect(Step::Parse, false);
             message::put_bind(&mut server.wire.output, &bound.portal, "", &bound.bind.rest);
             server.expect(Step::Bind, false);
-            message::put_execute(&mut server.wire.output, &bound.portal, bound.limit);
-            server.expect(Step::Execute, relay);
+            let binary = bound.bind.wants_binary();
+            server.execute(&bound.portal, bound.limit, relay, binary, None);
             server.sync();
             server.unnamed = None;
         }

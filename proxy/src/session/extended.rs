@@ -27,6 +27,7 @@ use crate::{
     relay,
     server::{Expected, Step, statement_name},
     telemetry::Tier,
+    types,
 };
 
 /// A batch without Sync is worked off when it has grown to this.
@@ -50,7 +51,7 @@ pub struct Statement {
 /// A portal of the session.
 pub struct Portal {
     statement: Arc<Statement>,
-    bind: Bind,
+    bind: Arc<Bind>,
     /// Where it is open, if it is open on a server.
     pub shard: Option<ShardId>,
 }
@@ -58,7 +59,7 @@ pub struct Portal {
 /// A statement's parameters, for running it.
 pub struct Bound {
     /// The client's Bind.
-    pub bind: Bind,
+    pub bind: Arc<Bind>,
     /// Parameter types for Parse.
     pub types: Arc<[u32]>,
     /// Rows wanted; 0 is all.
@@ -71,7 +72,7 @@ pub struct Bound {
 /// A message of a batch.
 enum BatchStep {
     Parse(Parse),
-    Bind(Bind),
+    Bind(Arc<Bind>),
     Describe(Named),
     Execute { portal: String, limit: i32 },
     Close(Named),
@@ -162,10 +163,23 @@ impl Session {
             return Ok(());
         }
         self.refresh_catalog().await?;
-        match self.forward_target(&batch.steps, end).await {
-            Some(forward) => self.forward(forward, batch.steps, end).await,
-            None => self.step_by_step(batch.steps).await,
+        self.judge_sql_prepared().await?;
+        let result = self.run_batch(batch.steps, end).await;
+        self.leave_gate();
+        result
+    }
+
+    async fn run_batch(&mut self, steps: Vec<BatchStep>, end: End) -> Outcome {
+        while let Some(forward) = self.forward_target(&steps, end).await {
+            let names = forward.names();
+            let Some(first) = forward.bound.first().filter(|_| names != 0) else {
+                return self.forward(forward, steps, end).await;
+            };
+            if self.enter(names, &first.prepared.catalog.clone()).await? {
+                return self.forward(forward, steps, end).await;
+            }
         }
+        self.step_by_step(steps).await
     }
 
     // ---- a whole batch to one shard ----
@@ -198,7 +212,10 @@ impl Session {
                     if matches!(local_answer(&statement), Local::Known) {
                         return None;
                     }
-                    forward.statements.push((parse.name.clone(), statement));
+                    forward.closed.retain(|closed| *closed != parse.name);
+                    forward.statements.push((parse.name.clone(), statement.clone()));
+                    forward.of_step.push(Some(statement));
+                    continue;
                 }
                 BatchStep::Bind(bind) => {
                     let statement = self.find_for_forward(&forward, &bind.statement)?;
@@ -207,15 +224,16 @@ impl Session {
                         return None;
                     }
                     forward.portals.push(bind.portal.clone());
-                    forward.bound.push(statement);
+                    forward.bound.push(statement.clone());
+                    forward.of_step.push(Some(statement));
+                    continue;
                 }
                 BatchStep::Execute { portal, .. } | BatchStep::Describe(Named::Portal(portal)) => {
-                    if forward.portals.contains(portal) {
-                        continue;
-                    }
-                    let shard = self.portal_shard(portal)?;
-                    if *forward.shard.get_or_insert(shard) != shard {
-                        return None;
+                    if !forward.portals.contains(portal) {
+                        let shard = self.portal_shard(portal)?;
+                        if *forward.shard.get_or_insert(shard) != shard {
+                            return None;
+                        }
                     }
                 }
                 BatchStep::Describe(Named::Statement(name)) => {
@@ -223,14 +241,22 @@ impl Session {
                     if matches!(local_answer(&statement), Local::Known) {
                         return None;
                     }
+                    forward.of_step.push(Some(statement));
+                    continue;
                 }
-                BatchStep::Close(_) => {}
+                BatchStep::Close(Named::Statement(name)) => forward.closed.push(name.clone()),
+                BatchStep::Close(Named::Portal(_)) => {}
             }
+            forward.of_step.push(None);
         }
         Some(forward)
     }
 
+    /// The statement that has the name at this point of the batch.
     fn find_for_forward(&mut self, forward: &Forward, name: &str) -> Option<Arc<Statement>> {
+        if forward.closed.iter().any(|closed| closed == name) {
+            return None;
+        }
         let new = forward
             .statements
             .iter()
@@ -243,7 +269,7 @@ impl Session {
     }
 
     /// The one shard of a bound statement, if it has one and leaves nothing behind there.
-    fn forward_shard(&self, statement: &Arc<Statement>, bind: &Bind) -> Option<ShardId> {
+    fn forward_shard(&self, statement: &Arc<Statement>, bind: &Arc<Bind>) -> Option<ShardId> {
         let [planned] = statement.prepared.statements.as_slice() else {
             return None;
         };
@@ -274,12 +300,12 @@ impl Session {
                 self.note_effects(index, planned.session)?;
             }
         }
-        for (name, statement) in forward.statements {
-            self.statements.insert(name, statement);
+        for statement in forward.of_step.iter().flatten() {
+            types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         }
         let uses = self.links[index].server.uses();
-        for step in steps {
-            self.forward_step(index, shard, step)?;
+        for (step, statement) in steps.into_iter().zip(forward.of_step) {
+            self.forward_step(index, shard, step, statement);
         }
         self.links[index].server.sync();
         let result = self.exchange_with_copy(index, true).await;
@@ -339,13 +365,21 @@ impl Session {
     }
 
     /// Queues one message of the batch, with names as the server knows them.
-    fn forward_step(&mut self, index: usize, shard: ShardId, step: BatchStep) -> Outcome {
-        match step {
-            BatchStep::Parse(parse) => {
-                let statement = self.statement_now(&parse.name)?;
+    /// `statement` is the one that Parse, Bind and Describe mean.
+    fn forward_step(
+        &mut self,
+        index: usize,
+        shard: ShardId,
+        step: BatchStep,
+        statement: Option<Arc<Statement>>,
+    ) {
+        match (step, statement) {
+            (BatchStep::Parse(parse), Some(statement)) => {
+                self.statements
+                    .insert(parse.name.clone(), statement.clone());
                 let server = &mut self.links[index].server;
                 if parse.name.is_empty() {
-                    message::put_parse(&mut server.wire.output, "", &parse.text, &statement.types);
+                    server.put_parse("", &parse.text, &statement.types);
                     server.expect(Step::Parse, true);
                     server.unnamed = Some(statement.id);
                 } else if server.has_prepared(statement.id) {
@@ -356,8 +390,7 @@ impl Session {
                     server.prepare(statement.id, &statement.text, &statement.types, true);
                 }
             }
-            BatchStep::Bind(bind) => {
-                let statement = self.statement_now(&bind.statement)?;
+            (BatchStep::Bind(bind), Some(statement)) => {
                 let name = self.on_server(index, &bind.statement, &statement);
                 let server = &mut self.links[index].server;
                 message::put_bind(&mut server.wire.output, &bind.portal, &name, &bind.rest);
@@ -369,24 +402,23 @@ impl Session {
                 };
                 self.portals.insert(portal.bind.portal.clone(), portal);
             }
-            BatchStep::Describe(Named::Statement(name)) => {
-                let statement = self.statement_now(&name)?;
+            (BatchStep::Describe(Named::Statement(name)), Some(statement)) => {
                 let name = self.on_server(index, &name, &statement);
                 let server = &mut self.links[index].server;
                 message::put_describe(&mut server.wire.output, b'S', &name);
                 server.expect(Step::Describe, true);
             }
-            BatchStep::Describe(Named::Portal(name)) => {
+            (BatchStep::Describe(Named::Portal(name)), _) => {
                 let server = &mut self.links[index].server;
                 message::put_describe(&mut server.wire.output, b'P', &name);
                 server.expect(Step::Describe, true);
             }
-            BatchStep::Execute { portal, limit } => {
+            (BatchStep::Execute { portal, limit }, _) => {
+                let (binary, statement) = self.rows_of(&portal);
                 let server = &mut self.links[index].server;
-                message::put_execute(&mut server.wire.output, &portal, limit);
-                server.expect(Step::Execute, true);
+                server.execute(&portal, limit, true, binary, statement);
             }
-            BatchStep::Close(named) => {
+            (BatchStep::Close(named), _) => {
                 let portal = self.close(named);
                 let server = &mut self.links[index].server;
                 match portal {
@@ -399,8 +431,10 @@ impl Session {
                         .push_back(Expected::Local(message::CLOSE_COMPLETE)),
                 }
             }
+            // `forward_target` gives each of these its statement.
+            (BatchStep::Parse(_) | BatchStep::Bind(_), None)
+            | (BatchStep::Describe(Named::Statement(_)), None) => {}
         }
-        Ok(())
     }
 
     /// Makes sure that a server connection has the statement; returns its name there.
@@ -408,12 +442,7 @@ impl Session {
         let server = &mut self.links[index].server;
         if name.is_empty() {
             if server.unnamed != Some(statement.id) {
-                message::put_parse(
-                    &mut server.wire.output,
-                    "",
-                    &statement.text,
-                    &statement.types,
-                );
+                server.put_parse("", &statement.text, &statement.types);
                 server.expect(Step::Parse, false);
                 server.unnamed = Some(statement.id);
             }
@@ -479,7 +508,7 @@ impl Session {
         Ok(())
     }
 
-    fn bind(&mut self, bind: Bind) -> Outcome {
+    fn bind(&mut self, bind: Arc<Bind>) -> Outcome {
         let statement = self.statement_now(&bind.statement)?;
         if self.transaction.is_failed() && !statement.may_end_transaction() {
             return Err(aborted());
@@ -542,13 +571,9 @@ impl Session {
         }
         let shard = self.describing_shard(statement);
         let index = self.link(shard).await?;
+        types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let server = &mut self.links[index].server;
-        message::put_parse(
-            &mut server.wire.output,
-            "",
-            &statement.text,
-            &statement.types,
-        );
+        server.put_parse("", &statement.text, &statement.types);
         server.expect(Step::Parse, false);
         server.unnamed = Some(statement.id);
         match bind {
@@ -613,9 +638,9 @@ impl Session {
         let started = Instant::now();
         let open = self.portal_shard(name);
         if let Some(index) = open.and_then(|shard| self.link_position(shard)) {
+            let (binary, statement) = self.rows_of(name);
             let server = &mut self.links[index].server;
-            message::put_execute(&mut server.wire.output, name, limit);
-            server.expect(Step::Execute, true);
+            server.execute(name, limit, true, binary, statement);
             server.sync();
             let relayed = relay::exchange(&mut self.client, server).await?;
             return if relayed.failed {
@@ -627,7 +652,10 @@ impl Session {
         let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
         let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
         self.refresh_catalog().await?;
-        let statement = self.renewed(&statement)?;
+        let mut statement = self.renewed(&statement)?;
+        while !self.enter(statement.prepared.names(), &statement.prepared.catalog).await? {
+            statement = self.renewed(&statement)?;
+        }
         let Some(planned) = statement.prepared.statements.first() else {
             self.client.output().extend_from_slice(message::EMPTY_QUERY);
             return Ok(());
@@ -688,6 +716,13 @@ impl Session {
     // ---- statements ----
 
     fn new_statement(&mut self, parse: &Parse) -> Outcome<Arc<Statement>> {
+        let known = lock(&self.thread.statements).get(&parse.text, &parse.parameter_types);
+        let id = known.as_ref().map(|known| known.id);
+        if let Some(known) = known
+            && self.is_current(&known)
+        {
+            return Ok(known);
+        }
         let types: Arc<[u32]> = Arc::from(parse.parameter_types.as_slice());
         let prepared = self.plan_text(&parse.text, &types)?;
         if prepared.statements.len() > 1 {
@@ -697,15 +732,39 @@ impl Session {
             )
             .into());
         }
-        let text: Arc<str> = Arc::from(parse.text.as_str());
-        let id = self.thread.statement_id(&text, &types);
-        Ok(Arc::new(Statement {
+        let id = id.unwrap_or_else(|| lock(&self.thread.statements).new_id());
+        let statement = Arc::new(Statement {
             id,
-            text,
+            text: Arc::from(parse.text.as_str()),
             types,
             prepared,
             described: Mutex::new(None),
-        }))
+        });
+        if self.plans_like_others() {
+            lock(&self.thread.statements).put(&statement);
+        }
+        Ok(statement)
+    }
+
+    /// True if a statement that any session has prepared is what this one would make of its text.
+    fn is_current(&mut self, statement: &Statement) -> bool {
+        let prepared = &statement.prepared;
+        if !self.plans_like_others()
+            || !Arc::ptr_eq(&prepared.catalog, &self.catalog())
+            || prepared.search_path != self.settings.search_path
+        {
+            return false;
+        }
+        // Equal paths become one, so that comparing them again costs nothing.
+        self.settings.search_path = prepared.search_path.clone();
+        true
+    }
+
+    /// No schema change, temporary table or test setting of its own has a part in its plans.
+    fn plans_like_others(&self) -> bool {
+        self.transaction.catalog.is_none()
+            && self.temporary_names.is_empty()
+            && !self.settings.own.force_gather
     }
 
     /// A statement by name, with a plan of the current catalog.
@@ -740,7 +799,7 @@ impl Session {
             text: statement.text.clone(),
             types: statement.types.clone(),
             prepared,
-            described: Mutex::new(described.filter(|_| same_catalog)),
+            described: Mutex::new(described.filter(|_| same_catalog && same_path)),
         }))
     }
 
@@ -781,6 +840,19 @@ impl Session {
         Ok(types)
     }
 
+    /// Whether a portal's rows may come in binary, and the id of its prepared statement, if that
+    /// has a name. A cursor of SQL may be binary.
+    fn rows_of(&self, portal: &str) -> (bool, Option<u64>) {
+        match self.portals.get(portal) {
+            None => (true, None),
+            Some(portal) => {
+                let id = portal.statement.id;
+                let named = !portal.bind.statement.is_empty();
+                (portal.bind.wants_binary(), named.then_some(id))
+            }
+        }
+    }
+
     /// Parameter types for a statement of ours that uses some of the client's parameters.
     pub(super) async fn types_for_shards(&mut self, request: &Request<'_>) -> Outcome<Arc<[u32]>> {
         match request.bound {
@@ -819,9 +891,21 @@ impl Statement {
 #[derive(Default)]
 struct Forward {
     shard: Option<ShardId>,
+    /// What Parse adds.
     statements: Vec<(String, Arc<Statement>)>,
+    /// Statements that were closed, and not parsed again.
+    closed: Vec<String>,
+    /// For each message the statement it means.
+    of_step: Vec<Option<Arc<Statement>>>,
     portals: Vec<String>,
     bound: Vec<Arc<Statement>>,
+}
+
+impl Forward {
+    /// What its statements name, see [`automator67_planner::names`].
+    fn names(&self) -> u64 {
+        self.bound.iter().fold(0, |names, statement| names | statement.prepared.names())
+    }
 }
 
 /// Who can describe a statement.
@@ -864,7 +948,7 @@ fn runs_in_transaction(plan: &Plan) -> bool {
 fn decode(frame: &Frame) -> Outcome<BatchStep> {
     Ok(match frame.tag {
         b'P' => BatchStep::Parse(message::parse(frame.body())?),
-        b'B' => BatchStep::Bind(message::bind(frame.body())?),
+        b'B' => BatchStep::Bind(Arc::new(message::bind(frame.body())?)),
         b'D' => BatchStep::Describe(message::named(frame.body(), "DESCRIBE")?),
         b'C' => BatchStep::Close(message::named(frame.body(), "CLOSE")?),
         b'E' => {

@@ -15,6 +15,7 @@ use crate::{
     message, relay,
     server::Step,
     telemetry::Tier,
+    types,
 };
 
 /// Fetched relations of more rows get statistics, so that the home shard plans with facts.
@@ -198,13 +199,14 @@ impl Session {
 
     /// Sends a fetch's SELECT to a shard; the answer is read later.
     async fn ask(&mut self, fetch: &Fetch, shard: ShardId, request: &Request<'_>) -> Outcome {
-        let types = self.types_for_shards(request).await?;
+        let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(shard).await?;
+        types::learn_for_shard(&self.links[index].server.shard, &parameter_types).await?;
         let server = &mut self.links[index].server;
         let parameters = request
             .bound
             .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
-        message::put_parse(&mut server.wire.output, "", &fetch.select, &types);
+        server.put_parse("", &fetch.select, &parameter_types);
         message::put_bind_with_format(
             &mut server.wire.output,
             "",

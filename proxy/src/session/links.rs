@@ -269,7 +269,7 @@ impl Session {
     }
 }
 
-fn cancelled() -> Failure {
+pub fn cancelled() -> Failure {
     Report::error(
         sqlstate::QUERY_CANCELED,
         "canceling statement due to user request",

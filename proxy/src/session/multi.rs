@@ -11,6 +11,7 @@ use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
     telemetry::Tier,
+    types,
 };
 
 /// Adds up what several shards report.
@@ -120,6 +121,7 @@ impl Session {
         for (shard, _) in work {
             let index = self.link(*shard).await?;
             self.note_effects(index, request.planned.session)?;
+            types::learn_for_shard(&self.links[index].server.shard, request.parameter_types()).await?;
         }
         let mut indexes = Vec::with_capacity(work.len());
         for (shard, text) in work {
@@ -163,6 +165,9 @@ impl Session {
             text.to_owned()
         };
         self.announce_change().await?;
+        for table in &request.planned.redefines {
+            self.close_gate(table).await?;
+        }
         let tag = self.run_on_home(&text, request).await?;
         self.run_elsewhere(&text).await?;
         message::put_command_complete(self.client.output(), &tag);

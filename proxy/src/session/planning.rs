@@ -32,6 +32,13 @@ pub struct Prepared {
     pub depends_on_order: bool,
 }
 
+impl Prepared {
+    /// What its statements name, see [`automator67_planner::names`].
+    pub fn names(&self) -> u64 {
+        self.statements.iter().fold(0, |names, planned| names | planned.names)
+    }
+}
+
 /// One statement to be run.
 pub struct Request<'a> {
     /// Its plan.
@@ -49,6 +56,11 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
+    /// Types of its parameters, as far as they are known.
+    pub fn parameter_types(&self) -> &[u32] {
+        self.bound.map_or(&[], |bound| &bound.types)
+    }
+
     /// The only statement of a simple query.
     pub fn simple(planned: &'a Planned, prepared: &'a Prepared, text: &'a str) -> Self {
         Request {

@@ -221,6 +221,7 @@ impl Session {
         self.statements.clear();
         self.portals.clear();
         self.temporary_names.clear();
+        self.sql_prepared.clear();
         if self.pinned {
             // What pinned the session is discarded with everything else.
             for index in 0..self.links.len() {

@@ -11,6 +11,7 @@ use automator67_planner::{
 use super::{Session, Settings};
 use crate::{
     error::{Failure, Outcome, Report, Severity, sqlstate},
+    gate::Barrier,
     message, relay,
     server::Step,
     telemetry::Tier,
@@ -41,6 +42,10 @@ pub struct Transaction {
     pub doomed: bool,
     /// The schema has changed since `catalog` was loaded.
     pub stale: bool,
+    /// What its statements so far have named, see [`names`](automator67_planner::names).
+    pub touched: u64,
+    /// It changes the placement or definition of tables.
+    pub barriers: Vec<Barrier>,
     /// Temporary tables of gathers that something may still read.
     pub kept: Vec<String>,
     /// How many of those have got another name so far.

@@ -389,14 +389,14 @@ fn wrong_parameters(server: &Server) -> Result<()> {
 
 fn prepare_and_parse(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    connection.execute("prepare both (bigint) as select word from words where id = $1")?;
-    let bind = Batch::new().bind("", "both", &[Some("2")]).execute("", 0).sync();
+    connection.execute("prepare shared (bigint) as select word from words where id = $1")?;
+    let bind = Batch::new().bind("", "shared", &[Some("2")]).execute("", 0).sync();
     ensure!(column(&connection.batch(&bind)?)? == ["two"]);
-    fails(&mut connection, "prepare both as select 1", "42P05")?;
+    fails(&mut connection, "prepare shared as select 1", "42P05")?;
     let parse = Batch::new().parse("wire", "select word from words where id = $1").sync();
     shape_is(&connection.batch(&parse)?, "1Z")?;
     is_one(&mut connection, "execute wire(1)", "one")?;
-    connection.execute("deallocate both")?;
+    connection.execute("deallocate shared")?;
     shape_is(&connection.batch(&bind)?, "E(26000)Z")?;
     connection.execute("deallocate all")?;
     fails(&mut connection, "execute wire(1)", "26000")?;

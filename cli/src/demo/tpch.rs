@@ -1,0 +1,298 @@
+//! `automator67 demo tpch`: the TPC-H tables, loaded by COPY, and the 22 queries with the
+//! specification's validation parameters. With `--compare`, a plain Postgres database gets the
+//! same rows and must give the same answers, to the last digit.
+
+mod compare;
+mod load;
+mod report;
+mod tables;
+
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use self::{
+    compare::{Answer, Verdict},
+    load::Loaded,
+    report::{Compared, Line, Report},
+};
+use crate::client::{self, Target};
+
+/// Smaller ones have suppliers that supply the same part twice, against the primary key.
+const SCALE_MIN: f64 = 0.001;
+/// 870 million rows: what one program can load in a day.
+const SCALE_MAX: f64 = 100.0;
+
+/// The queries in the specification's order, also run by the tests.
+const QUERIES: [(&str, &str); 22] = [
+    ("q01", include_str!("tpch/q01.sql")),
+    ("q02", include_str!("tpch/q02.sql")),
+    ("q03", include_str!("tpch/q03.sql")),
+    ("q04", include_str!("tpch/q04.sql")),
+    ("q05", include_str!("tpch/q05.sql")),
+    ("q06", include_str!("tpch/q06.sql")),
+    ("q07", include_str!("tpch/q07.sql")),
+    ("q08", include_str!("tpch/q08.sql")),
+    ("q09", include_str!("tpch/q09.sql")),
+    ("q10", include_str!("tpch/q10.sql")),
+    ("q11", include_str!("tpch/q11.sql")),
+    ("q12", include_str!("tpch/q12.sql")),
+    ("q13", include_str!("tpch/q13.sql")),
+    ("q14", include_str!("tpch/q14.sql")),
+    ("q15", include_str!("tpch/q15.sql")),
+    ("q16", include_str!("tpch/q16.sql")),
+    ("q17", include_str!("tpch/q17.sql")),
+    ("q18", include_str!("tpch/q18.sql")),
+    ("q19", include_str!("tpch/q19.sql")),
+    ("q20", include_str!("tpch/q20.sql")),
+    ("q21", include_str!("tpch/q21.sql")),
+    ("q22", include_str!("tpch/q22.sql")),
+];
+
+/// Flags of `automator67 demo tpch`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How many rows: at 1, six million line items in a gigabyte.
+    #[arg(long, value_name = "FACTOR", default_value = "0.1", value_parser = scale)]
+    scale: f64,
+    /// A plain Postgres database that gets the same rows and must give the same answers. It must
+    /// sort text as the shards do.
+    #[arg(long, value_name = "URL")]
+    compare: Option<String>,
+    /// Leave the schema "tpch" there at the end.
+    #[arg(long)]
+    keep: bool,
+    /// Drop a schema "tpch" that is there already.
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+fn scale(text: &str) -> Result<f64> {
+    let scale: f64 = text.parse()?;
+    ensure!(
+        (SCALE_MIN..=SCALE_MAX).contains(&scale),
+        "it must be between {SCALE_MIN} and {SCALE_MAX}"
+    );
+    Ok(scale)
+}
+
+/// What kind of database takes part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Proxy,
+    Plain,
+}
+
+/// A database that takes part.
+struct Database {
+    kind: Kind,
+    url: String,
+    client: Client,
+}
+
+/// Runs `automator67 demo tpch`. Fails if a query did or an answer differs.
+pub async fn run(arguments: &Arguments, json: bool) -> Result<ExitCode> {
+    let proxy = Database::open(Kind::Proxy, arguments.target.url()?).await?;
+    let plain = match &arguments.compare {
+        Some(url) => Some(Database::open(Kind::Plain, url.clone()).await?),
+        None => None,
+    };
+    let databases = || std::iter::once(&proxy).chain(&plain);
+    for database in databases() {
+        database.check_free(arguments.replace).await?;
+    }
+    for database in databases() {
+        database.make_room(arguments.replace).await?;
+    }
+    let done = load_and_query(arguments, &proxy, plain.as_ref(), json).await;
+    if !arguments.keep {
+        for database in databases() {
+            let dropped = database.drop_schema().await;
+            // The first failure is the one to tell.
+            if done.is_ok() {
+                dropped?;
+            }
+        }
+    }
+    Ok(if done?.is_good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn load_and_query(
+    arguments: &Arguments,
+    proxy: &Database,
+    plain: Option<&Database>,
+    json: bool,
+) -> Result<Report> {
+    let mut report = Report::new(plain.is_some());
+    for database in std::iter::once(proxy).chain(plain) {
+        let loaded = database.load(arguments.scale).await?;
+        report::print_loaded(database.name(), &loaded, json);
+    }
+    let bar = ProgressBar::new(QUERIES.len() as u64);
+    bar.set_style(ProgressStyle::with_template(
+        "{msg} {wide_bar} {pos} of {len}",
+    )?);
+    for (name, text) in QUERIES {
+        bar.set_message(name);
+        let line = query(name, text, proxy, plain).await;
+        if json {
+            println!("{}", line.to_json());
+        }
+        report.add(line);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    report.print_end(json);
+    Ok(report)
+}
+
+/// Runs one query everywhere.
+async fn query(
+    name: &'static str,
+    text: &'static str,
+    proxy: &Database,
+    plain: Option<&Database>,
+) -> Line {
+    let tier = proxy.tier(text).await;
+    let (answer, duration) = proxy.answer(text).await;
+    let mut compared = None;
+    if let Some(plain) = plain {
+        let (expected, duration) = plain.answer(text).await;
+        let verdict = match (&answer, expected) {
+            (_, Err(error)) => Verdict::Failed(describe(error)),
+            (Ok(answer), Ok(expected)) => answer.compare(&expected),
+            (Err(_), Ok(_)) => Verdict::Different("the query failed".to_owned()),
+        };
+        compared = Some(Compared { verdict, duration });
+    }
+    Line {
+        name,
+        tier,
+        rows: answer.map(|answer| answer.rows.len()).map_err(describe),
+        duration,
+        compared,
+    }
+}
+
+fn describe(error: tokio_postgres::Error) -> String {
+    client::describe(&error.into())
+}
+
+impl Database {
+    async fn open(kind: Kind, url: String) -> Result<Database> {
+        let client = client::connect(&url).await;
+        let client = client.with_context(|| format!("{} cannot be used", kind.name()))?;
+        Ok(Database { kind, url, client })
+    }
+
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// Refuses what would drop or mix somebody's tables, and a comparison of a database with itself.
+    async fn check_free(&self, replace: bool) -> Result<()> {
+        if self.kind == Kind::Plain {
+            let shard = "select 1 from pg_catalog.pg_namespace where nspname = 'automator67'";
+            let found = self.client.query_opt(shard, &[]).await?;
+            ensure!(
+                found.is_none(),
+                "--compare names a shard or a proxy, it must be a plain Postgres database"
+            );
+        }
+        if self.has_schema().await? && !replace {
+            bail!(
+                "there is a schema \"tpch\" already in {}\ndrop it with --replace",
+                self.name()
+            );
+        }
+        Ok(())
+    }
+
+    async fn make_room(&self, replace: bool) -> Result<()> {
+        // Without --replace it was not there: one that came since makes the CREATE fail.
+        if replace && self.has_schema().await? {
+            self.drop_schema().await?;
+        }
+        let made = self.client.batch_execute("create schema tpch").await;
+        made.with_context(|| format!("could not make the schema \"tpch\" in {}", self.name()))?;
+        self.client
+            .batch_execute("set search_path to tpch")
+            .await
+            .context("could not set search_path")
+    }
+
+    async fn has_schema(&self) -> Result<bool> {
+        let text = "select 1 from pg_catalog.pg_namespace where nspname = 'tpch'";
+        Ok(self.client.query_opt(text, &[]).await?.is_some())
+    }
+
+    async fn drop_schema(&self) -> Result<()> {
+        let dropped = self.client.batch_execute("drop schema tpch cascade").await;
+        dropped.with_context(|| format!("could not drop the schema \"tpch\" of {}", self.name()))
+    }
+
+    async fn load(&self, scale: f64) -> Result<Loaded> {
+        let failed = || format!("could not load TPC-H into {}", self.name());
+        for table in &tables::TABLES {
+            let mut statements = vec![table.definition.to_owned()];
+            if self.kind == Kind::Proxy {
+                statements.push(format!("select {}", table.placement));
+            }
+            for statement in statements {
+                self.client
+                    .batch_execute(&statement)
+                    .await
+                    .with_context(failed)?;
+            }
+        }
+        let loaded = load::load(&self.url, scale).await.with_context(failed)?;
+        let names = tables::TABLES.map(|table| table.name).join(", ");
+        let analyze = self.client.batch_execute(&format!("analyze {names}")).await;
+        analyze.with_context(failed)?;
+        Ok(loaded)
+    }
+
+    /// The query's rows, and how long they took to come.
+    async fn answer(&self, text: &str) -> (Result<Answer, tokio_postgres::Error>, Duration) {
+        let started = Instant::now();
+        let messages = self.client.simple_query(text).await;
+        let duration = started.elapsed();
+        (messages.map(Answer::new), duration)
+    }
+
+    /// How the proxy runs a query: the first word of its EXPLAIN. What it cannot explain has none.
+    async fn tier(&self, text: &str) -> Option<String> {
+        let messages = self.client.simple_query(&format!("explain {text}")).await;
+        let plan = messages
+            .ok()?
+            .into_iter()
+            .find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })?;
+        plan.split_whitespace().next().map(str::to_lowercase)
+    }
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Proxy => "the proxy",
+            Kind::Plain => "the plain Postgres",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

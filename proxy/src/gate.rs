@@ -1,0 +1,92 @@
+//! Keeps statements away from tables whose rows are about to move.
+//!
+//! A plan says on which shards a table's rows are. A statement that was planned before a move and
+//! reaches a shard after it would read a part of the rows, or write one where nobody looks. So a
+//! move closes the gate for its tables, waits for the statements that are under way, and opens it
+//! again when its transaction has ended and the new catalog is there. A statement first shows what
+//! it names, then looks at the gate, then at the catalog: whatever comes in between, one of the
+//! two sees the other.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use automator67_planner::names;
+use tokio::sync::Notify;
+
+use crate::process::lock;
+
+/// One for the process.
+#[derive(Default)]
+pub struct Gate {
+    closed: Mutex<Vec<Closed>>,
+    count: AtomicUsize,
+    opened: Notify,
+}
+
+/// Tables that a session's transaction moves.
+struct Closed {
+    session: u64,
+    /// [`names::bits`] of each.
+    tables: Vec<u64>,
+}
+
+impl Gate {
+    /// True if a statement of `session` must wait. Its transaction has `touched` tables before:
+    /// of those it holds locks, and whoever wants to move them waits for it.
+    pub fn bars(&self, session: u64, statement: u64, touched: u64) -> bool {
+        if self.count.load(SeqCst) == 0 {
+            return false;
+        }
+        let bars = |table: &u64| {
+            names::may_name(statement, *table) && !names::may_name(touched, *table)
+        };
+        let others = |closed: &&Closed| closed.session != session;
+        let closed = lock(&self.closed);
+        closed.iter().filter(others).any(|closed| closed.tables.iter().any(bars))
+    }
+
+    /// Closes it for some tables, until the result is dropped.
+    pub fn close(self: &Arc<Self>, session: u64, tables: Vec<u64>) -> Barrier {
+        let mut closed = lock(&self.closed);
+        closed.push(Closed { session, tables });
+        self.count.store(closed.len(), SeqCst);
+        Barrier { gate: self.clone(), session }
+    }
+
+    /// Ends when the statement is barred no more.
+    pub async fn wait(&self, session: u64, statement: u64, touched: u64) {
+        loop {
+            let opened = self.opened.notified();
+            tokio::pin!(opened);
+            // From here on no opening is missed.
+            opened.as_mut().enable();
+            if !self.bars(session, statement, touched) {
+                return;
+            }
+            opened.await;
+        }
+    }
+}
+
+/// The gate is closed as long as this lives.
+pub struct Barrier {
+    gate: Arc<Gate>,
+    session: u64,
+}
+
+impl Drop for Barrier {
+    fn drop(&mut self) {
+        let mut closed = lock(&self.gate.closed);
+        if let Some(position) = closed.iter().position(|one| one.session == self.session) {
+            closed.swap_remove(position);
+        }
+        self.gate.count.store(closed.len(), SeqCst);
+        drop(closed);
+        self.gate.opened.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests;

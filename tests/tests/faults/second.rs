@@ -1,0 +1,140 @@
+//! A second process on the same shards.
+
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use automator67_tests::{
+    automator::{self, Automator, Dev},
+    postgres, wait,
+    wire::Connection,
+};
+
+use super::{Worker, failed, prepare};
+
+/// How long the second process may plan with the schema before.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_second_process_follows() {
+    second_process().expect("a second process");
+}
+
+fn serve(dev: &Dev) -> Result<Automator> {
+    let mut text = format!(
+        "[sql]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [[users]]\nname = \"{}\"\npassword = \"{}\"\n",
+        postgres::USER,
+        postgres::PASSWORD
+    );
+    for shard in dev.shards() {
+        let (name, url) = (&shard.name, shard.server.url()?);
+        text += &format!("[[shards]]\nname = \"{name}\"\nurl = \"{url}\"\n");
+    }
+    let file = dev.directory().join("second.toml");
+    std::fs::write(&file, text)?;
+    automator::serve(&file)
+}
+
+/// `text` answers `expected` on the second process soon after now.
+fn follows(connection: &mut Connection, text: &str, expected: &str) -> Result<()> {
+    let start = Instant::now();
+    wait::until(text, CATCH_UP, || {
+        let got = connection.execute(text).ok()?;
+        (got.as_deref() == Some(expected)).then_some(())
+    })?;
+    eprintln!("seen after {:?}: {text}", start.elapsed());
+    Ok(())
+}
+
+fn second_process() -> Result<()> {
+    let dev = Dev::start(3)?;
+    prepare(dev.server())?;
+    let second = serve(&dev)?;
+    let mut one = dev.connect()?;
+    let mut two = Connection::open(&second.server)?;
+    follows(&mut two, "select count(*) from points", "300")?;
+    one.execute("alter table points add column more integer default 7")?;
+    follows(&mut two, "select sum(more) from points", "2100")?;
+    one.execute("create table later (id bigint primary key, v integer)")?;
+    follows(&mut two, "select count(*) from later", "0")?;
+    one.execute("insert into later select i, i from generate_series(1, 100) i")?;
+    follows(&mut two, "select count(*) from later", "100")?;
+    one.execute("create view seen as select count(*) as n from later")?;
+    follows(&mut two, "select n from seen", "100")?;
+    // A local table becomes distributed while the second process reads and writes it.
+    let reader = reader(&second, 100);
+    let writer = writer(&second);
+    one.execute("select create_distributed_table('later', 'id')")?;
+    follows(&mut two, "select count(*) from automator67.tables where name::text like '%later' and kind = 'distributed'", "1")
+        .or_else(|_| follows(&mut two, "select n >= 100 from seen", "t"))?;
+    wait::until("shards to hold rows", Duration::from_secs(5), || {
+        let mut shard = Connection::open(&dev.shards()[1].server).ok()?;
+        (shard.execute("select count(*) > 0 from later").ok()?.as_deref() == Some("t")).then_some(())
+    })?;
+    let written = writer.finish()?;
+    let reads = reader.finish()?;
+    eprintln!("{reads} reads and {} writes meanwhile", written.len());
+    for connection in [&mut one, &mut two] {
+        let found = connection.rows("select id from later where id > 1000 order by id")?;
+        let found: Vec<i64> = found
+            .into_iter()
+            .filter_map(|row| row.into_iter().next()??.parse().ok())
+            .collect();
+        for id in &written {
+            ensure!(found.contains(id), "row {id} was acknowledged and is lost");
+            let text = format!("select v from later where id = {id}");
+            ensure!(connection.execute(&text)?.is_some(), "row {id} is not where its key is");
+        }
+    }
+    one.execute("drop view seen")?;
+    one.execute("drop table later")?;
+    wait::until("the table to be gone", CATCH_UP, || {
+        let (code, _) = failed(&mut two, "select count(*) from later").ok()??;
+        (code == "42P01").then_some(())
+    })
+}
+
+/// Every answer is the whole table or an error.
+fn reader(second: &Automator, rows: i64) -> Worker<u64> {
+    let server = second.server.clone();
+    Worker::start(move |stop| {
+        let mut connection = Connection::open(&server)?;
+        let mut count = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let text = "select count(*), sum(v) from later where id <= 1000";
+            if let Ok(answer) = connection.rows(text) {
+                let row = answer.into_iter().next().context("no row")?;
+                let expected = [rows, rows * (rows + 1) / 2].map(|it| Some(it.to_string()));
+                ensure!(row == expected, "{text} answered {row:?}");
+                count += 1;
+            }
+            let text = "select v from later where id = 42";
+            if let Ok(answer) = connection.rows(text) {
+                ensure!(answer == [[Some("42".to_owned())]], "{text} answered {answer:?}");
+            }
+        }
+        Ok(count)
+    })
+}
+
+/// Inserts until told to stop; returns what was acknowledged.
+fn writer(second: &Automator) -> Worker<Vec<i64>> {
+    let server = second.server.clone();
+    Worker::start(move |stop| {
+        let mut connection = Connection::open(&server)?;
+        let mut acknowledged = Vec::new();
+        for id in 1001.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            let text = format!("insert into later values ({id}, {id})");
+            if failed(&mut connection, &text)?.is_none() {
+                acknowledged.push(id);
+            }
+        }
+        Ok(acknowledged)
+    })
+}
