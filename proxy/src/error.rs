@@ -3,6 +3,8 @@
 
 use bytes::{BufMut, BytesMut};
 
+use crate::{frame::HEADER_BYTES, message};
+
 /// SQLSTATEs we raise ourselves (manual, appendix "PostgreSQL Error Codes").
 pub mod sqlstate {
     /// connection_failure
@@ -142,6 +144,20 @@ impl Report {
         }
     }
 
+    /// A server's ErrorResponse.
+    pub fn of_frame(frame: &[u8]) -> Self {
+        let body = frame.get(HEADER_BYTES..).unwrap_or_default();
+        let field = |code| message::error_field(body, code).map(str::to_owned);
+        Report {
+            severity: Severity::Error,
+            sqlstate: field(b'C').unwrap_or_else(|| sqlstate::INTERNAL_ERROR.to_owned()),
+            message: field(b'M').unwrap_or_default(),
+            detail: field(b'D'),
+            hint: field(b'H'),
+            position: field(b'P').and_then(|position| position.parse().ok()),
+        }
+    }
+
     /// A protocol violation.
     pub fn protocol(message: impl Into<String>) -> Self {
         Report::error(sqlstate::PROTOCOL_VIOLATION, message)
@@ -153,7 +169,7 @@ impl Report {
             Severity::Error | Severity::Fatal => b'E',
             Severity::Warning | Severity::Notice => b'N',
         };
-        crate::message::framed(output, tag, |body| {
+        message::framed(output, tag, |body| {
             let position = self.position.map(|position| position.to_string());
             let fields = [
                 (b'S', Some(self.severity.text())),

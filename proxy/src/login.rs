@@ -73,6 +73,7 @@ pub async fn refuse(wire: &mut Wire, failure: Failure) {
         report.fatal().write(&mut wire.output);
         // The client may be gone already; there is nobody left to tell.
         let _ = wire.flush().await;
+        wire.close().await;
     }
 }
 
@@ -82,6 +83,7 @@ async fn log_in(process: &Process, wire: &mut Wire) -> Result<Option<LoggedIn>, 
     let (version, parameters) = match first_packet(process, wire).await? {
         Startup::Cancel { pid, secret } => {
             process.cancel(pid, &secret).await;
+            wire.close().await;
             return Ok(None);
         }
         Startup::Session {

@@ -5,7 +5,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::error::{Outcome, Report};
+use crate::{
+    error::{Outcome, Report},
+    frame::Frame,
+};
 
 /// Appends a frame whose body `fill` writes.
 pub fn framed(output: &mut BytesMut, tag: u8, fill: impl FnOnce(&mut BytesMut)) {
@@ -442,6 +445,33 @@ pub fn error_field(body: &[u8], code: u8) -> Option<&str> {
         rest = &tail[end + 1..];
     }
     None
+}
+
+/// A fingerprint of a RowDescription body: names, types and typmods of its columns.
+pub fn shape(body: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    let mut rest = body.get(2..).unwrap_or_default();
+    while let Some(end) = memchr::memchr(0, rest) {
+        let (name, fields) = rest.split_at(end + 1);
+        // Table (4 bytes), column (2), type (4), its size (2), typmod (4), format (2).
+        let Some((fields, next)) = fields.split_at_checked(18) else {
+            break;
+        };
+        name.hash(&mut hasher);
+        fields[6..10].hash(&mut hasher);
+        fields[12..16].hash(&mut hasher);
+        rest = next;
+    }
+    hasher.finish()
+}
+
+/// Passes a ParameterStatus on, and nothing else.
+pub fn pass_status(output: &mut BytesMut, frame: Frame) -> Outcome {
+    if frame.tag == b'S' {
+        output.extend_from_slice(&frame.bytes);
+    }
+    Ok(())
 }
 
 /// The values of a DataRow body; `None` when it is malformed.

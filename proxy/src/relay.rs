@@ -62,6 +62,8 @@ pub struct Relayed {
     pub failed: bool,
     /// The shard waits for CopyData.
     pub copy_in: bool,
+    /// How many ParseComplete were passed on.
+    pub parsed: usize,
     /// A portal reached its row limit.
     pub suspended: bool,
     /// Bytes passed on.
@@ -153,7 +155,11 @@ async fn throw_away(client: &mut Client, server: &mut Server) -> Outcome {
     while !server.expected.is_empty() {
         let output = &mut client.wire.output;
         pass_rows(output, server, false, &mut Relayed::default())?;
-        let whole = if server.passing > 0 { None } else { take(server)? };
+        let whole = if server.passing > 0 {
+            None
+        } else {
+            take(server)?
+        };
         match whole {
             None => fill(client, server).await?,
             Some(frame) if frame.tag == b'G' => {
@@ -173,7 +179,7 @@ async fn throw_away(client: &mut Client, server: &mut Server) -> Outcome {
 /// Moves what has arrived: to `output`, or away.
 fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> Outcome<Drained> {
     loop {
-        emit_local(output, server);
+        emit_local(output, server, relayed);
         if output.len() > OUTPUT_BYTES_HIGH {
             return Ok(Drained::OutputFull);
         }
@@ -204,8 +210,9 @@ fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> O
     }
 }
 
-fn emit_local(output: &mut BytesMut, server: &mut Server) {
+fn emit_local(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) {
     while let Some(Expected::Local(bytes)) = server.expected.front() {
+        relayed.parsed += usize::from(*bytes == message::PARSE_COMPLETE);
         output.extend_from_slice(bytes);
         server.expected.pop_front();
     }
@@ -295,9 +302,16 @@ fn step(
             front == Some(Step::Execute)
         }
         b'C' | b'I' => front == Some(Step::Execute),
-        b'1' => front == Some(Step::Parse),
+        b'1' => {
+            relayed.parsed += usize::from(relay);
+            front == Some(Step::Parse)
+        }
         b'2' => front == Some(Step::Bind),
         b'3' => front == Some(Step::Close),
+        b'T' if server.shape.is_some() => {
+            server.shape = Some(Some(message::shape(frame.body())));
+            matches!(front, Some(Step::Describe | Step::Columns { .. }))
+        }
         b'T' if server.forget_tables => {
             message::forget_tables(&mut frame.bytes);
             front == Some(Step::Describe)
@@ -365,7 +379,7 @@ pub async fn collect(
 /// (an answer nobody asked for, ReadyForQuery, or a notice that was passed on).
 pub async fn next_answer(client: &mut Client, server: &mut Server) -> Outcome<Option<Frame>> {
     let frame = loop {
-        emit_local(&mut client.wire.output, server);
+        emit_local(&mut client.wire.output, server, &mut Relayed::default());
         match take_for_client(server)? {
             Arrived::Frame(frame) => break frame,
             Arrived::Part => fill(client, server).await?,

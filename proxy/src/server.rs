@@ -118,6 +118,8 @@ pub struct Server {
     pub hidden_error: Option<BytesMut>,
     /// Its RowDescriptions speak of temporary tables.
     pub forget_tables: bool,
+    /// Set where the last RowDescription's [`message::shape`] is to be kept.
+    pub shape: Option<Option<u64>>,
     /// It waits for COPY data of ours.
     pub copying: bool,
     /// Bytes of a frame too large to wait for that are still to be passed on (or over).
@@ -284,9 +286,7 @@ impl Server {
             (b't', _) if wanted => {
                 types::parameter_description(&foreign.map(), bytes).map(|()| None)
             }
-            (b'D', Some(columns)) => {
-                types::data_row(&foreign.map(), columns, bytes).map(|()| None)
-            }
+            (b'D', Some(columns)) => types::data_row(&foreign.map(), columns, bytes).map(|()| None),
             _ => Ok(None),
         };
         match translated {
@@ -427,6 +427,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         unnamed: None,
         hidden_error: None,
         forget_tables: false,
+        shape: None,
         copying: false,
         passing: 0,
         sequence_owner: SequenceOwner::Nobody,

@@ -6,6 +6,7 @@
 
 mod admin;
 mod copy;
+mod cursors;
 mod execute;
 mod explain;
 mod extended;
@@ -29,6 +30,7 @@ use automator67_planner::{catalog::ShardId, normalise::Normalised, plan::Plan};
 use tokio_util::sync::CancellationToken;
 
 use self::{
+    cursors::Cursor,
     extended::{Batch, Portal, Statement},
     links::Link,
     planning::Request,
@@ -61,6 +63,7 @@ pub struct Session {
     settings: Settings,
     statements: HashMap<String, Arc<Statement>>,
     portals: HashMap<String, Portal>,
+    cursors: HashMap<String, Cursor>,
     /// Messages of the extended protocol that wait for Sync.
     batch: Batch,
     transaction: Transaction,
@@ -145,6 +148,7 @@ pub async fn serve(
         session.say_farewell(failure).await;
     }
     session.leave();
+    session.client.wire.close().await;
 }
 
 impl Session {
@@ -176,6 +180,7 @@ impl Session {
             settings,
             statements: HashMap::new(),
             portals: HashMap::new(),
+            cursors: HashMap::new(),
             batch: Batch::default(),
             transaction: Transaction::default(),
             links: Vec::new(),
@@ -247,6 +252,9 @@ impl Session {
         let started = Instant::now();
         // A simple query ends what an extended batch left behind.
         self.skipping = false;
+        if !self.statements.is_empty() {
+            self.statements.remove("");
+        }
         let result = self.simple_statements(&frame, started).await;
         self.leave_gate();
         let ended = match self.tell(result)? {
@@ -392,11 +400,14 @@ impl Session {
     }
 
     async fn say_farewell(&mut self, failure: Failure) {
-        if let Failure::Report(report) = failure {
-            report.fatal().write(self.client.output());
-            // The client may be gone already; there is nobody left to tell.
-            let _ = self.client.flush().await;
-        }
+        let report = match failure {
+            Failure::Report(report) => report,
+            Failure::Shard(frame) => Box::new(Report::of_frame(&frame)),
+            Failure::Told | Failure::ClientGone => return,
+        };
+        report.fatal().write(self.client.output());
+        // The client may be gone already; there is nobody left to tell.
+        let _ = self.client.flush().await;
     }
 
     /// Frees everything at once: statements still running are cancelled.

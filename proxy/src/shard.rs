@@ -34,7 +34,7 @@ pub struct Shard {
     /// Pairs of its types and those of the home shard; `None` for the home shard itself.
     pub types: Option<Types>,
     up: AtomicBool,
-    outages: AtomicU64,
+    returns: AtomicU64,
     last_error: Mutex<String>,
     up_gauge: Gauge,
 }
@@ -58,7 +58,7 @@ impl Shard {
             connect_timeout,
             types: home.cloned().map(Types::new),
             up: AtomicBool::new(true),
-            outages: AtomicU64::new(0),
+            returns: AtomicU64::new(0),
             last_error: Mutex::default(),
             up_gauge,
         })
@@ -69,9 +69,9 @@ impl Shard {
         self.up.load(Ordering::Relaxed)
     }
 
-    /// How often it went down.
-    pub fn outages(&self) -> u64 {
-        self.outages.load(Ordering::Relaxed)
+    /// How often it came up again.
+    pub fn returns(&self) -> u64 {
+        self.returns.load(Ordering::Relaxed)
     }
 
     /// Why it is down; empty when it is up.
@@ -87,10 +87,6 @@ impl Shard {
         if self.up.swap(false, Ordering::Relaxed) {
             tracing::warn!(shard = self.settings.name, cause, "shard is down");
             self.up_gauge.set(0.0);
-            self.outages.fetch_add(1, Ordering::Relaxed);
-            if let Some(types) = &self.types {
-                types.forget();
-            }
         }
         if let Ok(mut error) = self.last_error.lock() {
             cause.clone_into(&mut error);
@@ -101,6 +97,10 @@ impl Shard {
         if !self.up.swap(true, Ordering::Relaxed) {
             tracing::info!(shard = self.settings.name, "shard is up again");
             self.up_gauge.set(1.0);
+            self.returns.fetch_add(1, Ordering::Relaxed);
+            if let Some(types) = &self.types {
+                types.forget();
+            }
             if let Ok(mut error) = self.last_error.lock() {
                 error.clear();
             }

@@ -84,8 +84,8 @@ pub struct TypeMap {
 pub struct Types {
     home: Arc<Shard>,
     map: Mutex<Arc<TypeMap>>,
-    /// Outages of home that the pairs have seen: another one may have replaced the server.
-    outages: Mutex<u64>,
+    /// Returns of home that the pairs have seen: each may have brought another server.
+    returns: Mutex<u64>,
     reading: tokio::sync::Mutex<()>,
 }
 
@@ -109,23 +109,23 @@ impl Types {
         Types {
             home,
             map: Mutex::default(),
-            outages: Mutex::new(0),
+            returns: Mutex::new(0),
             reading: tokio::sync::Mutex::default(),
         }
     }
 
     /// The pairs of now.
     pub fn map(&self) -> Arc<TypeMap> {
-        let outages = self.home.outages();
-        let mut seen = lock(&self.outages);
-        if *seen != outages {
-            *seen = outages;
+        let returns = self.home.returns();
+        let mut seen = lock(&self.returns);
+        if *seen != returns {
+            *seen = returns;
             self.forget();
         }
         lock(&self.map).clone()
     }
 
-    /// The shard was away: another server may answer for it.
+    /// The shard was away: another server may answer for it now.
     pub fn forget(&self) {
         *lock(&self.map) = Arc::default();
     }
@@ -168,9 +168,13 @@ impl Types {
         Ok(())
     }
 
-    /// True while it is of use to ask the home shard.
-    fn can_read(&self) -> bool {
-        self.home.is_up()
+    /// The pairs stay as they are; they are not read again soon.
+    fn postpone(&self) {
+        let mut map = lock(&self.map);
+        *map = Arc::new(TypeMap {
+            read: Some(Instant::now()),
+            ..TypeMap::clone(&map)
+        });
     }
 }
 
@@ -181,19 +185,17 @@ pub async fn learn(shard: &Arc<Shard>, missing: Untranslated) -> Result<(), Fail
     };
     match missing {
         Untranslated::Malformed => Err(malformed(shard)),
-        Untranslated::Table if types.can_read() => {
+        Untranslated::Table => {
             // A table's OID is of little use to clients: without it the statement goes on.
-            if let Err(report) = types.read(shard, &types.map()).await {
-                tracing::warn!(cause = report.message, "tables keep OID 0 in descriptions");
-                let mut map = lock(&types.map);
-                *map = Arc::new(TypeMap {
-                    read: Some(Instant::now()),
-                    ..TypeMap::clone(&map)
-                });
+            let read = match types.home.is_up() {
+                true => types.read(shard, &types.map()).await.is_ok(),
+                false => false,
+            };
+            if !read {
+                types.postpone();
             }
             Ok(())
         }
-        Untranslated::Table => Ok(()),
         Untranslated::Type(oid) => {
             let known = |map: &TypeMap| map.to_home(oid).is_some();
             types.read_until(shard, known).await?;

@@ -7,6 +7,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
@@ -21,6 +22,8 @@ pub const OUTPUT_BYTES_HIGH: usize = 64 * 1024;
 const READ_BYTES: usize = 32 * 1024;
 /// A buffer that grew beyond this is given back when it is empty.
 const KEEP_BYTES_MAX: usize = 64 * 1024;
+/// How long a peer may take to receive our goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same for connections that wait for their client.
 const KEEP_IDLE_BYTES_MAX: usize = 512;
 
@@ -152,6 +155,15 @@ impl Wire {
             self.flush().await
         } else {
             Ok(())
+        }
+    }
+
+    /// Says goodbye where the stream has a word for it: TLS peers take an end without one for an
+    /// attack.
+    pub async fn close(&mut self) {
+        if matches!(self.stream, Stream::TlsServer(_)) {
+            // Whoever is gone does not hear it.
+            let _ = tokio::time::timeout(GOODBYE_TIMEOUT, self.stream.shutdown()).await;
         }
     }
 

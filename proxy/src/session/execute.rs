@@ -50,7 +50,7 @@ impl Session {
                 if !hold && !self.transaction.is_open() {
                     return Err(needs_block("DECLARE CURSOR"));
                 }
-                self.declare_cursor(name, query, request).await
+                self.declare_cursor(name, query, *hold, request).await
             }
             Plan::FetchCursor { name } => self.fetch_cursor(name, request).await,
             Plan::CloseCursor { name } => self.close_cursor(name.as_deref(), request).await,
@@ -202,70 +202,6 @@ impl Session {
         }
     }
 
-    async fn declare_cursor(
-        &mut self,
-        name: &str,
-        query: &Plan,
-        request: &Request<'_>,
-    ) -> Outcome<Tier> {
-        let (shard, tier) = match query {
-            Plan::Single(target) => {
-                let shard = match target {
-                    Target::Home => self.home(),
-                    Target::AnyCopy => self.any_copy(),
-                    Target::Key(route) => match self.resolve_surely(route, request).await? {
-                        Resolved::One(shard) => shard,
-                        Resolved::Several(_) | Resolved::Unknown => {
-                            let planned = self.plan_for_many(request)?;
-                            if matches!(&planned.plan, Plan::DeclareCursor { query, .. } if matches!(**query, Plan::Single(Target::Key(_))))
-                            {
-                                return Err(unreadable_key());
-                            }
-                            let request = request.with_plan(&planned);
-                            return Box::pin(self.execute(&request)).await;
-                        }
-                    },
-                };
-                self.run_single(request, shard).await?;
-                (shard, Tier::Single)
-            }
-            Plan::Gather(gather) => {
-                self.gather_for_cursor(gather, request).await?;
-                (self.home(), Tier::Gather)
-            }
-            _ => return Err(unreadable_key()),
-        };
-        self.transaction.cursors.insert(name.to_owned(), shard);
-        Ok(tier)
-    }
-
-    async fn fetch_cursor(&mut self, name: &str, request: &Request<'_>) -> Outcome<Tier> {
-        let shard = self
-            .transaction
-            .cursors
-            .get(name)
-            .copied()
-            .unwrap_or(self.home());
-        self.run_single(request, shard).await?;
-        Ok(Tier::Single)
-    }
-
-    async fn close_cursor(&mut self, name: Option<&str>, request: &Request<'_>) -> Outcome<Tier> {
-        let Some(name) = name else {
-            self.everywhere("CLOSE ALL").await?;
-            self.transaction.cursors.clear();
-            if self.links.iter().any(super::Link::is_pinned) {
-                self.run_single(request, self.home()).await?;
-            } else {
-                message::put_command_complete(self.client.output(), "CLOSE CURSOR ALL");
-            }
-            return Ok(Tier::Proxy);
-        };
-        let shard = self.transaction.cursors.remove(name).unwrap_or(self.home());
-        self.run_single(request, shard).await?;
-        Ok(Tier::Single)
-    }
-
     /// Sends a statement of our own to one shard and throws its answer away.
     pub(super) async fn run_hidden(&mut self, shard: ShardId, text: &str) -> Outcome {
         let index = self.link(shard).await?;
@@ -333,7 +269,7 @@ pub fn unexpected_in_copy(tag: u8) -> Failure {
     .into()
 }
 
-fn unreadable_key() -> Failure {
+pub fn unreadable_key() -> Failure {
     Report::error(sqlstate::FEATURE_NOT_SUPPORTED, "the value of the shard key cannot be determined")
         .detail("The statement compares the shard key with a value whose type or spelling the proxy does not know for certain.")
         .hint("Cast the parameter to the type of the shard key, or write the value in its plain form.")

@@ -6,12 +6,13 @@ use automator67_planner::plan::{Explain, FetchSource, Gather, Plan, ShardSet, Ta
 
 use super::{
     Session,
+    execute::queue,
     gather::Moved,
     planning::{Request, Resolved},
 };
 use crate::{
     error::{Outcome, Report, sqlstate},
-    message,
+    message, relay,
     telemetry::Tier,
 };
 
@@ -79,16 +80,34 @@ impl Session {
             return Ok(Tier::Single);
         }
         let mut lines = vec![format!("Single on {name}")];
-        if request.bound.is_some() {
-            return Err(not_explained());
-        }
-        let rows = self.query_rows(shard, &text).await?;
-        let plan = rows
-            .into_iter()
-            .filter_map(|row| row.into_iter().next().flatten());
-        lines.extend(plan.map(|line| format!("  {line}")));
+        let plan = self.plan_of_shard(shard, &text, request).await?;
+        lines.extend(plan.iter().map(|line| format!("  {line}")));
         self.answer(explain, request, &lines);
         Ok(Tier::Single)
+    }
+
+    /// EXPLAIN by a shard, with the client's parameters.
+    async fn plan_of_shard(
+        &mut self,
+        shard: u32,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<String>> {
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
+        queue(server, text, request.bound, true);
+        let mut lines = Vec::new();
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'D' {
+                let row = message::data_row(frame.body()).unwrap_or_default();
+                let line = row.first().copied().flatten().unwrap_or_default();
+                lines.push(String::from_utf8_lossy(line).into_owned());
+            }
+            Ok(())
+        })
+        .await?;
+        self.hidden_error(index)?;
+        Ok(lines)
     }
 
     async fn explain_gather(

@@ -5,7 +5,10 @@
 //! transaction that Sync commits.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -43,9 +46,13 @@ pub struct Statement {
     /// Declared parameter types; 0 is unspecified.
     pub types: Arc<[u32]>,
     /// Its plan and what that was made with.
-    pub prepared: Prepared,
+    pub prepared: Arc<Prepared>,
     /// Parameter types as the home shard described them.
     described: Mutex<Option<Arc<[u32]>>>,
+    /// Its result columns as a client was told, see [`message::shape`].
+    shape: Mutex<Option<u64>>,
+    /// It was planned anew since: whether the columns are still the same must be looked up.
+    reshaped: AtomicBool,
 }
 
 /// A portal of the session.
@@ -154,6 +161,9 @@ impl Session {
             self.fail_transaction().await;
         }
         self.skipping = false;
+        if !self.transaction.is_open() {
+            self.portals.clear();
+        }
         self.ready().await
     }
 
@@ -208,7 +218,7 @@ impl Session {
                     if taken {
                         return None;
                     }
-                    let statement = self.new_statement(parse).ok()?;
+                    let statement = self.new_statement(&parse.text, &parse.parameter_types).ok()?;
                     if matches!(local_answer(&statement), Local::Known) {
                         return None;
                     }
@@ -273,6 +283,9 @@ impl Session {
         let [planned] = statement.prepared.statements.as_slice() else {
             return None;
         };
+        if statement.reshaped.load(Ordering::Relaxed) {
+            return None;
+        }
         let Plan::Single(target) = &planned.plan else {
             return None;
         };
@@ -304,6 +317,8 @@ impl Session {
             types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         }
         let uses = self.links[index].server.uses();
+        let described = described_statement(&steps, &forward.of_step);
+        self.links[index].server.shape = described.as_ref().map(|_| None);
         for (step, statement) in steps.into_iter().zip(forward.of_step) {
             self.forward_step(index, shard, step, statement);
         }
@@ -326,11 +341,22 @@ impl Session {
                 .statement(Tier::Single, kind, started.elapsed());
         }
         self.note_forwarded(&forward.bound);
+        let shape = self.links[index].server.shape.take();
+        if let (Some(statement), Some(shape)) = (described, shape) {
+            *lock(&statement.shape) = shape;
+        }
         if !relayed.failed {
             if !self.transaction.is_open() && end == End::Sync {
                 self.portals.clear();
             }
             return Ok(());
+        }
+        // Those behind the error were never parsed.
+        for (name, statement) in forward.statements.iter().skip(relayed.parsed) {
+            let unparsed = |known: &Arc<Statement>| Arc::ptr_eq(known, statement);
+            if self.statements.get(name).is_some_and(unparsed) {
+                self.statements.remove(name);
+            }
         }
         self.forget_uncertain(index, uses).await?;
         Err(Failure::Told)
@@ -464,7 +490,7 @@ impl Session {
             Named::Portal(name) => {
                 let open = self.portal_shard(&name).is_some();
                 self.portals.remove(&name);
-                self.transaction.cursors.remove(&name);
+                self.cursors.remove(&name);
                 open.then_some(name)
             }
         }
@@ -485,14 +511,12 @@ impl Session {
                         .into());
                     }
                     self.refresh_catalog().await?;
-                    let statement = self.new_statement(&parse)?;
+                    let statement = self.new_statement(&parse.text, &parse.parameter_types)?;
                     if self.transaction.is_failed() && !statement.may_end_transaction() {
                         return Err(aborted());
                     }
+                    self.parse_on_server(&statement).await?;
                     self.statements.insert(parse.name, statement);
-                    self.client
-                        .output()
-                        .extend_from_slice(message::PARSE_COMPLETE);
                 }
                 BatchStep::Bind(bind) => self.bind(bind)?,
                 BatchStep::Describe(Named::Statement(name)) => {
@@ -506,6 +530,24 @@ impl Session {
             self.client.flush_if_high().await?;
         }
         Ok(())
+    }
+
+    /// Lets a server find what is wrong with a statement, or say ParseComplete.
+    async fn parse_on_server(&mut self, statement: &Arc<Statement>) -> Outcome {
+        if matches!(local_answer(statement), Local::Known) || self.transaction.is_failed() {
+            self.client.output().extend_from_slice(message::PARSE_COMPLETE);
+            return Ok(());
+        }
+        let index = self.link(self.describing_shard(statement)).await?;
+        types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
+        let server = &mut self.links[index].server;
+        server.put_parse("", &statement.text, &statement.types);
+        server.expect(Step::Parse, true);
+        server.unnamed = Some(statement.id);
+        server.sync();
+        let relayed = relay::exchange(&mut self.client, server).await?;
+        self.hidden_error(index)?;
+        if relayed.failed { Err(Failure::Told) } else { Ok(()) }
     }
 
     fn bind(&mut self, bind: Arc<Bind>) -> Outcome {
@@ -590,23 +632,63 @@ impl Session {
             server.expect(Step::Close, false);
         }
         server.sync();
-        let relayed = relay::exchange(&mut self.client, server).await?;
-        self.hidden_error(index)?;
-        if relayed.failed {
-            Err(Failure::Told)
-        } else {
+        let mut shape = None;
+        relay::collect(&mut self.client, server, |output, frame| {
+            if frame.tag == b'T' {
+                shape = Some(message::shape(frame.body()));
+            }
+            output.extend_from_slice(&frame.bytes);
             Ok(())
+        })
+        .await?;
+        *lock(&statement.shape) = shape;
+        statement.reshaped.store(false, Ordering::Relaxed);
+        self.hidden_error(index)
+    }
+
+    /// A client reads rows by the columns it was told: a statement planned anew must have the same.
+    async fn check_shape(&mut self, statement: &Arc<Statement>) -> Outcome {
+        if !statement.reshaped.load(Ordering::Relaxed) || self.transaction.is_failed() {
+            return Ok(());
         }
+        let index = self.link(self.describing_shard(statement)).await?;
+        types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
+        let server = &mut self.links[index].server;
+        server.put_parse("", &statement.text, &statement.types);
+        server.expect(Step::Parse, false);
+        server.unnamed = Some(statement.id);
+        message::put_describe(&mut server.wire.output, b'S', "");
+        server.expect(Step::Describe, true);
+        server.sync();
+        let mut shape = None;
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'T' {
+                shape = Some(message::shape(frame.body()));
+            }
+            Ok(())
+        })
+        .await?;
+        self.hidden_error(index)?;
+        if shape != *lock(&statement.shape) {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "cached plan must not change result type",
+            )
+            .hint("Prepare the statement again.")
+            .into());
+        }
+        statement.reshaped.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A FETCH is known where its cursor is, everything else on the home shard.
     fn describing_shard(&self, statement: &Statement) -> ShardId {
         let planned = statement.prepared.statements.first();
         let cursor = match planned.map(|planned| &planned.plan) {
-            Some(Plan::FetchCursor { name }) => self.transaction.cursors.get(name),
+            Some(Plan::FetchCursor { name }) => self.cursor_shard(name),
             _ => None,
         };
-        cursor.copied().unwrap_or(self.home())
+        cursor.unwrap_or(self.home())
     }
 
     /// Statements that the proxy answers have no parameters, and rows only where they say so.
@@ -656,6 +738,7 @@ impl Session {
         while !self.enter(statement.prepared.names(), &statement.prepared.catalog).await? {
             statement = self.renewed(&statement)?;
         }
+        self.check_shape(&statement).await?;
         let Some(planned) = statement.prepared.statements.first() else {
             self.client.output().extend_from_slice(message::EMPTY_QUERY);
             return Ok(());
@@ -689,7 +772,7 @@ impl Session {
     fn portal_shard(&self, name: &str) -> Option<ShardId> {
         match self.portals.get(name) {
             Some(portal) => portal.shard,
-            None => self.transaction.cursors.get(name).copied(),
+            None => self.cursor_shard(name),
         }
     }
 
@@ -715,16 +798,15 @@ impl Session {
 
     // ---- statements ----
 
-    fn new_statement(&mut self, parse: &Parse) -> Outcome<Arc<Statement>> {
-        let known = lock(&self.thread.statements).get(&parse.text, &parse.parameter_types);
-        let id = known.as_ref().map(|known| known.id);
+    fn new_statement(&mut self, text: &str, types: &[u32]) -> Outcome<Arc<Statement>> {
+        let known = lock(&self.thread.statements).get(text, types);
         if let Some(known) = known
             && self.is_current(&known)
         {
             return Ok(known);
         }
-        let types: Arc<[u32]> = Arc::from(parse.parameter_types.as_slice());
-        let prepared = self.plan_text(&parse.text, &types)?;
+        let types: Arc<[u32]> = Arc::from(types);
+        let prepared = self.plan_text(text, &types)?;
         if prepared.statements.len() > 1 {
             return Err(Report::error(
                 "42601",
@@ -732,13 +814,15 @@ impl Session {
             )
             .into());
         }
-        let id = id.unwrap_or_else(|| lock(&self.thread.statements).new_id());
         let statement = Arc::new(Statement {
-            id,
-            text: Arc::from(parse.text.as_str()),
+            // After a change of the schema servers must not take it for the one they have.
+            id: lock(&self.thread.statements).new_id(),
+            text: Arc::from(text),
             types,
-            prepared,
+            prepared: Arc::new(prepared),
             described: Mutex::new(None),
+            shape: Mutex::new(None),
+            reshaped: AtomicBool::new(false),
         });
         if self.plans_like_others() {
             lock(&self.thread.statements).put(&statement);
@@ -792,14 +876,18 @@ impl Session {
         if same_catalog && same_path {
             return Ok(statement.clone());
         }
-        let prepared = self.plan_text(&statement.text, &statement.types)?;
-        let described = lock(&statement.described).clone();
+        let fresh = self.new_statement(&statement.text, &statement.types)?;
+        let Some(shape) = *lock(&statement.shape) else {
+            return Ok(fresh);
+        };
         Ok(Arc::new(Statement {
-            id: statement.id,
-            text: statement.text.clone(),
-            types: statement.types.clone(),
-            prepared,
-            described: Mutex::new(described.filter(|_| same_catalog && same_path)),
+            id: fresh.id,
+            text: fresh.text.clone(),
+            types: fresh.types.clone(),
+            prepared: fresh.prepared.clone(),
+            described: Mutex::new(None),
+            shape: Mutex::new(Some(shape)),
+            reshaped: AtomicBool::new(true),
         }))
     }
 
@@ -906,6 +994,16 @@ impl Forward {
     fn names(&self) -> u64 {
         self.bound.iter().fold(0, |names, statement| names | statement.prepared.names())
     }
+}
+
+/// The last statement (not portal) that a batch describes.
+fn described_statement(
+    steps: &[BatchStep],
+    of_step: &[Option<Arc<Statement>>],
+) -> Option<Arc<Statement>> {
+    let describes = |step: &BatchStep| matches!(step, BatchStep::Describe(Named::Statement(_)));
+    let at = steps.iter().rposition(describes)?;
+    of_step.get(at).cloned().flatten()
 }
 
 /// Who can describe a statement.

@@ -67,7 +67,8 @@ impl Session {
                 }
                 Ok(())
             })
-            .await?;
+            .await
+            .inspect_err(|_| self.links[index].server.status = b'E')?;
         }
         // What our own login to the server said is not what the client said.
         if !settings.iter().any(|(name, _)| name == "application_name") {
@@ -220,14 +221,15 @@ impl Session {
         self.reset_own();
         self.statements.clear();
         self.portals.clear();
+        self.cursors.clear();
         self.temporary_names.clear();
         self.sql_prepared.clear();
         if self.pinned {
             // What pinned the session is discarded with everything else.
             for index in 0..self.links.len() {
                 let server = &mut self.links[index].server;
-                server.query("DISCARD ALL", false);
-                relay::exchange(&mut self.client, server).await?;
+                server.query("DISCARD ALL", true);
+                relay::collect(&mut self.client, server, message::pass_status).await?;
                 self.hidden_error(index)?;
                 self.links[index].server.settings = SettingMap::default();
                 self.links[index].server.forget_prepared(None);

@@ -1,7 +1,7 @@
 //! Transactions: BEGIN is lazy, a shard joins at its first touch; COMMIT and ROLLBACK go to all
 //! that joined.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use automator67_planner::{
     catalog::{Catalog, ShardId},
@@ -32,8 +32,6 @@ pub struct Transaction {
     settings_before: Option<Box<Settings>>,
     /// SET, SET LOCAL and SAVEPOINT so far, for shards that join later.
     log: Vec<String>,
-    /// Where each cursor lives.
-    pub cursors: HashMap<String, ShardId>,
     /// The snapshot with this transaction's own schema changes.
     pub catalog: Option<Arc<Catalog>>,
     /// Epoch that its commit will publish.
@@ -322,12 +320,17 @@ impl Session {
                 failed.get_or_insert((link.server.shard.settings.name.clone(), failure));
             }
         }
-        for link in self.links.iter_mut().filter(|link| link.begun) {
+        let begun = self.links.iter_mut().filter(|link| link.begun);
+        for (position, link) in begun.enumerate() {
             let name = link.server.shard.settings.name.clone();
             let mut rolled_back = false;
-            let result = relay::collect(&mut self.client, &mut link.server, |_, frame| {
+            let result = relay::collect(&mut self.client, &mut link.server, |output, frame| {
                 rolled_back |=
                     frame.tag == b'C' && message::command_tag(frame.body()) == "ROLLBACK";
+                // SET LOCAL ends alike everywhere.
+                if position == 0 {
+                    return message::pass_status(output, frame);
+                }
                 Ok(())
             })
             .await;
@@ -385,17 +388,25 @@ impl Session {
     /// ROLLBACK on every shard that joined.
     async fn rollback_links(&mut self) -> Outcome {
         for link in self.links.iter_mut().filter(|link| link.begun) {
-            link.server.query("ROLLBACK", false);
+            link.server.query("ROLLBACK", true);
             // What fails here ends the connection, and the shard rolls back by itself.
             let _ = relay::send(&mut link.server).await;
         }
-        for link in self.links.iter_mut().filter(|link| link.begun) {
+        let begun = self.links.iter_mut().filter(|link| link.begun);
+        for (position, link) in begun.enumerate() {
             link.begun = false;
             link.wrote = false;
             link.wrote_rows = false;
-            match relay::exchange(&mut self.client, &mut link.server).await {
+            let ended = relay::collect(&mut self.client, &mut link.server, |output, frame| {
+                // What was set is taken back alike everywhere.
+                if position == 0 {
+                    return message::pass_status(output, frame);
+                }
+                Ok(())
+            });
+            match ended.await {
                 Err(Failure::ClientGone) => return Err(Failure::ClientGone),
-                Err(_) | Ok(_) => link.server.hidden_error = None,
+                Err(_) | Ok(()) => link.server.hidden_error = None,
             }
         }
         let broken = |link: &super::Link| !link.server.expected.is_empty();
@@ -408,6 +419,7 @@ impl Session {
     fn forget_transaction(&mut self, committed: bool) {
         let ended = std::mem::take(&mut self.transaction);
         self.portals.clear();
+        self.end_cursors(committed);
         if let Some(hidden) = self.settings.hidden.take() {
             (self.settings.search_path, self.settings.own) = *hidden;
         }

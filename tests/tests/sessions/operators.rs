@@ -132,24 +132,33 @@ fn cursors_hold_back(dev: &Dev) -> Result<()> {
     Ok(())
 }
 
+const BLOCKED: &str = "select 1 from pg_stat_activity where wait_event = 'ClientWrite'";
+
 /// A client that does not read stops its server instead of filling our memory.
 fn slow_reader(dev: &Dev) -> Result<()> {
     for text in LONG {
-        let marker = format!("slow_{}", text.len());
         let mut connection = dev.connect()?;
         let before = resident(dev)?;
-        connection.send(Batch::new().query(&format!("{text} /* {marker} */")).bytes())?;
+        connection.send(Batch::new().query(text).bytes())?;
         // Blocked on the client is what a server is once all buffers are full.
         wait::until("the server to wait", Duration::from_secs(20), || {
             dev.shards().iter().find_map(|shard| {
                 let mut shard = Connection::open(&shard.server).ok()?;
-                let text = format!("select 1 from pg_stat_activity where query like '%{marker}%' and wait_event = 'ClientWrite' and pid <> pg_backend_pid()");
-                shard.execute(&text).ok()?
+                shard.execute(BLOCKED).ok()?
             })
         })
         .context(*text)?;
         let growth = resident(dev)?.saturating_sub(before);
         ensure!(growth < GROWTH_MAX_KIB, "{text}: grew by {growth} KiB");
+        drop(connection);
+        wait::until("the server to be free", Duration::from_secs(5), || {
+            dev.shards().iter().all(|shard| {
+                let found = Connection::open(&shard.server).and_then(|mut it| it.execute(BLOCKED));
+                matches!(found, Ok(None))
+            })
+            .then_some(())
+        })
+        .context(*text)?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
--- Important stock identification. The specification's fraction is 0.0001 divided by the scale
--- factor; this is the one of scale factor 1, which every scale can run.
+-- Important stock identification. The fraction is the specification's for scale factor 1. Smaller
+-- scales would divide it by theirs, to get fewer rows.
 select
     ps_partkey,
     sum(ps_supplycost * ps_availqty) as value

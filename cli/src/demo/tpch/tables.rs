@@ -114,3 +114,17 @@ pub const TABLES: [Table; 8] = [
 fn written<T: Display>(rows: impl Iterator<Item = T> + Send + 'static) -> Rows {
     Box::new(rows.map(|row| row.to_string()))
 }
+
+/// True at small scales with certain numbers of suppliers, such as 120. A part has four, which the
+/// specification (section 4.2.3, PS_SUPPKEY) draws without a look at the ones it has drawn.
+pub fn supplies_twice(scale: f64) -> bool {
+    let suppliers = SupplierGenerator::calculate_row_count(scale, 1, 1);
+    let parts = PartGenerator::calculate_row_count(scale, 1, 1);
+    if suppliers < 1 {
+        return true;
+    }
+    let rounds = 0..=(parts - 1) / suppliers;
+    rounds
+        .map(|round| suppliers / 4 + round)
+        .any(|step| (1..4).any(|nth| nth * step % suppliers == 0))
+}

@@ -25,7 +25,7 @@ fn rows(name: &str, scale: f64) -> tables::Rows {
 fn scales_are_within_bounds() {
     assert_eq!(scale("0.1").expect("accepted"), 0.1);
     assert_eq!(scale("1").expect("accepted"), 1.0);
-    for text in ["", "x", "0", "-1", "0.0009", "100.1", "inf", "NaN"] {
+    for text in ["", "x", "0", "-1", "0.0099", "0.012", "100.1", "inf", "NaN"] {
         scale(text).expect_err(text);
     }
 }
@@ -85,12 +85,16 @@ fn rows_have_a_value_for_every_column() {
 }
 
 #[test]
-fn the_smallest_scale_has_no_row_twice() {
+fn scales_at_which_the_primary_key_fails_are_known() {
     let key = |row: String| -> Vec<String> { row.split('|').take(2).map(str::to_owned).collect() };
-    let all: Vec<_> = rows("partsupp", SCALE_MIN).map(key).collect();
-    let distinct: HashSet<_> = all.iter().collect();
-    assert_eq!(distinct.len(), all.len());
-    assert!(rows("supplier", SCALE_MIN).next().is_some());
+    for scale in [
+        0.001, 0.005, 0.01, 0.0108, 0.012, 0.015, 0.016, 0.02, 0.024, 0.0241,
+    ] {
+        let all: Vec<_> = rows("partsupp", scale).map(key).collect();
+        let distinct: HashSet<_> = all.iter().collect();
+        let twice = distinct.len() < all.len();
+        assert_eq!(tables::supplies_twice(scale), twice, "{scale}");
+    }
 }
 
 #[test]

@@ -1,0 +1,263 @@
+//! `psql` shows the same through the proxy as on plain Postgres, to the byte.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, ensure};
+use automator67_tests::{automator::Dev, checks::Check, postgres::Plain, wire::Server};
+
+use super::{Output, client};
+
+pub(super) const CHECKS: &[Check<Dev>] = &[("psql", like_plain_postgres)];
+
+const TABLES: &str = "
+create type psql_mood as enum ('sad', 'ok');
+create table psql_people (
+    id int8 primary key, name text not null default 'nobody', mood psql_mood,
+    paid numeric(10, 2) check (paid >= 0), born date, unique (id, name)
+);
+create index psql_people_born on psql_people (born desc) where mood = 'ok';
+create table psql_pets (owner int8 references psql_people, number int, primary key (owner, number));
+create view psql_rich as select id, name from psql_people where paid > 100;
+comment on table psql_people is 'who pays';
+";
+
+/// Only on the proxy.
+const PLACEMENT: &str = "
+select create_distributed_table('psql_people', 'id');
+select create_distributed_table('psql_pets', 'owner');
+";
+
+/// Each runs as a file of its own.
+const SCRIPTS: &[(&str, &str)] = &[
+    (
+        "rows",
+        "insert into psql_people (id, name, mood, paid, born)
+         select g, 'n' || g, 'ok', g * 10, date '2000-01-01' + g from generate_series(1, 20) g;
+         insert into psql_people (id) values (21), (22);
+         insert into psql_pets select g, 1 from generate_series(1, 5) g;
+         update psql_people set paid = 5 where id in (1, 2, 3) returning id, paid;
+         delete from psql_people where id = 22;
+         select * from psql_people where id = 7;
+         select * from psql_people order by id;
+         select mood, count(*), sum(paid) from psql_people group by mood order by 1;
+         select p.name, q.number from psql_people p left join psql_pets q on q.owner = p.id
+         order by 1, 2 limit 4;
+         select id, name from psql_rich order by id;
+         select 1 as one \\; select 2 as two;",
+    ),
+    (
+        "describe",
+        "\\d psql_people
+         \\d+ psql_people
+         \\d psql_pets
+         \\d psql_rich
+         \\d psql_people_born
+         \\d
+         \\dt
+         \\dt+ absent*
+         \\di
+         \\dv
+         \\dT
+         \\dn
+         \\df psql*
+         \\dp psql_people
+         \\dd psql_people
+         \\d absent",
+    ),
+    (
+        "formats",
+        "\\x
+         select * from psql_people where id in (4, 5) order by id;
+         \\x auto
+         select id from psql_people where id = 4;
+         \\x off
+         \\pset null '(null)'
+         select mood, born from psql_people where id = 21;
+         \\pset format csv
+         select id, name from psql_people where id < 4 order by id;
+         \\pset format unaligned
+         \\t on
+         select id, name from psql_people where id < 4 order by id;",
+    ),
+    (
+        "gdesc",
+        "select id, name, mood, paid, count(*) over () as n from psql_people \\gdesc
+         select * from psql_people where id = 1 \\gdesc
+         select id, name from psql_people where id = 3 \\gset got_
+         \\echo :got_id :got_name
+         select count(*) from psql_people where id > :got_id \\gx
+         select format('select %s as n from psql_people where id = %s', g, g)
+         from generate_series(1, 3) g \\gexec
+         select born, mood, id from psql_people where id < 5 \\crosstabview born mood
+         \\set FETCH_COUNT 5
+         select id from psql_people order by id;",
+    ),
+    (
+        "copy",
+        "\\copy psql_pets from 'pets.csv' csv header
+         select * from psql_pets order by 1, 2;
+         \\copy (select id, name, paid from psql_people order by id) to stdout csv header
+         \\copy (select * from psql_people where id = 2) to stdout
+         \\copy psql_pets (owner) to 'owners.txt'
+         \\! sort -n owners.txt
+         copy psql_pets from stdin;
+4\t9
+5\t9
+\\.
+         select count(*) from psql_pets;
+         \\copy psql_pets from 'broken.csv' csv header
+         select count(*) from psql_pets;",
+    ),
+    (
+        "errors",
+        "select id, nonsense from psql_people where id = 1;
+         select id,
+                nonsense
+         from psql_people order by id;
+         select * form psql_people;
+         select * from psql_absent;
+         insert into psql_people (id) values (1);
+         insert into psql_people (id, name) values (30, null);
+         insert into psql_people (id, paid) values (31, -1);
+         insert into psql_people (id, mood) values (32, 'angry');
+         insert into psql_pets values (1000, 1);
+         select 'x'::int from psql_people where id = 1;
+         select 1 / (id - id) from psql_people order by id;
+         select no_such_function(id) from psql_people;
+         \\set VERBOSITY verbose
+         insert into psql_people (id, paid) values (31, -1);
+         \\set VERBOSITY default
+         \\errverbose
+         begin;
+         select 1 / 0;
+         select 1;
+         commit;
+         do $$ begin raise notice 'hello'; raise exception 'own' using hint = 'try'; end $$;
+         select count(*) from psql_people;",
+    ),
+    (
+        "last",
+        "drop view psql_rich;
+         drop table psql_pets, psql_people;
+         drop type psql_mood;",
+    ),
+];
+
+const STOPS: &str = "
+create table psql_stops (id int8 primary key);
+insert into psql_people (id) values (101), (102), (103), (104);
+select count(*) from psql_people;
+insert into psql_people (id) values (1);
+insert into psql_people (id) values (105);
+";
+
+fn like_plain_postgres(dev: &Dev) -> Result<()> {
+    let plain = Plain::start()?;
+    let directory = dev.directory();
+    fs::write(directory.join("pets.csv"), "owner,number\n7,1\n8,1\n9,2\n")?;
+    fs::write(
+        directory.join("broken.csv"),
+        "owner,number\n10,1\n7,1\n11,2\n",
+    )?;
+    for server in [&plain.server, dev.server()] {
+        script(
+            server,
+            directory,
+            "tables",
+            TABLES,
+            &["-v", "ON_ERROR_STOP=1"],
+        )?
+        .success("tables")?;
+    }
+    script(
+        dev.server(),
+        directory,
+        "placement",
+        PLACEMENT,
+        &["-v", "ON_ERROR_STOP=1"],
+    )?
+    .success("placement")?;
+    let mut failures = Vec::new();
+    for (name, text) in SCRIPTS {
+        if *name == "last" {
+            failures.extend(one_transaction(&plain, dev).err());
+        }
+        let expected = script(&plain.server, directory, name, text, &[])?;
+        let found = script(dev.server(), directory, name, text, &[])?;
+        let compared = same(&expected, &found).with_context(|| format!("script {name}"));
+        failures.extend(compared.err());
+    }
+    let told: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
+    ensure!(told.is_empty(), "{}", told.join("\n"));
+    Ok(())
+}
+
+/// `-1` with ON_ERROR_STOP leaves nothing of a script that fails.
+fn one_transaction(plain: &Plain, dev: &Dev) -> Result<()> {
+    let arguments = ["-1", "-v", "ON_ERROR_STOP=1"];
+    let look = "select count(*) from psql_people; select to_regclass('psql_stops');";
+    let run = |server: &Server| -> Result<(Output, Output)> {
+        let stopped = script(server, dev.directory(), "stops", STOPS, &arguments)?;
+        ensure!(stopped.code == Some(3), "{}", stopped.describe());
+        Ok((stopped, script(server, dev.directory(), "look", look, &[])?))
+    };
+    let (expected, left_there) = run(&plain.server)?;
+    let (found, left_here) = run(dev.server())?;
+    same(&left_there, &left_here).context("what a failed script left")?;
+    same(&expected, &found).context("script with -1")
+}
+
+fn script(
+    server: &Server,
+    directory: &Path,
+    name: &str,
+    text: &str,
+    arguments: &[&str],
+) -> Result<Output> {
+    let file = format!("{name}.sql");
+    // Indentation is for the reader here; psql's positions count without it.
+    let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+    fs::write(directory.join(&file), lines.join("\n") + "\n")?;
+    let mut all = vec!["-X", "-v", "SHOW_ALL_RESULTS=on"];
+    all.extend(arguments);
+    all.extend(["-f", &file]);
+    client(server, directory, "psql", &all)
+}
+
+fn same(expected: &Output, found: &Output) -> Result<()> {
+    compare("stdout", &expected.stdout, &found.stdout)?;
+    compare(
+        "stderr",
+        &without_place(&expected.stderr),
+        &without_place(&found.stderr),
+    )?;
+    ensure!(
+        expected.code == found.code,
+        "exit code {:?} instead of {:?}",
+        found.code,
+        expected.code
+    );
+    Ok(())
+}
+
+/// Lines of `LOCATION:` name source files of the server, which differ between minor versions.
+fn without_place(text: &str) -> String {
+    let kept = text.lines().filter(|line| !line.contains("LOCATION:"));
+    kept.collect::<Vec<_>>().join("\n")
+}
+
+fn compare(what: &str, expected: &str, found: &str) -> Result<()> {
+    if expected == found {
+        return Ok(());
+    }
+    let (mut left, mut right) = (expected.lines(), found.lines());
+    let mut number = 0;
+    let (expected, found) = loop {
+        number += 1;
+        let (left, right) = (left.next(), right.next());
+        if left != right || left.is_none() {
+            break (left, right);
+        }
+    };
+    anyhow::bail!("{what} line {number}:\n  expected {expected:?}\n  found    {found:?}")
+}
