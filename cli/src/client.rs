@@ -11,7 +11,12 @@ use crate::dev::{State, default_path};
 #[derive(clap::Args)]
 pub struct Target {
     /// The server's URL [default: that of the running `automator67 dev`].
-    #[arg(long, env = "AUTOMATOR67_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(
+        long,
+        env = "AUTOMATOR67_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     url: Option<String>,
     /// The data directory of `automator67 dev`, if not the default one.
     #[arg(long, env = "AUTOMATOR67_DATA_DIR", value_name = "DIR")]
@@ -41,8 +46,9 @@ impl Target {
 
 /// Connects to a URL.
 pub async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) =
-        tokio_postgres::connect(url, NoTls).await.context("could not connect")?;
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .context("could not connect")?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");

@@ -136,7 +136,9 @@ struct Login {
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Login")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -151,7 +153,9 @@ struct Shard {
 
 impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shard").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Shard")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -289,10 +293,16 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         ("[sql] threads", sql.threads as u64),
         ("[sql] sessions_max", sql.sessions_max as u64),
         ("[sql] pool_wait_timeout_ms", sql.pool_wait_timeout_ms),
-        ("[sql] shard_connect_timeout_ms", sql.shard_connect_timeout_ms),
+        (
+            "[sql] shard_connect_timeout_ms",
+            sql.shard_connect_timeout_ms,
+        ),
         ("[sql] health_interval_ms", sql.health_interval_ms),
         ("[sql] login_timeout_s", sql.login_timeout_s),
-        ("[sql] plan_cache_entries_max", sql.plan_cache_entries_max as u64),
+        (
+            "[sql] plan_cache_entries_max",
+            sql.plan_cache_entries_max as u64,
+        ),
         ("[gather] max_bytes", config.gather.max_bytes),
         ("[ring] virtual_nodes", u64::from(config.ring.virtual_nodes)),
     ];
@@ -307,7 +317,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     let users = config.users.iter().map(|user| user.name.as_str());
     distinct("[[users]]", users)?;
     match config.shards.iter().find(|shard| shard.pool_size == 0) {
-        Some(shard) => refuse(format!("shard \"{}\": pool_size must be at least 1", shard.name)),
+        Some(shard) => refuse(format!(
+            "shard \"{}\": pool_size must be at least 1",
+            shard.name
+        )),
         None => Ok(()),
     }
 }
@@ -316,14 +329,20 @@ fn distinct<'a>(section: &str, names: impl Iterator<Item = &'a str>) -> Result<(
     let mut seen = HashSet::new();
     for name in names {
         if name.is_empty() {
-            return Err(ConfigError::Value(format!("{section} name must not be empty")));
+            return Err(ConfigError::Value(format!(
+                "{section} name must not be empty"
+            )));
         }
         if !seen.insert(name) {
-            return Err(ConfigError::Value(format!("{section} names \"{name}\" twice")));
+            return Err(ConfigError::Value(format!(
+                "{section} names \"{name}\" twice"
+            )));
         }
     }
     if seen.is_empty() {
-        return Err(ConfigError::Value(format!("at least one of {section} is needed")));
+        return Err(ConfigError::Value(format!(
+            "at least one of {section} is needed"
+        )));
     }
     Ok(())
 }
@@ -337,7 +356,9 @@ fn user(login: &Login, folder: &Path) -> Result<User, ConfigError> {
             text.trim_end_matches(['\r', '\n']).to_owned()
         }
         (None, None, Some(variable)) => std::env::var(variable).map_err(|_| {
-            ConfigError::Value(format!("user \"{name}\": the environment has no {variable}"))
+            ConfigError::Value(format!(
+                "user \"{name}\": the environment has no {variable}"
+            ))
         })?,
         _ => {
             return Err(ConfigError::Value(format!(
@@ -346,7 +367,9 @@ fn user(login: &Login, folder: &Path) -> Result<User, ConfigError> {
         }
     };
     if password.is_empty() {
-        return Err(ConfigError::Value(format!("user \"{name}\": the password is empty")));
+        return Err(ConfigError::Value(format!(
+            "user \"{name}\": the password is empty"
+        )));
     }
     Ok(User {
         name: name.clone(),

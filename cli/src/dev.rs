@@ -235,7 +235,10 @@ fn announce(state: &State, directory: &Directory, shards: &Shards, json: bool) {
     println!("sql    {}", state.sql);
     println!("http   {}   /metrics /healthz", state.http);
     println!("data   {}", directory.path().display());
-    println!("       {} Postgres shards, one log each beside them", shards.clusters().len());
+    println!(
+        "       {} Postgres shards, one log each beside them",
+        shards.clusters().len()
+    );
     println!();
     println!("psql \"{}\"", state.sql);
     println!("Ctrl-C stops everything; the data stays.");

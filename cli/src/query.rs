@@ -26,7 +26,12 @@ pub async fn shards(target: &Target, json: bool) -> Result<()> {
 
 /// Lists the tables.
 pub async fn tables(target: &Target, json: bool) -> Result<()> {
-    show(target, "select * from automator67.tables order by schema, name", json).await
+    show(
+        target,
+        "select * from automator67.tables order by schema, name",
+        json,
+    )
+    .await
 }
 
 /// Runs `automator67 db`.
@@ -43,7 +48,10 @@ async fn show(target: &Target, sql: &str, json: bool) -> Result<()> {
         match message {
             SimpleQueryMessage::RowDescription(columns) => {
                 result.print(json);
-                result = Shown { names: columns.iter().map(name).collect(), rows: Vec::new() };
+                result = Shown {
+                    names: columns.iter().map(name).collect(),
+                    rows: Vec::new(),
+                };
             }
             SimpleQueryMessage::Row(row) => result.rows.push(values(&row)),
             _ => {}
@@ -74,7 +82,9 @@ impl Shown {
             return;
         }
         let mut table = Table::new();
-        table.load_preset(UTF8_FULL_CONDENSED).set_header(&self.names);
+        table
+            .load_preset(UTF8_FULL_CONDENSED)
+            .set_header(&self.names);
         for row in &self.rows {
             table.add_row(row.iter().map(|value| value.as_deref().unwrap_or("")));
         }
@@ -87,5 +97,7 @@ fn name(column: &SimpleColumn) -> String {
 }
 
 fn values(row: &SimpleQueryRow) -> Vec<Option<String>> {
-    (0..row.len()).map(|index| row.get(index).map(str::to_owned)).collect()
+    (0..row.len())
+        .map(|index| row.get(index).map(str::to_owned))
+        .collect()
 }

@@ -32,7 +32,9 @@ pub enum UrlError {
     #[error("sslmode \"{0}\" is not one of disable, prefer, require, verify-ca, verify-full")]
     Sslmode(String),
     /// An unknown parameter.
-    #[error("unknown URL parameter \"{0}\" (known: sslmode, sslrootcert, host, port, dbname, user, password, application_name)")]
+    #[error(
+        "unknown URL parameter \"{0}\" (known: sslmode, sslrootcert, host, port, dbname, user, password, application_name)"
+    )]
     Parameter(String),
 }
 

@@ -537,7 +537,11 @@ fn row_of_table(
         .iter()
         .map(|column| format!("{name}.{}", identifier(&column.name)))
         .collect();
-    Ok(unless_missing(&name, &format!("ROW({})", columns.join(", ")), &relation.name))
+    Ok(unless_missing(
+        &name,
+        &format!("ROW({})", columns.join(", ")),
+        &relation.name,
+    ))
 }
 
 /// On the nullable side of an outer join there may be no row; one that has only nulls is not that.

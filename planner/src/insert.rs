@@ -12,8 +12,7 @@ use pg_query::{
 use crate::{
     analysis::{self, Analysis, listed_columns},
     catalog::{Column, KeyType, Placement, Relation},
-    facts,
-    functions,
+    facts, functions,
     plan::{
         InsertRow, InsertSplit, KeySource, Piece, Plan, PlanError, RowKey, SessionEffects, Target,
         Template,

@@ -292,28 +292,37 @@ fn variable_show(name: &str) -> Draft {
 
 // ---- set_config ----
 
-/// `SELECT set_config('name', 'value', local)` and nothing else: SET, with a row as its answer.
+/// `SELECT set_config('name', 'value', local)`, perhaps beside constants and `current_setting`:
+/// SET, with a row as its answer.
 pub(crate) fn constant_set_config(select: &protobuf::SelectStmt) -> Option<Draft> {
-    let [target] = select.target_list.as_slice() else {
-        return None;
-    };
-    let NodeEnum::ResTarget(target) = target.node.as_ref()? else {
-        return None;
-    };
-    let NodeEnum::FuncCall(call) = inner(&target.val)? else {
-        return None;
-    };
-    let names = strings(&call.funcname);
-    let plain = matches!(
-        names.as_slice(),
-        ["set_config"] | ["pg_catalog", "set_config"]
-    ) && select.from_clause.is_empty()
+    let plain = select.from_clause.is_empty()
         && select.where_clause.is_none()
         && select.with_clause.is_none()
-        && call.args.len() == 3;
+        && select.larg.is_none();
     if !plain {
         return None;
     }
+    let mut found = None;
+    for target in nodes(&select.target_list) {
+        let NodeEnum::ResTarget(target) = target else {
+            return None;
+        };
+        match inner(&target.val)? {
+            NodeEnum::AConst(_) => {}
+            NodeEnum::FuncCall(call) => match strings(&call.funcname).as_slice() {
+                ["current_setting"] | ["pg_catalog", "current_setting"]
+                    if nodes(&call.args).all(|node| matches!(node, NodeEnum::AConst(_))) => {}
+                ["set_config"] | ["pg_catalog", "set_config"]
+                    if call.args.len() == 3 && found.is_none() =>
+                {
+                    found = Some(call);
+                }
+                _ => return None,
+            },
+            _ => return None,
+        }
+    }
+    let call = found?;
     let mut arguments = nodes(&call.args).map(|node| match node {
         NodeEnum::AConst(_) | NodeEnum::TypeCast(_) => constant_text(node),
         _ => None,

@@ -39,12 +39,14 @@ impl Gate {
         if self.count.load(SeqCst) == 0 {
             return false;
         }
-        let bars = |table: &u64| {
-            names::may_name(statement, *table) && !names::may_name(touched, *table)
-        };
+        let bars =
+            |table: &u64| names::may_name(statement, *table) && !names::may_name(touched, *table);
         let others = |closed: &&Closed| closed.session != session;
         let closed = lock(&self.closed);
-        closed.iter().filter(others).any(|closed| closed.tables.iter().any(bars))
+        closed
+            .iter()
+            .filter(others)
+            .any(|closed| closed.tables.iter().any(bars))
     }
 
     /// Closes it for some tables, until the result is dropped.
@@ -52,7 +54,10 @@ impl Gate {
         let mut closed = lock(&self.closed);
         closed.push(Closed { session, tables });
         self.count.store(closed.len(), SeqCst);
-        Barrier { gate: self.clone(), session }
+        Barrier {
+            gate: self.clone(),
+            session,
+        }
     }
 
     /// Ends when the statement is barred no more.

@@ -19,6 +19,7 @@ mod multi;
 mod planning;
 mod setting;
 mod sql_prepared;
+mod statements;
 mod transaction;
 mod views;
 
@@ -31,10 +32,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     cursors::Cursor,
-    extended::{Batch, Portal, Statement},
+    extended::{Batch, Portal},
     links::Link,
     planning::Request,
     sql_prepared::SqlPrepared,
+    statements::Statement,
     transaction::Transaction,
 };
 use crate::{

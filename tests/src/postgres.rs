@@ -112,7 +112,12 @@ impl Plain {
     pub fn start_again(&mut self) -> Result<()> {
         let directory = self.directory.path();
         let account = Account::for_postgres()?;
-        self.group = start_server(directory, &directory.join("data"), self.server.port()?, account)?;
+        self.group = start_server(
+            directory,
+            &directory.join("data"),
+            self.server.port()?,
+            account,
+        )?;
         self.wait()?;
         Ok(())
     }

@@ -85,12 +85,16 @@ impl Server {
         let (host, port) = match &self.host {
             Host::Tcp(port) => ("127.0.0.1".to_owned(), port),
             Host::Unix(directory, port) => {
-                let directory = directory.to_str().context("a socket's directory in UTF-8")?;
+                let directory = directory
+                    .to_str()
+                    .context("a socket's directory in UTF-8")?;
                 (directory.replace('/', "%2F"), port)
             }
         };
         let (user, database) = (&self.user, &self.database);
-        Ok(format!("postgres://{user}:{password}@{host}:{port}/{database}"))
+        Ok(format!(
+            "postgres://{user}:{password}@{host}:{port}/{database}"
+        ))
     }
 }
 

@@ -73,14 +73,20 @@ fn read_and_write(dev: &Dev, load: &Load, client: i64) -> Result<()> {
         connection.execute(&format!("insert into ledger values ({id}, 0)"))?;
         load.written.fetch_add(1, SeqCst);
         let own = connection.execute(&format!("select v from ledger where id = {id}"))?;
-        ensure!(own.as_deref() == Some("0"), "row {id} is not there: {own:?}");
+        ensure!(
+            own.as_deref() == Some("0"),
+            "row {id} is not there: {own:?}"
+        );
         let count = connection.execute(&old).context("count")?;
         ensure!(count == Some(ROWS.to_string()), "{count:?} of {ROWS} rows");
         let sum = connection.execute("select sum(v) from ledger_view")?;
         ensure!(sum == Some((ROWS * (ROWS + 1)).to_string()), "sum {sum:?}");
         let one = turn % ROWS + 1;
         let doubled = connection.execute(&format!("select v from ledger where id = {one}"))?;
-        ensure!(doubled == Some((2 * one).to_string()), "row {one}: {doubled:?}");
+        ensure!(
+            doubled == Some((2 * one).to_string()),
+            "row {one}: {doubled:?}"
+        );
     }
     connection.terminate()
 }

@@ -77,7 +77,9 @@ fn rows(frames: &[Frame]) -> Result<Vec<Vec<String>>> {
         let row = values(&frame.body)?.into_iter();
         Ok(row
             .map(|value| {
-                value.map_or("NULL".into(), |it| String::from_utf8_lossy(&it).into_owned())
+                value.map_or("NULL".into(), |it| {
+                    String::from_utf8_lossy(&it).into_owned()
+                })
             })
             .collect())
     })

@@ -82,22 +82,43 @@ fn overrides_win() {
 
 #[test]
 fn unknown_keys_are_errors_with_line_and_column() {
-    check_refused(&format!("[sql]\nlisten_on = 1\n{SMALL}"), "line 2, column 1");
-    check_refused(&format!("[sql]\nlisten_on = 1\n{SMALL}"), "unknown field `listen_on`");
+    check_refused(
+        &format!("[sql]\nlisten_on = 1\n{SMALL}"),
+        "line 2, column 1",
+    );
+    check_refused(
+        &format!("[sql]\nlisten_on = 1\n{SMALL}"),
+        "unknown field `listen_on`",
+    );
     check_refused(&format!("{SMALL}size = 3\n"), "unknown field `size`");
     check_refused(&format!("[s3]\n{SMALL}"), "unknown field `s3`");
-    check_refused(&format!("[sql.tls]\ncertificate = 'c'\nkey = 'k'\nx = 1\n{SMALL}"), "line 4");
+    check_refused(
+        &format!("[sql.tls]\ncertificate = 'c'\nkey = 'k'\nx = 1\n{SMALL}"),
+        "line 4",
+    );
 }
 
 #[test]
 fn values_that_make_no_sense_are_refused() {
     check_refused("", "missing field `users`");
-    check_refused("users = []\nshards = []", "at least one of [[shards]] is needed");
-    check_refused(&format!("[sql]\nthreads = 0\n{SMALL}"), "[sql] threads must be at least 1");
+    check_refused(
+        "users = []\nshards = []",
+        "at least one of [[shards]] is needed",
+    );
+    check_refused(
+        &format!("[sql]\nthreads = 0\n{SMALL}"),
+        "[sql] threads must be at least 1",
+    );
     check_refused(&format!("[sql]\nthreads = -1\n{SMALL}"), "line 2");
     check_refused(&format!("[sql]\nlisten = 'x'\n{SMALL}"), "line 2");
-    check_refused(&format!("[sql]\ndatabase = ''\n{SMALL}"), "database must not be empty");
-    check_refused(&format!("{SMALL}pool_size = 0\n"), "pool_size must be at least 1");
+    check_refused(
+        &format!("[sql]\ndatabase = ''\n{SMALL}"),
+        "database must not be empty",
+    );
+    check_refused(
+        &format!("{SMALL}pool_size = 0\n"),
+        "pool_size must be at least 1",
+    );
     let twice = format!("{SMALL}[[shards]]\nname = 'one'\nurl = 'postgres://a@b'\n");
     check_refused(&twice, "[[shards]] names \"one\" twice");
     let bad_url = format!("{SMALL}[[shards]]\nname = 'two'\nurl = 'b:c'\n");
@@ -110,9 +131,18 @@ fn a_user_says_the_password_once() {
     let once = "user \"ann\" needs exactly one of password, password_file, password_env";
     check_refused(&with(""), once);
     check_refused(&with("password = 'a'\npassword_env = 'B'"), once);
-    check_refused(&with("password = ''"), "user \"ann\": the password is empty");
-    check_refused(&with("password_env = 'NO_SUCH_A67'"), "the environment has no NO_SUCH_A67");
-    check_refused(&with("password_file = 'no-such'"), "could not read /etc/automator67/no-such");
+    check_refused(
+        &with("password = ''"),
+        "user \"ann\": the password is empty",
+    );
+    check_refused(
+        &with("password_env = 'NO_SUCH_A67'"),
+        "the environment has no NO_SUCH_A67",
+    );
+    check_refused(
+        &with("password_file = 'no-such'"),
+        "could not read /etc/automator67/no-such",
+    );
 }
 
 #[test]

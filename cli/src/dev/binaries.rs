@@ -1,8 +1,7 @@
 //! Where the Postgres programs are.
 
 use std::{
-    env,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -31,9 +30,8 @@ impl Binaries {
     /// The flag's directory, else the one on PATH, else the newest that is installed.
     pub fn find(flag: Option<&Path>) -> Result<Binaries> {
         if let Some(directory) = flag {
-            return look(directory).with_context(|| {
-                format!("--postgres-bin {} cannot be used", directory.display())
-            });
+            return look(directory)
+                .with_context(|| format!("--postgres-bin {} cannot be used", directory.display()));
         }
         let on_path = env::var_os("PATH").unwrap_or_default();
         let found = env::split_paths(&on_path)
@@ -93,11 +91,16 @@ fn installed(root: &Path) -> Vec<PathBuf> {
         })
         .collect();
     versions.sort_by(|a, b| b.cmp(a));
-    versions.into_iter().map(|(_, directory)| directory).collect()
+    versions
+        .into_iter()
+        .map(|(_, directory)| directory)
+        .collect()
 }
 
 fn has_programs(directory: &Path) -> bool {
-    PROGRAMS.iter().all(|program| directory.join(program).is_file())
+    PROGRAMS
+        .iter()
+        .all(|program| directory.join(program).is_file())
 }
 
 fn look(directory: &Path) -> Result<Binaries> {

@@ -87,7 +87,8 @@ impl Cluster {
     pub async fn make(&self, password: &str) -> Result<()> {
         let new = self.data.with_extension("new");
         if new.exists() {
-            fs::remove_dir_all(&new).with_context(|| format!("could not remove {}", new.display()))?;
+            fs::remove_dir_all(&new)
+                .with_context(|| format!("could not remove {}", new.display()))?;
         }
         private_directory(&new, self.account.as_ref())?;
         // A file of the account's own: it may not open a pipe of ours as /dev/stdin.
@@ -102,7 +103,13 @@ impl Cluster {
             .arg("--pwfile")
             .arg(&password_file)
             .args(["--auth-local=scram-sha-256", "--auth-host=scram-sha-256"])
-            .args(["--locale", "C.UTF-8", "--encoding", "UTF8", "--no-instructions"])
+            .args([
+                "--locale",
+                "C.UTF-8",
+                "--encoding",
+                "UTF8",
+                "--no-instructions",
+            ])
             .arg("--pgdata")
             .arg(&new);
         let made = self.run_with_input(initdb, "").await;
@@ -290,7 +297,9 @@ impl Cluster {
         let read = || -> std::io::Result<Vec<u8>> {
             let mut file = File::open(&self.log)?;
             let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(start.max(end.saturating_sub(LOG_TAIL_BYTES))))?;
+            file.seek(SeekFrom::Start(
+                start.max(end.saturating_sub(LOG_TAIL_BYTES)),
+            ))?;
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
             Ok(bytes)
@@ -317,7 +326,9 @@ async fn make_database(client: &tokio_postgres::Client) -> Result<(), tokio_post
         .query_opt("select 1 from pg_database where datname = $1", &[&DATABASE])
         .await?;
     if known.is_none() {
-        client.batch_execute(&format!("create database {DATABASE}")).await?;
+        client
+            .batch_execute(&format!("create database {DATABASE}"))
+            .await?;
     }
     Ok(())
 }

@@ -101,7 +101,10 @@ impl Directory {
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).with_context(failed)?;
             }
-            fs::DirBuilder::new().mode(mode).create(path).with_context(failed)?;
+            fs::DirBuilder::new()
+                .mode(mode)
+                .create(path)
+                .with_context(failed)?;
             // The mode above is cut by the umask.
             fs::set_permissions(path, Permissions::from_mode(mode)).with_context(failed)?;
         }
@@ -222,12 +225,16 @@ impl Directory {
     pub fn keep_password(&self, password: &str) -> Result<()> {
         write_private(&self.path.join("password"), password)?;
         let changing = self.path.join("password.changing");
-        fs::remove_file(&changing).with_context(|| format!("could not remove {}", changing.display()))
+        fs::remove_file(&changing)
+            .with_context(|| format!("could not remove {}", changing.display()))
     }
 
     /// Tells client commands where this process is.
     pub fn write_state(&self, state: &State) -> Result<()> {
-        write_private(&self.path.join("state.json"), &serde_json::to_string(state)?)
+        write_private(
+            &self.path.join("state.json"),
+            &serde_json::to_string(state)?,
+        )
     }
 
     /// The opposite.

@@ -56,7 +56,9 @@ fn pid(data: &Path) -> Result<Option<Pid>> {
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("could not read {}", path.display()));
+        }
     };
     let first = text.lines().next().unwrap_or_default().trim();
     match first.parse() {

@@ -128,11 +128,15 @@ impl Shards {
 
     /// Stops all; `hurry` cuts the waiting short.
     pub async fn stop(&mut self, hurry: &CancellationToken) {
-        let stops = self.clusters.iter().zip(&mut self.running).map(|(cluster, running)| async move {
-            if let Some(running) = running {
-                stop(cluster, &mut running.child, hurry).await;
-            }
-        });
+        let stops =
+            self.clusters
+                .iter()
+                .zip(&mut self.running)
+                .map(|(cluster, running)| async move {
+                    if let Some(running) = running {
+                        stop(cluster, &mut running.child, hurry).await;
+                    }
+                });
         join_all(stops).await;
     }
 }

@@ -31,24 +31,60 @@ fn urls_are_read_as_libpq_does() {
         "ann s3cret db.example 6000 shop VerifyFull /etc/ca.pem",
     );
     check("postgresql://ann@db", "ann  db 5432 ann Prefer");
-    check("postgres://a%40b:p%2F%3a@[::1]:7/d%20e", "a@b p/: ::1 7 d e Prefer");
-    check("postgres://ann@%2Frun%2Fpg:5433/shop", "ann  /run/pg 5433 shop Disable");
-    check("postgres:///shop?host=/run/pg&user=ann&password=p", "ann p /run/pg 5432 shop Disable");
-    check("postgres://ann@h/?dbname=x&port=9&application_name=me", "ann  h 9 x Prefer");
+    check(
+        "postgres://a%40b:p%2F%3a@[::1]:7/d%20e",
+        "a@b p/: ::1 7 d e Prefer",
+    );
+    check(
+        "postgres://ann@%2Frun%2Fpg:5433/shop",
+        "ann  /run/pg 5433 shop Disable",
+    );
+    check(
+        "postgres:///shop?host=/run/pg&user=ann&password=p",
+        "ann p /run/pg 5432 shop Disable",
+    );
+    check(
+        "postgres://ann@h/?dbname=x&port=9&application_name=me",
+        "ann  h 9 x Prefer",
+    );
 }
 
 #[test]
 fn bad_urls_are_refused_without_repeating_them() {
-    check("mysql://ann@h/x", "the URL does not start with postgres:// or postgresql://");
+    check(
+        "mysql://ann@h/x",
+        "the URL does not start with postgres:// or postgresql://",
+    );
     check("postgres://h/x", "the URL names no user");
     check("postgres://ann@/x", "the URL names no host");
-    check("postgres://ann@a,b/x", "the URL names several hosts; name one");
-    check("postgres://ann@h:x/x", "the port \"x\" is not a number between 1 and 65535");
-    check("postgres://ann@h:0/x", "the port \"0\" is not a number between 1 and 65535");
-    check("postgres://ann:%zz@h/x", "the URL holds a wrong percent encoding");
-    check("postgres://ann:%2@h/x", "the URL holds a wrong percent encoding");
-    check("postgres://ann:%ff@h/x", "the URL holds a wrong percent encoding");
-    check("postgres://ann@[::1/x", "the address in brackets is not closed");
+    check(
+        "postgres://ann@a,b/x",
+        "the URL names several hosts; name one",
+    );
+    check(
+        "postgres://ann@h:x/x",
+        "the port \"x\" is not a number between 1 and 65535",
+    );
+    check(
+        "postgres://ann@h:0/x",
+        "the port \"0\" is not a number between 1 and 65535",
+    );
+    check(
+        "postgres://ann:%zz@h/x",
+        "the URL holds a wrong percent encoding",
+    );
+    check(
+        "postgres://ann:%2@h/x",
+        "the URL holds a wrong percent encoding",
+    );
+    check(
+        "postgres://ann:%ff@h/x",
+        "the URL holds a wrong percent encoding",
+    );
+    check(
+        "postgres://ann@[::1/x",
+        "the address in brackets is not closed",
+    );
     check(
         "postgres://ann@h/x?sslmode=allow",
         "sslmode \"allow\" is not one of disable, prefer, require, verify-ca, verify-full",

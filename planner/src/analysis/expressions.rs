@@ -336,11 +336,7 @@ impl<'t> Analysis<'t> {
             self.references.push(Reference {
                 text: self.text,
                 location,
-                qualifiers: if whole_row.is_some() {
-                    0
-                } else {
-                    qualifiers
-                },
+                qualifiers: if whole_row.is_some() { 0 } else { qualifiers },
                 table_of,
                 whole_row,
                 needs_alias: output_without_alias,

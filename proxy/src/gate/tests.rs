@@ -23,7 +23,10 @@ fn a_closed_gate_bars_those_who_name_the_table() {
     assert!(!gate.bars(READER, names::bits("orders"), 0));
     assert!(!gate.bars(READER, 0, 0));
     assert!(!gate.bars(MOVER, table, 0), "not the one who moves it");
-    assert!(!gate.bars(READER, table, table), "not one who holds a lock on it");
+    assert!(
+        !gate.bars(READER, table, table),
+        "not one who holds a lock on it"
+    );
     drop(barrier);
     assert!(!gate.bars(READER, table, 0));
 }

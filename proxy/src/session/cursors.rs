@@ -59,7 +59,8 @@ impl Session {
             _ => return Err(unreadable_key()),
         };
         let kept = !self.transaction.is_open();
-        self.cursors.insert(name.to_owned(), Cursor { shard, held, kept });
+        self.cursors
+            .insert(name.to_owned(), Cursor { shard, held, kept });
         Ok(tier)
     }
 
@@ -104,7 +105,10 @@ impl Session {
 
     /// A transaction ends: its cursors end with it, except those that are held.
     pub(super) fn end_cursors(&mut self, committed: bool) {
-        self.cursors.retain(|_, cursor| cursor.kept || cursor.held && committed);
-        self.cursors.values_mut().for_each(|cursor| cursor.kept = true);
+        self.cursors
+            .retain(|_, cursor| cursor.kept || cursor.held && committed);
+        self.cursors
+            .values_mut()
+            .for_each(|cursor| cursor.kept = true);
     }
 }

@@ -147,7 +147,11 @@ impl Session {
         let count = takes.iter().filter(|takes| **takes).count();
         let mut values = self.draw_sequence(sequence, count).await?.into_iter();
         let value = |takes| if takes { values.next() } else { None };
-        Ok(takes.into_iter().map(value).map(Option::unwrap_or_default).collect())
+        Ok(takes
+            .into_iter()
+            .map(value)
+            .map(Option::unwrap_or_default)
+            .collect())
     }
 
     /// The next `count` values of a sequence on the home shard.

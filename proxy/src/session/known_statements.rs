@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::extended::Statement;
+use super::statements::Statement;
 
 const COUNT_MAX: usize = 10_000;
 const BYTES_MAX: usize = 32 << 20;

@@ -69,7 +69,10 @@ impl Session {
         };
         if !self.links[index].begun {
             // What the transaction itself has set comes behind BEGIN, so that ROLLBACK takes it back.
-            let before = self.transaction.settings_before().unwrap_or(&self.settings.map);
+            let before = self
+                .transaction
+                .settings_before()
+                .unwrap_or(&self.settings.map);
             if !self.links[index].server.settings.same(before) {
                 let before = before.clone();
                 self.apply_settings(index, &before).await?;

@@ -31,7 +31,11 @@ impl Session {
             return Ok(true);
         }
         self.card.names.store(names, SeqCst);
-        if self.process.gate.bars(self.card.id, names, self.transaction.touched) {
+        if self
+            .process
+            .gate
+            .bars(self.card.id, names, self.transaction.touched)
+        {
             self.leave_gate();
             Box::pin(self.wait_at_gate(names)).await?;
             return Ok(false);
@@ -85,7 +89,8 @@ impl Session {
     /// Locks a table on every shard, or gives up before others have waited too long.
     pub(super) async fn lock_everywhere(&mut self, name: &str) -> Outcome {
         let limit = MOVE_WAIT.as_millis();
-        self.everywhere(&format!("SET LOCAL lock_timeout TO {limit}")).await?;
+        self.everywhere(&format!("SET LOCAL lock_timeout TO {limit}"))
+            .await?;
         let lock = format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE");
         self.run_hidden(self.home(), &lock).await?;
         self.run_elsewhere(&lock).await?;
@@ -110,7 +115,9 @@ impl Session {
             guc::quote_literal(&name)
         );
         let rows = self.query_rows(self.home(), &text).await?;
-        let names = rows.into_iter().filter_map(|row| row.into_iter().next().flatten());
+        let names = rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten());
         Ok(names.map(|name| names::bits(&name)).collect())
     }
 }
@@ -118,7 +125,10 @@ impl Session {
 fn in_use(table: &QualifiedName) -> crate::error::Failure {
     Report::error(
         sqlstate::LOCK_NOT_AVAILABLE,
-        format!("table \"{}\" is in use by statements that do not end", table.name),
+        format!(
+            "table \"{}\" is in use by statements that do not end",
+            table.name
+        ),
     )
     .detail(format!("Waited {} s for them.", MOVE_WAIT.as_secs()))
     .hint("Look at automator67.sessions, and try again.")

@@ -6,7 +6,11 @@ use automator67_planner::{
     plan::{Ddl, Multi, NOW_PLACEHOLDER, Plan, SessionEffects},
 };
 
-use super::{Session, execute::{needs_block, queue}, planning::Request};
+use super::{
+    Session,
+    execute::{needs_block, queue},
+    planning::Request,
+};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
@@ -43,7 +47,11 @@ impl Tally {
 impl Session {
     /// One statement on several shards.
     pub(super) async fn multi(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
-        let locks = request.text.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("lock"));
+        let locks = request
+            .text
+            .trim_start()
+            .get(..4)
+            .is_some_and(|word| word.eq_ignore_ascii_case("lock"));
         if locks && !self.transaction.is_explicit() {
             return Err(needs_block("LOCK TABLE"));
         }
@@ -121,7 +129,8 @@ impl Session {
         for (shard, _) in work {
             let index = self.link(*shard).await?;
             self.note_effects(index, request.planned.session)?;
-            types::learn_for_shard(&self.links[index].server.shard, request.parameter_types()).await?;
+            types::learn_for_shard(&self.links[index].server.shard, request.parameter_types())
+                .await?;
         }
         let mut indexes = Vec::with_capacity(work.len());
         for (shard, text) in work {
@@ -257,7 +266,9 @@ impl Session {
         for (position, shard) in shards.iter().enumerate() {
             let name = self.process.shard(*shard)?.settings.name.clone();
             let result = if position == 0 {
-                self.run_on_home(text, request).await.map(|home_tag| tag = home_tag)
+                self.run_on_home(text, request)
+                    .await
+                    .map(|home_tag| tag = home_tag)
             } else {
                 self.run_hidden(*shard, text).await
             };

@@ -35,7 +35,9 @@ pub struct Prepared {
 impl Prepared {
     /// What its statements name, see [`automator67_planner::names`].
     pub fn names(&self) -> u64 {
-        self.statements.iter().fold(0, |names, planned| names | planned.names)
+        self.statements
+            .iter()
+            .fold(0, |names, planned| names | planned.names)
     }
 }
 

@@ -51,7 +51,7 @@ impl Session {
             return Ok(known.clone());
         }
         let home = self.any_copy();
-        let index = self.link_unset(home).await?;
+        let index = self.link_with(home, SettingMap::default()).await?;
         let server = &mut self.links[index].server;
         let mut statuses = server.parameters.clone();
         if !settings.is_empty() {
@@ -84,9 +84,9 @@ impl Session {
         Ok(statuses)
     }
 
-    /// A connection on which the session's settings were not made yet.
-    async fn link_unset(&mut self, shard: u32) -> Outcome<usize> {
-        let wanted = std::mem::take(&mut self.settings.map);
+    /// A connection with other settings than the session's.
+    async fn link_with(&mut self, shard: u32, settings: SettingMap) -> Outcome<usize> {
+        let wanted = std::mem::replace(&mut self.settings.map, settings);
         let index = self.link(shard).await;
         self.settings.map = wanted;
         index
@@ -116,19 +116,28 @@ impl Session {
             }
             SettingCommand::Reset { name, local: true } => {
                 self.run_setting(request).await?;
-                self.log_setting(&format!("SET LOCAL {} TO DEFAULT", guc::quote_setting(name)));
+                self.log_setting(&format!(
+                    "SET LOCAL {} TO DEFAULT",
+                    guc::quote_setting(name)
+                ));
                 self.set_locally(name, "", None)?;
             }
             SettingCommand::Reset { name, local: false } => {
+                let before = self.settings.map.clone();
                 self.reset(name);
-                let tag = if starts_with_set(request.text) { "SET" } else { "RESET" };
-                self.run_reset(request.text, tag).await?;
+                let tag = if starts_with_set(request.text) {
+                    "SET"
+                } else {
+                    "RESET"
+                };
+                self.run_reset(request.text, tag, before).await?;
                 self.log_setting(request.text);
             }
             SettingCommand::ResetAll => {
-                self.settings.map = self.settings.initial.clone();
+                let initial = self.settings.initial.clone();
+                let before = std::mem::replace(&mut self.settings.map, initial);
                 self.reset_own();
-                self.run_reset(RESET_ALL, "RESET").await?;
+                self.run_reset(RESET_ALL, "RESET", before).await?;
             }
             SettingCommand::DiscardAll => self.discard_all().await?,
             SettingCommand::Discard => {
@@ -170,10 +179,10 @@ impl Session {
     /// RESET: the client's own statement (whose error, for a name that does not exist, is the
     /// client's), then whatever brings the connection to the session's settings: a server does not
     /// know the startup packet's values. The client sees the parameters that have changed.
-    async fn run_reset(&mut self, text: &str, tag: &str) -> Outcome {
+    async fn run_reset(&mut self, text: &str, tag: &str, before: SettingMap) -> Outcome {
         let wanted = self.settings.map.clone();
         let first = self.any_copy();
-        let first = self.link_unset_open(first).await?;
+        let first = self.link_open_or_with(first, before).await?;
         for index in 0..self.links.len() {
             let in_use = self.links[index].begun || self.links[index].is_pinned();
             if index != first && !in_use {
@@ -202,10 +211,10 @@ impl Session {
         Ok(())
     }
 
-    async fn link_unset_open(&mut self, shard: u32) -> Outcome<usize> {
+    async fn link_open_or_with(&mut self, shard: u32, settings: SettingMap) -> Outcome<usize> {
         match self.link_position(shard) {
             Some(index) if self.links[index].begun || !self.transaction.is_open() => Ok(index),
-            Some(_) | None => self.link_unset(shard).await,
+            Some(_) | None => self.link_with(shard, settings).await,
         }
     }
 
@@ -217,7 +226,8 @@ impl Session {
             )
             .into());
         }
-        self.settings.map = self.settings.initial.clone();
+        let initial = self.settings.initial.clone();
+        let before = std::mem::replace(&mut self.settings.map, initial);
         self.reset_own();
         self.statements.clear();
         self.portals.clear();
@@ -236,7 +246,7 @@ impl Session {
             }
             self.unpin();
         }
-        self.run_reset(RESET_ALL, "DISCARD ALL").await
+        self.run_reset(RESET_ALL, "DISCARD ALL", before).await
     }
 
     fn show_own(&mut self, name: &str, request: &Request<'_>) -> Outcome {
@@ -395,7 +405,9 @@ impl Session {
 }
 
 fn starts_with_set(text: &str) -> bool {
-    text.trim_start().get(..3).is_some_and(|word| word.eq_ignore_ascii_case("set"))
+    text.trim_start()
+        .get(..3)
+        .is_some_and(|word| word.eq_ignore_ascii_case("set"))
 }
 
 fn invalid_value(name: &str, value: &str, hint: &str) -> Failure {

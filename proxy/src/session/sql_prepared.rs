@@ -6,7 +6,7 @@ use automator67_planner::plan::Plan;
 use super::{Session, planning::Request};
 use crate::{
     error::{Outcome, Severity},
-    guc,
+    guc, message,
     telemetry::Tier,
 };
 
@@ -42,6 +42,19 @@ impl Session {
         name: Option<&str>,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
+        // Drivers also deallocate this way what they have prepared by Parse.
+        let parsed = match name {
+            Some(name) => self.statements.remove(name).is_some(),
+            None => {
+                self.statements.retain(|name, _| name.is_empty());
+                self.sql_prepared.is_empty()
+            }
+        };
+        if parsed {
+            let all = if name.is_none() { " ALL" } else { "" };
+            message::put_command_complete(self.client.output(), &format!("DEALLOCATE{all}"));
+            return Ok(Tier::Proxy);
+        }
         self.run_single(request, self.home()).await?;
         self.sql_prepared
             .retain(|one| name.is_some_and(|name| name != one.name));
@@ -69,7 +82,8 @@ impl Session {
                 continue;
             }
             let name = guc::quote_identifier(&one.name);
-            self.run_hidden(self.home(), &format!("DEALLOCATE {name}")).await?;
+            self.run_hidden(self.home(), &format!("DEALLOCATE {name}"))
+                .await?;
             let text = format!(
                 "prepared statement \"{}\" was deallocated because its tables are on several shards now",
                 one.name

@@ -74,8 +74,7 @@ pub enum Guard {
     Lifted,
 }
 
-const CLOSE_GUARD: &str =
-    "SAVEPOINT automator67_read_only; SET LOCAL transaction_read_only = on";
+const CLOSE_GUARD: &str = "SAVEPOINT automator67_read_only; SET LOCAL transaction_read_only = on";
 const LIFT_GUARD: &str = "RELEASE SAVEPOINT automator67_read_only";
 
 struct Savepoint {
@@ -132,12 +131,18 @@ impl Transaction {
         options.clone_into(&mut self.options);
         self.read_only = read_only;
         let says = options.contains(" READ ");
-        if !says && settings.map.get("default_transaction_read_only").is_some_and(sets_on) {
+        if !says
+            && settings
+                .map
+                .get("default_transaction_read_only")
+                .is_some_and(sets_on)
+        {
             self.options.push_str(" READ ONLY");
             self.read_only = true;
         }
         self.guard = Some(Guard::Closed).filter(|_| self.read_only);
-        self.settings_before.get_or_insert_with(|| Box::new(settings.clone()));
+        self.settings_before
+            .get_or_insert_with(|| Box::new(settings.clone()));
     }
 
     /// Settings when it began.
@@ -188,7 +193,8 @@ impl Session {
                 );
             }
             State::Idle | State::Implicit => {
-                self.transaction.start(State::Open, options, read_only, &self.settings);
+                self.transaction
+                    .start(State::Open, options, read_only, &self.settings);
             }
         }
         let tag = if start { "START TRANSACTION" } else { "BEGIN" };
@@ -198,7 +204,8 @@ impl Session {
     /// A transaction around one query string or batch, if none is open.
     pub(super) fn begin_implicit(&mut self) {
         if self.transaction.state == State::Idle {
-            self.transaction.start(State::Implicit, "", false, &self.settings);
+            self.transaction
+                .start(State::Implicit, "", false, &self.settings);
         }
     }
 
@@ -221,7 +228,8 @@ impl Session {
             let options = format!("{}{options}", self.transaction.options);
             let read_only = self.transaction.read_only | read_only;
             let state = self.transaction.state;
-            self.transaction.start(state, &options, read_only, &self.settings);
+            self.transaction
+                .start(state, &options, read_only, &self.settings);
         }
         self.transaction.read_only |= read_only;
         message::put_command_complete(self.client.output(), "SET");
@@ -264,7 +272,8 @@ impl Session {
 
     fn chain(&mut self, chain: bool, options: &str, read_only: bool) {
         if chain {
-            self.transaction.start(State::Open, options, read_only, &self.settings);
+            self.transaction
+                .start(State::Open, options, read_only, &self.settings);
         }
     }
 
@@ -468,7 +477,9 @@ impl Session {
         self.require_transaction("SAVEPOINT")?;
         self.everywhere(&format!("SAVEPOINT {}", crate::guc::quote_identifier(name)))
             .await?;
-        self.transaction.log.push(format!("SAVEPOINT {}", crate::guc::quote_identifier(name)));
+        self.transaction
+            .log
+            .push(format!("SAVEPOINT {}", crate::guc::quote_identifier(name)));
         self.transaction.savepoints.push(Savepoint {
             name: name.to_owned(),
             settings: self.settings.clone(),
@@ -487,9 +498,10 @@ impl Session {
         ))
         .await?;
         self.transaction.savepoints.truncate(position);
-        self.transaction
-            .log
-            .push(format!("RELEASE SAVEPOINT {}", crate::guc::quote_identifier(name)));
+        self.transaction.log.push(format!(
+            "RELEASE SAVEPOINT {}",
+            crate::guc::quote_identifier(name)
+        ));
         message::put_command_complete(self.client.output(), "RELEASE");
         Ok(Tier::Proxy)
     }

@@ -227,7 +227,7 @@ async fn savepoints(mut client: Client) -> Result<()> {
     let insert = client.prepare("insert into tp_save values ($1)").await?;
     let mut outer = client.transaction().await?;
     outer.execute(&insert, &[&1i64]).await?;
-    let inner = outer.savepoint("inner").await?;
+    let inner = outer.savepoint("first").await?;
     for id in 2..10i64 {
         inner.execute(&insert, &[&id]).await?;
     }

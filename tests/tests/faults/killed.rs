@@ -10,8 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use automator67_tests::{
     automator::{self, Dev},
-    postgres,
-    wait,
+    postgres, wait,
     wire::{Connection, Server},
 };
 use nix::sys::signal::Signal;
@@ -32,7 +31,11 @@ fn writer(server: Server, first: i64, several: bool) -> Worker<Vec<i64>> {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            let ids = if several { vec![id, id + 1, id + 2] } else { vec![id] };
+            let ids = if several {
+                vec![id, id + 1, id + 2]
+            } else {
+                vec![id]
+            };
             let values: Vec<String> = ids.iter().map(|id| format!("({id}, 0)")).collect();
             let text = format!("insert into points values {}", values.join(", "));
             // A broken connection, or an error because a shard died first: not acknowledged.
@@ -73,8 +76,16 @@ fn killed_under_load() -> Result<()> {
             .filter_map(|row| row.into_iter().next()??.parse().ok())
             .collect();
         let lost: Vec<_> = expected.iter().filter(|id| !found.contains(id)).collect();
-        eprintln!("round {round}: {} acknowledged, {} found", expected.len(), found.len());
-        ensure!(lost.is_empty(), "round {round}: {} rows lost: {lost:?}", lost.len());
+        eprintln!(
+            "round {round}: {} acknowledged, {} found",
+            expected.len(),
+            found.len()
+        );
+        ensure!(
+            lost.is_empty(),
+            "round {round}: {} rows lost: {lost:?}",
+            lost.len()
+        );
     }
     Ok(())
 }
@@ -117,7 +128,16 @@ fn a_start_that_cannot_succeed_says_why() {
 /// Runs `dev` on `directory`; it must fail, with these words on stderr.
 fn refused(directory: &std::path::Path, sql: &str, words: &[&str]) -> Result<()> {
     let output = Command::new(automator::binary()?)
-        .args(["dev", "--json", "--shards", "2", "--http", "127.0.0.1:0", "--sql", sql])
+        .args([
+            "dev",
+            "--json",
+            "--shards",
+            "2",
+            "--http",
+            "127.0.0.1:0",
+            "--sql",
+            sql,
+        ])
         .args(["--password", postgres::PASSWORD, "--data-dir"])
         .arg(directory)
         .stdin(Stdio::null())
@@ -134,19 +154,31 @@ fn refused(directory: &std::path::Path, sql: &str, words: &[&str]) -> Result<()>
 
 fn clear_messages() -> Result<()> {
     let busy = TcpListener::bind("127.0.0.1:0")?;
-    let address = busy.local_addr()?.to_string();
+    let address = busy.local_addr()?;
+    let port = format!("port {}", address.port());
     let directory = postgres::directory()?;
-    refused(&directory.path().join("dev"), &address, &[&address, "--sql"])?;
+    refused(
+        &directory.path().join("dev"),
+        &address.to_string(),
+        &[&port, "in use", "--sql"],
+    )?;
     let mut dev = Dev::start(2)?;
     prepare(dev.server())?;
     let data = dev.directory().join("dev");
-    refused(&data, "127.0.0.1:0", &["another automator67 dev is running", "--data-dir"])?;
+    refused(
+        &data,
+        "127.0.0.1:0",
+        &["another automator67 dev is running", "--data-dir"],
+    )?;
     // A killed run leaves postmaster.pid files; one with another process's number as well.
     dev = dev.kill_and_replace(|data| {
         let file = data.join("shard1/postmaster.pid");
         let text = std::fs::read_to_string(&file).context("postmaster.pid is left behind")?;
         let rest: Vec<&str> = text.lines().skip(1).collect();
-        std::fs::write(&file, format!("{}\n{}\n", std::process::id(), rest.join("\n")))?;
+        std::fs::write(
+            &file,
+            format!("{}\n{}\n", std::process::id(), rest.join("\n")),
+        )?;
         Ok(())
     })?;
     let log = dev.automator.group.log();

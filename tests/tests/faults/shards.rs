@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,8 @@ use nix::{
 use tempfile::TempDir;
 
 use super::{Worker, failed, prepare};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// `automator67 serve` before three clusters that the test starts and stops itself.
 struct Own {
@@ -46,7 +48,9 @@ impl Own {
     fn keys(&self) -> Result<Vec<String>> {
         let text = "select min(id) from only points";
         let of = |shard: &Plain| {
-            Connection::open(&shard.server)?.execute(text)?.context("a shard without rows")
+            Connection::open(&shard.server)?
+                .execute(text)?
+                .context("a shard without rows")
         };
         self.shards.iter().map(of).collect()
     }
@@ -82,7 +86,11 @@ fn reader(server: Server, key: String) -> Worker<u64> {
             let start = Instant::now();
             let got = connection.execute(&text)?;
             ensure!(got.as_deref() == Some(key.as_str()), "{text}: {got:?}");
-            ensure!(start.elapsed() < Duration::from_secs(2), "{text} took {:?}", start.elapsed());
+            ensure!(
+                start.elapsed() < Duration::from_secs(2),
+                "{text} took {:?}",
+                start.elapsed()
+            );
             count += 1;
         }
         Ok(count)
@@ -92,10 +100,14 @@ fn reader(server: Server, key: String) -> Worker<u64> {
 /// `text` fails with 08006 and the shard's name, at once.
 fn fails_at_once(connection: &mut Connection, text: &str, limit: Duration) -> Result<()> {
     let start = Instant::now();
-    let (code, message) = failed(connection, text)?.with_context(|| format!("{text} did not fail"))?;
+    let (code, message) =
+        failed(connection, text)?.with_context(|| format!("{text} did not fail"))?;
     let took = start.elapsed();
     eprintln!("{code} after {took:?}: {text}: {message}");
-    ensure!(code == "08006" && message.contains("third"), "{text}: {code} {message}");
+    ensure!(
+        code == "08006" && message.contains("third"),
+        "{text}: {code} {message}"
+    );
     ensure!(took < limit, "{text} failed after {took:?}");
     Ok(())
 }
@@ -120,8 +132,10 @@ fn killed_shard() -> Result<()> {
     let victim = reader_until_error(own.proxy.server.clone(), &keys[2]);
     own.shards[2].kill()?;
     let (code, message) = victim.finish()?;
-    ensure!(code == "08006" && message.contains("third"), "a running statement: {code} {message}");
-    let second = Duration::from_secs(1);
+    ensure!(
+        code == "08006" && message.contains("third"),
+        "a running statement: {code} {message}"
+    );
     for text in [
         &single,
         &single_write,
@@ -129,10 +143,10 @@ fn killed_shard() -> Result<()> {
         "update points set v = v",
         "insert into words values (3, 'three')",
     ] {
-        fails_at_once(&mut connection, text, second)?;
+        fails_at_once(&mut connection, text, SECOND)?;
     }
     let mut fresh = own.connect()?;
-    fails_at_once(&mut fresh, &single, second)?;
+    fails_at_once(&mut fresh, &single, SECOND)?;
     for text in [
         "select word from words where id = 1",
         "select note from notes where id = 1",
@@ -147,7 +161,10 @@ fn killed_shard() -> Result<()> {
     own.shards[2].start_again()?;
     let start = Instant::now();
     wait::until("the shard to be used again", Duration::from_secs(2), || {
-        failed(&mut connection, &single).ok()?.is_none().then_some(())
+        failed(&mut connection, &single)
+            .ok()?
+            .is_none()
+            .then_some(())
     })?;
     eprintln!("in service {:?} after its return", start.elapsed());
     let count = connection.execute("select count(*) from points")?;
@@ -169,7 +186,10 @@ fn reader_until_error(server: Server, key: &str) -> Worker<(String, String)> {
             }
         };
         let one = connection.execute("select word from words where id = 1")?;
-        ensure!(one.as_deref() == Some("one"), "the session is not usable: {one:?}");
+        ensure!(
+            one.as_deref() == Some("one"),
+            "the session is not usable: {one:?}"
+        );
         Ok(error)
     })
 }
@@ -192,22 +212,42 @@ fn silent_shard() -> Result<()> {
         Ok(())
     };
     signal_all(Signal::SIGSTOP)?;
-    // More sessions than idle connections are there: some need a new one.
+    // More sessions than idle connections are there: some need a new one. On an old one, silence
+    // cannot be told from a slow statement.
     let single = format!("select v from points where id = {}", keys[2]);
     let start = Instant::now();
-    let outcome = wait::until("08006", Duration::from_secs(5), || {
-        let mut fresh = own.connect().ok()?;
-        fresh.set_read_limit(Duration::from_secs(5)).ok()?;
-        failed(&mut fresh, &single).ok()?
-    });
-    let others = failed(&mut connection, &format!("select v from points where id = {}", keys[0]));
+    let (sender, outcomes) = mpsc::channel();
+    for _ in 0..12 {
+        let (sender, server, text) = (sender.clone(), own.proxy.server.clone(), single.clone());
+        std::thread::spawn(move || {
+            let outcome = Connection::open(&server).and_then(|mut it| failed(&mut it, &text));
+            let _ = sender.send(outcome);
+        });
+    }
+    let outcome = outcomes.recv_timeout(Duration::from_secs(5));
+    let took = start.elapsed();
+    let fresh = own
+        .connect()
+        .and_then(|mut it| fails_at_once(&mut it, &single, SECOND));
+    let others = failed(
+        &mut connection,
+        &format!("select v from points where id = {}", keys[0]),
+    );
     signal_all(Signal::SIGCONT)?;
-    let (code, message) = outcome?;
-    eprintln!("{code} after {:?}: {message}", start.elapsed());
-    ensure!(code == "08006" && message.contains("third"), "{code} {message}");
-    ensure!(start.elapsed() < Duration::from_secs(5), "after {:?}", start.elapsed());
+    let (code, message) = outcome
+        .context("no answer within 5 s")??
+        .context("an answer")?;
+    eprintln!("{code} after {took:?}: {message}");
+    ensure!(
+        code == "08006" && message.contains("third"),
+        "{code} {message}"
+    );
+    fresh.context("after the shard was found out")?;
     ensure!(others?.is_none(), "another shard");
     wait::until("the shard to be used again", Duration::from_secs(2), || {
-        failed(&mut connection, &single).ok()?.is_none().then_some(())
+        failed(&mut connection, &single)
+            .ok()?
+            .is_none()
+            .then_some(())
     })
 }

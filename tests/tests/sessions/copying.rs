@@ -22,7 +22,9 @@ const COPY: &str = "copy points (id, v) from stdin";
 
 /// Rows with ids from `first`, enough for every shard.
 fn data(first: u32) -> Batch {
-    let rows: String = (first..first + 60).map(|id| format!("{id}\t{id}\n")).collect();
+    let rows: String = (first..first + 60)
+        .map(|id| format!("{id}\t{id}\n"))
+        .collect();
     Batch::new().message(b'd', rows.as_bytes())
 }
 
@@ -31,7 +33,11 @@ fn nothing_stayed(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
     connection.execute("begin")?;
     connection.execute("lock table points in share row exclusive mode")?;
-    is_one(&mut connection, "select count(*) from points where id > 300", "0")?;
+    is_one(
+        &mut connection,
+        "select count(*) from points where id > 300",
+        "0",
+    )?;
     connection.execute("commit")?;
     Ok(())
 }
@@ -49,7 +55,11 @@ fn copy_fail(server: &Server) -> Result<()> {
     connection.send(data(5001).bytes())?;
     let frames = connection.batch(&Batch::new().message(b'f', b"no more\0"))?;
     ensure!(shape(&frames) == "E(57014)Z", "{}", shape(&frames));
-    ensure!(frames[0].field(b'M').is_some_and(|it| it.contains("no more")));
+    ensure!(
+        frames[0]
+            .field(b'M')
+            .is_some_and(|it| it.contains("no more"))
+    );
     is_one(&mut connection, "select 1", "1")?;
     nothing_stayed(server)
 }
@@ -60,8 +70,15 @@ fn sync_in_copy(server: &Server) -> Result<()> {
     connection.send(data(5001).sync().flush().bytes())?;
     connection.send(data(5101).sync().message(b'c', b"").bytes())?;
     let frames = connection.until_ready()?;
-    ensure!(shape(&frames) == "CZ" && frames[0].text() == "COPY 120", "{frames:?}");
-    is_one(&mut connection, "select count(*) from points where id > 300", "120")?;
+    ensure!(
+        shape(&frames) == "CZ" && frames[0].text() == "COPY 120",
+        "{frames:?}"
+    );
+    is_one(
+        &mut connection,
+        "select count(*) from points where id > 300",
+        "120",
+    )?;
     // The extended protocol: the Sync before CopyDone is ignored as well.
     connection.execute("delete from points where id > 300")?;
     let batch = Batch::new().run(COPY, &[]).sync();
@@ -73,7 +90,10 @@ fn sync_in_copy(server: &Server) -> Result<()> {
     ensure!(tags == b"12G", "{tags:?}");
     connection.send(data(5001).message(b'c', b"").sync().bytes())?;
     let frames = connection.until_ready()?;
-    ensure!(shape(&frames) == "CZ" && frames[0].text() == "COPY 60", "{frames:?}");
+    ensure!(
+        shape(&frames) == "CZ" && frames[0].text() == "COPY 60",
+        "{frames:?}"
+    );
     connection.execute("delete from points where id > 300")?;
     nothing_stayed(server)
 }
@@ -91,7 +111,11 @@ fn bad_row(server: &Server) -> Result<()> {
         connection.send(&batch)?;
         connection.send(data(5101).message(b'c', b"").query("select 1").bytes())?;
         let frames = connection.until_ready()?;
-        ensure!(shape(&frames) == format!("E({sqlstate})Z"), "{line}: {}", shape(&frames));
+        ensure!(
+            shape(&frames) == format!("E({sqlstate})Z"),
+            "{line}: {}",
+            shape(&frames)
+        );
         ensure!(shape(&connection.until_ready()?) == "TDCZ", "out of step");
     }
     nothing_stayed(server)

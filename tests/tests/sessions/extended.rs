@@ -33,7 +33,11 @@ pub const CHECKS: &[Check<Server>] = &[
 fn shape_is(frames: &[Frame], expected: &str) -> Result<()> {
     let got = shape(frames);
     let errors: Vec<String> = frames.iter().filter_map(|it| it.field(b'M')).collect();
-    let errors = if got.contains('E') { errors } else { Vec::new() };
+    let errors = if got.contains('E') {
+        errors
+    } else {
+        Vec::new()
+    };
     ensure!(got == expected, "{got} instead of {expected} {errors:?}");
     Ok(())
 }
@@ -47,7 +51,11 @@ fn pipeline_of_writes(server: &Server) -> Result<()> {
     }
     let frames = connection.batch(&batch.sync())?;
     shape_is(&frames, &format!("{}Z", "12C".repeat(100)))?;
-    is_one(&mut connection, "select count(*) from points where id > 1000", "100")?;
+    is_one(
+        &mut connection,
+        "select count(*) from points where id > 1000",
+        "100",
+    )?;
     let mut batch = Batch::new();
     for id in 1001..1101 {
         let id = id.to_string();
@@ -56,7 +64,9 @@ fn pipeline_of_writes(server: &Server) -> Result<()> {
     let found = column(&connection.batch(&batch.sync())?)?;
     let expected: Vec<String> = (1001..1101).map(|id: i32| id.to_string()).collect();
     ensure!(found == expected, "{found:?}");
-    let batch = Batch::new().run("delete from points where id > $1", &["1000"]).sync();
+    let batch = Batch::new()
+        .run("delete from points where id > $1", &["1000"])
+        .sync();
     shape_is(&connection.batch(&batch)?, "12CZ")
 }
 
@@ -72,7 +82,11 @@ fn error_skips_to_sync(server: &Server) -> Result<()> {
     let frames = connection.batch(&batch.sync())?;
     shape_is(&frames, &format!("{}E(42703)Z", "12C".repeat(5)))?;
     ensure!(frames.last().is_some_and(|ready| ready.body[..] == *b"I"));
-    is_one(&mut connection, "select count(*) from points where id > 2000", "0")
+    is_one(
+        &mut connection,
+        "select count(*) from points where id > 2000",
+        "0",
+    )
 }
 
 fn error_at_execute_skips(server: &Server) -> Result<()> {
@@ -137,10 +151,15 @@ fn simple_pipeline(server: &Server) -> Result<()> {
     for id in 1..=50 {
         batch = batch.query(&format!("select v from points where id = {id}"));
     }
-    batch = batch.query("select nothing").query("select count(*) from points");
+    batch = batch
+        .query("select nothing")
+        .query("select count(*) from points");
     connection.send(batch.bytes())?;
     for id in 1..=50 {
-        ensure!(column(&connection.until_ready()?)? == [id.to_string()], "{id}");
+        ensure!(
+            column(&connection.until_ready()?)? == [id.to_string()],
+            "{id}"
+        );
     }
     shape_is(&connection.until_ready()?, "E(42703)Z")?;
     ensure!(column(&connection.until_ready()?)? == ["300"]);
@@ -159,10 +178,16 @@ fn mixed_transaction(server: &Server) -> Result<()> {
         .run("update points set v = -1 where id = $1", &["1"])
         .sync()
         .query("update points set v = -2 where id = 2")
-        .run("select sum(v) from points where id in ($1, $2)", &["1", "2"])
+        .run(
+            "select sum(v) from points where id in ($1, $2)",
+            &["1", "2"],
+        )
         .sync()
         .query("rollback")
-        .run("select sum(v) from points where id in ($1, $2)", &["1", "2"])
+        .run(
+            "select sum(v) from points where id in ($1, $2)",
+            &["1", "2"],
+        )
         .sync();
     connection.send(batch.bytes())?;
     let mut sums = Vec::new();
@@ -177,7 +202,9 @@ fn mixed_transaction(server: &Server) -> Result<()> {
 
 fn flush(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    let batch = Batch::new().run("select v from points where id = $1", &["7"]).flush();
+    let batch = Batch::new()
+        .run("select v from points where id = $1", &["7"])
+        .flush();
     connection.send(batch.bytes())?;
     let mut got = Vec::new();
     for _ in 0..4 {
@@ -212,9 +239,15 @@ fn named_on_every_key(server: &Server) -> Result<()> {
         for connection in &mut connections {
             let value = [Some(id.as_str())];
             let batch = Batch::new().bind("", "one", &value).execute("", 0).sync();
-            ensure!(column(&connection.batch(&batch)?)? == [id.clone()], "one {id}");
+            ensure!(
+                column(&connection.batch(&batch)?)? == [id.clone()],
+                "one {id}"
+            );
             let batch = Batch::new().bind("", "all", &value).execute("", 0).sync();
-            ensure!(column(&connection.batch(&batch)?)? == [id.clone()], "all {id}");
+            ensure!(
+                column(&connection.batch(&batch)?)? == [id.clone()],
+                "all {id}"
+            );
             let batch = Batch::new().bind("", "write", &value).execute("", 0).sync();
             shape_is(&connection.batch(&batch)?, "2CZ")?;
         }
@@ -234,7 +267,10 @@ fn same_name(server: &Server) -> Result<()> {
     }
     for id in ["1", "2", "3", "4", "5", "6"] {
         for (number, connection) in connections.iter_mut().enumerate() {
-            let batch = Batch::new().bind("", "same", &[Some(id)]).execute("", 0).sync();
+            let batch = Batch::new()
+                .bind("", "same", &[Some(id)])
+                .execute("", 0)
+                .sync();
             let got = rows(&connection.batch(&batch)?)?;
             ensure!(got == [[number.to_string(), id.to_owned()]], "{got:?}");
         }
@@ -249,15 +285,24 @@ fn names_are_taken_once(server: &Server) -> Result<()> {
     shape_is(&connection.batch(&parse(text))?, "1Z")?;
     shape_is(&connection.batch(&parse(text))?, "E(42P05)Z")?;
     shape_is(&connection.batch(&parse("select 'other'"))?, "E(42P05)Z")?;
-    let use_it = Batch::new().bind("", "name", &[Some("9")]).execute("", 0).sync();
-    ensure!(column(&connection.batch(&use_it)?)? == ["9"], "the first text stays");
+    let use_it = Batch::new()
+        .bind("", "name", &[Some("9")])
+        .execute("", 0)
+        .sync();
+    ensure!(
+        column(&connection.batch(&use_it)?)? == ["9"],
+        "the first text stays"
+    );
     let close = Batch::new().close('S', "name").sync();
     shape_is(&connection.batch(&close)?, "3Z")?;
     shape_is(&connection.batch(&close)?, "3Z")?;
     shape_is(&connection.batch(&use_it)?, "E(26000)Z")?;
     // Close and Parse in one batch.
     shape_is(&connection.batch(&parse("select 'other'"))?, "1Z")?;
-    let batch = Batch::new().close('S', "name").parse("name", text).bind("", "name", &[Some("8")]);
+    let batch = Batch::new()
+        .close('S', "name")
+        .parse("name", text)
+        .bind("", "name", &[Some("8")]);
     let frames = connection.batch(&batch.execute("", 0).sync())?;
     shape_is(&frames, "312DCZ")?;
     ensure!(column(&frames)? == ["8"]);
@@ -268,31 +313,48 @@ fn names_are_taken_once(server: &Server) -> Result<()> {
 
 fn failed_parse(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    let parse = Batch::new().parse("name", "select nothing from points where id = $1").sync();
+    let parse = Batch::new()
+        .parse("name", "select nothing from points where id = $1")
+        .sync();
     shape_is(&connection.batch(&parse)?, "E(42703)Z")?;
-    let bind = Batch::new().bind("", "name", &[Some("1")]).execute("", 0).sync();
+    let bind = Batch::new()
+        .bind("", "name", &[Some("1")])
+        .execute("", 0)
+        .sync();
     shape_is(&connection.batch(&bind)?, "E(26000)Z")?;
-    let parse = Batch::new().parse("name", "select v from points where id = $1").sync();
+    let parse = Batch::new()
+        .parse("name", "select v from points where id = $1")
+        .sync();
     shape_is(&connection.batch(&parse)?, "1Z")?;
     // A statement prepared in a transaction that fails stays.
     connection.execute("begin")?;
-    let parse = Batch::new().parse("kept", "select v from points where id = $1").sync();
+    let parse = Batch::new()
+        .parse("kept", "select v from points where id = $1")
+        .sync();
     shape_is(&connection.batch(&parse)?, "1Z")?;
     fails(&mut connection, "select 1/0", "22012")?;
     connection.execute("rollback")?;
-    let bind = Batch::new().bind("", "kept", &[Some("4")]).execute("", 0).sync();
+    let bind = Batch::new()
+        .bind("", "kept", &[Some("4")])
+        .execute("", 0)
+        .sync();
     ensure!(column(&connection.batch(&bind)?)? == ["4"]);
     Ok(())
 }
 
 fn unnamed_is_replaced(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    let batch = Batch::new().parse("", "select 'first'").parse("", "select 'second'");
+    let batch = Batch::new()
+        .parse("", "select 'first'")
+        .parse("", "select 'second'");
     let frames = connection.batch(&batch.bind("", "", &[]).execute("", 0).sync())?;
     shape_is(&frames, "112DCZ")?;
     ensure!(column(&frames)? == ["second"]);
     let again = Batch::new().bind("", "", &[]).execute("", 0).sync();
-    ensure!(column(&connection.batch(&again)?)? == ["second"], "it outlives Sync");
+    ensure!(
+        column(&connection.batch(&again)?)? == ["second"],
+        "it outlives Sync"
+    );
     // A simple query destroys it.
     connection.execute("select v from points where id = 3")?;
     shape_is(&connection.batch(&again)?, "E(26000)Z")
@@ -300,7 +362,9 @@ fn unnamed_is_replaced(server: &Server) -> Result<()> {
 
 fn parameter_types(frame: &Frame) -> Vec<u32> {
     let words = frame.body.get(2..).unwrap_or_default().chunks_exact(4);
-    words.map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))).collect()
+    words
+        .map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
+        .collect()
 }
 
 fn describe(server: &Server) -> Result<()> {
@@ -315,7 +379,8 @@ fn describe(server: &Server) -> Result<()> {
         ensure!(parameter_types(&frames[1]) == [20], "{frames:?}");
         ensure!(frames[2].body.starts_with(b"\0\x02v\0"), "{frames:?}");
         let batch = Batch::new().bind("p", "d", &[Some("1")]).describe('P', "p");
-        let frames = connection.batch(&batch.execute("p", 1).close('P', "p").close('S', "d").sync())?;
+        let frames =
+            connection.batch(&batch.execute("p", 1).close('P', "p").close('S', "d").sync())?;
         ensure!(
             ["2TDs33Z", "2TDC33Z"].contains(&shape(&frames).as_str()),
             "{text}: {}",
@@ -334,9 +399,14 @@ fn describe(server: &Server) -> Result<()> {
         shape_is(&frames, "1tnZ").context(text)?;
         ensure!(parameter_types(&frames[1]) == types, "{text}: {frames:?}");
     }
-    let batch = Batch::new().parse("", "insert into points values ($1, 0) returning v").describe('S', "");
+    let batch = Batch::new()
+        .parse("", "insert into points values ($1, 0) returning v")
+        .describe('S', "");
     shape_is(&connection.batch(&batch.sync())?, "1tTZ")?;
-    let batch = Batch::new().parse("", "show timezone").describe('S', "").sync();
+    let batch = Batch::new()
+        .parse("", "show timezone")
+        .describe('S', "")
+        .sync();
     shape_is(&connection.batch(&batch)?, "1tTZ")
 }
 
@@ -349,7 +419,10 @@ fn describe_binary(server: &Server) -> Result<()> {
     ] {
         // One text parameter, result formats: binary, text.
         let body = b"\0\0\0\0\0\x01\0\0\0\x011\0\x02\0\x01\0\0";
-        let batch = Batch::new().parse("", text).message(b'B', body).describe('P', "");
+        let batch = Batch::new()
+            .parse("", text)
+            .message(b'B', body)
+            .describe('P', "");
         let frames = connection.batch(&batch.execute("", 0).sync())?;
         shape_is(&frames, "12TDCZ").context(text)?;
         let formats: Vec<u8> = [b"v\0", b"t\0"]
@@ -372,13 +445,18 @@ fn describe_binary(server: &Server) -> Result<()> {
 
 fn wrong_parameters(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    let parse = Batch::new().parse("w", "select v from points where id = $1").sync();
+    let parse = Batch::new()
+        .parse("w", "select v from points where id = $1")
+        .sync();
     shape_is(&connection.batch(&parse)?, "1Z")?;
     for values in [&[][..], &[Some("1"), Some("2")]] {
         let batch = Batch::new().bind("", "w", values).execute("", 0).sync();
         shape_is(&connection.batch(&batch)?, "E(08P01)Z")?;
     }
-    let batch = Batch::new().bind("", "w", &[Some("one")]).execute("", 0).sync();
+    let batch = Batch::new()
+        .bind("", "w", &[Some("one")])
+        .execute("", 0)
+        .sync();
     shape_is(&connection.batch(&batch)?, "E(22P02)Z")?;
     let batch = Batch::new().bind("", "w", &[None]).execute("", 0).sync();
     shape_is(&connection.batch(&batch)?, "2CZ")?;
@@ -390,17 +468,25 @@ fn wrong_parameters(server: &Server) -> Result<()> {
 fn prepare_and_parse(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
     connection.execute("prepare shared (bigint) as select word from words where id = $1")?;
-    let bind = Batch::new().bind("", "shared", &[Some("2")]).execute("", 0).sync();
+    let bind = Batch::new()
+        .bind("", "shared", &[Some("2")])
+        .execute("", 0)
+        .sync();
     ensure!(column(&connection.batch(&bind)?)? == ["two"]);
     fails(&mut connection, "prepare shared as select 1", "42P05")?;
-    let parse = Batch::new().parse("wire", "select word from words where id = $1").sync();
+    let parse = Batch::new()
+        .parse("wire", "select word from words where id = $1")
+        .sync();
     shape_is(&connection.batch(&parse)?, "1Z")?;
     is_one(&mut connection, "execute wire(1)", "one")?;
     connection.execute("deallocate shared")?;
     shape_is(&connection.batch(&bind)?, "E(26000)Z")?;
     connection.execute("deallocate all")?;
     fails(&mut connection, "execute wire(1)", "26000")?;
-    let bind = Batch::new().bind("", "wire", &[Some("2")]).execute("", 0).sync();
+    let bind = Batch::new()
+        .bind("", "wire", &[Some("2")])
+        .execute("", 0)
+        .sync();
     shape_is(&connection.batch(&bind)?, "E(26000)Z")
 }
 
@@ -412,9 +498,15 @@ fn changed_table(server: &Server) -> Result<()> {
         "select * from points where id <= $1",
     ] {
         let mut other = Connection::open(server)?;
-        let batch = Batch::new().parse("star", text).describe('S', "star").sync();
+        let batch = Batch::new()
+            .parse("star", text)
+            .describe('S', "star")
+            .sync();
         shape_is(&connection.batch(&batch)?, "1tTZ")?;
-        let bind = Batch::new().bind("", "star", &[Some("1")]).execute("", 0).sync();
+        let bind = Batch::new()
+            .bind("", "star", &[Some("1")])
+            .execute("", 0)
+            .sync();
         shape_is(&connection.batch(&bind)?, "2DCZ")?;
         other.execute("alter table points add column more text")?;
         let after = connection.batch(&bind);
@@ -429,6 +521,10 @@ fn empty_query(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
     shape_is(&connection.simple("")?, "IZ")?;
     shape_is(&connection.simple(" ; -- nothing\n;")?, "IZ")?;
-    let batch = Batch::new().parse("", "").bind("", "", &[]).describe('P', "").execute("", 0);
+    let batch = Batch::new()
+        .parse("", "")
+        .bind("", "", &[])
+        .describe('P', "")
+        .execute("", 0);
     shape_is(&connection.batch(&batch.sync())?, "12nIZ")
 }

@@ -66,7 +66,11 @@ fn more_clients(dev: &Dev) -> Result<()> {
         client.join().expect("a client's thread")?;
     }
     let mut connection = Connection::open(&proxy.server)?;
-    is_one(&mut connection, "select count(*) from automator67.pools where size_max <> 2", "0")?;
+    is_one(
+        &mut connection,
+        "select count(*) from automator67.pools where size <> 2",
+        "0",
+    )?;
     let waits = connection.execute("select sum(waits) from automator67.pools")?;
     ensure!(waits.as_deref() != Some("0"), "nobody waited");
     Ok(())
@@ -87,10 +91,18 @@ fn wait_limit(dev: &Dev) -> Result<()> {
     let waited = start.elapsed();
     ensure!(shape(&frames) == "E(53300)Z", "{}", shape(&frames));
     ensure!(frames[0].field(b'H').is_some(), "no hint: {frames:?}");
-    ensure!(frames[0].field(b'S').as_deref() == Some("ERROR"), "{frames:?}");
-    ensure!(waited >= Duration::from_millis(380) && waited < Duration::from_secs(3), "{waited:?}");
+    ensure!(
+        frames[0].field(b'S').as_deref() == Some("ERROR"),
+        "{frames:?}"
+    );
+    ensure!(
+        waited >= Duration::from_millis(380) && waited < Duration::from_secs(3),
+        "{waited:?}"
+    );
     // In the extended protocol and in a pipeline too.
-    let batch = Batch::new().run("select v from points where id = $1", &["1"]).sync();
+    let batch = Batch::new()
+        .run("select v from points where id = $1", &["1"])
+        .sync();
     ensure!(shape(&connection.batch(&batch)?).ends_with("E(53300)Z"));
     for mut holder in holders {
         holder.execute("commit")?;
@@ -106,19 +118,30 @@ fn small_pool(dev: &Dev) -> Result<()> {
         let mut connection = Connection::open(&proxy.server)?;
         connection.execute(&format!("set timezone = 'Etc/GMT-{number}'"))?;
         connection.execute(&format!("set application_name = 'app{number}'"))?;
-        let batch = Batch::new().parse("same", &format!("select {number}, v from points where id = $1"));
+        let batch = Batch::new().parse(
+            "same",
+            &format!("select {number}, v from points where id = $1"),
+        );
         connection.batch(&batch.sync())?;
         sessions.push(connection);
     }
     for id in 1..=12 {
         for (number, connection) in sessions.iter_mut().enumerate() {
             let hour = format!("2024-01-01 {number:02}:00:00+{number:02}");
-            is_one(connection, &format!("select t::text from points where id = {id}"), &hour)?;
-            let name = format!("select current_setting('application_name') from points where id = {id}");
+            is_one(
+                connection,
+                &format!("select t::text from points where id = {id}"),
+                &hour,
+            )?;
+            let name =
+                format!("select current_setting('application_name') from points where id = {id}");
             is_one(connection, &name, &format!("app{number}"))?;
             is_one(connection, "select max(t)::text from points", &hour)?;
             let value = id.to_string();
-            let batch = Batch::new().bind("", "same", &[Some(&value)]).execute("", 0).sync();
+            let batch = Batch::new()
+                .bind("", "same", &[Some(&value)])
+                .execute("", 0)
+                .sync();
             ensure!(super::column(&connection.batch(&batch)?)? == [number.to_string()]);
         }
     }
@@ -127,7 +150,11 @@ fn small_pool(dev: &Dev) -> Result<()> {
 
 fn psql(server: &Server, options: &str) -> Result<String> {
     let text = "select ssl from pg_stat_ssl where pid = pg_backend_pid() union all select true";
-    postgres::client(server, "psql", &["-XAtd", options, "-c", "\\conninfo", "-c", text])
+    postgres::client(
+        server,
+        "psql",
+        &["-XAtd", options, "-c", "\\conninfo", "-c", text],
+    )
 }
 
 fn tls_of_dev(dev: &Dev) -> Result<()> {
@@ -145,10 +172,13 @@ fn tls_of_dev(dev: &Dev) -> Result<()> {
 }
 
 fn tls_required(dev: &Dev) -> Result<()> {
-    let tls = "[sql.tls]\ncertificate = \"dev/certificate.pem\"\nkey = \"dev/key.pem\"\nrequired = true";
+    let tls =
+        "[sql.tls]\ncertificate = \"dev/certificate.pem\"\nkey = \"dev/key.pem\"\nrequired = true";
     let proxy = serve(dev, "tls", 2, tls)?;
     let mut connection = Connection::raw(&proxy.server)?;
-    let error = connection.login(&proxy.server)?.context("plaintext is let in")?;
+    let error = connection
+        .login(&proxy.server)?
+        .context("plaintext is let in")?;
     ensure!(error.field(b'C').as_deref() == Some("28000"), "{error:?}");
     ensure!(connection.is_closed()?);
     let answer = psql(&proxy.server, "sslmode=require channel_binding=require")?;

@@ -52,7 +52,12 @@ fn client_leaves(dev: &Dev) -> Result<()> {
             let text = text.replace("leave_MARK", &marker);
             let mut connection = dev.connect()?;
             connection.send(Batch::new().query(&text).bytes())?;
-            let busy = || dev.shards().iter().map(|it| running(it, &marker)).collect::<Result<Vec<_>>>();
+            let busy = || {
+                dev.shards()
+                    .iter()
+                    .map(|it| running(it, &marker))
+                    .collect::<Result<Vec<_>>>()
+            };
             wait::until(&format!("{text} to run"), Duration::from_secs(5), || {
                 busy().ok()?.iter().any(|count| count != "0").then_some(())
             })?;
@@ -74,8 +79,15 @@ fn client_leaves(dev: &Dev) -> Result<()> {
 /// Resident memory of the program under test in KiB.
 fn resident(dev: &Dev) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", dev.automator.group.id()))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no value")?.parse()?)
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .context("no VmRSS")?;
+    Ok(line
+        .split_whitespace()
+        .nth(1)
+        .context("no value")?
+        .parse()?)
 }
 
 const GROWTH_MAX_KIB: u64 = 64 * 1024;
@@ -105,7 +117,11 @@ fn portals_hold_back(dev: &Dev) -> Result<()> {
             connection.batch(&start)?;
             for _ in 0..50 {
                 let frames = connection.batch(&Batch::new().execute("p", 1000).sync())?;
-                ensure!(frames.len() == 1002 && frames[1000].tag == b's', "{text}: {}", frames.len());
+                ensure!(
+                    frames.len() == 1002 && frames[1000].tag == b's',
+                    "{text}: {}",
+                    frames.len()
+                );
             }
             connection.execute("rollback")?;
             Ok(())
@@ -152,11 +168,14 @@ fn slow_reader(dev: &Dev) -> Result<()> {
         ensure!(growth < GROWTH_MAX_KIB, "{text}: grew by {growth} KiB");
         drop(connection);
         wait::until("the server to be free", Duration::from_secs(5), || {
-            dev.shards().iter().all(|shard| {
-                let found = Connection::open(&shard.server).and_then(|mut it| it.execute(BLOCKED));
-                matches!(found, Ok(None))
-            })
-            .then_some(())
+            dev.shards()
+                .iter()
+                .all(|shard| {
+                    let found =
+                        Connection::open(&shard.server).and_then(|mut it| it.execute(BLOCKED));
+                    matches!(found, Ok(None))
+                })
+                .then_some(())
         })
         .context(*text)?;
     }
@@ -187,14 +206,37 @@ fn pins(dev: &Dev) -> Result<()> {
 
 fn views(dev: &Dev) -> Result<()> {
     let mut connection = dev.connect()?;
-    is_one(&mut connection, "select count(*) from automator67.shards", "3")?;
-    is_one(&mut connection, "select count(*) from automator67.shards where home and up", "1")?;
-    is_one(&mut connection, "select count(*) from automator67.pools where size_max < 1", "0")?;
-    is_one(&mut connection, "select count(*) from automator67.sessions where state = 'active'", "1")?;
+    is_one(
+        &mut connection,
+        "select count(*) from automator67.shards",
+        "3",
+    )?;
+    is_one(
+        &mut connection,
+        "select count(*) from automator67.shards where home and up",
+        "1",
+    )?;
+    is_one(
+        &mut connection,
+        "select count(*) from automator67.pools where size < 1",
+        "0",
+    )?;
+    is_one(
+        &mut connection,
+        "select count(*) from automator67.sessions where state = 'active'",
+        "1",
+    )?;
     let kinds = connection.rows("select * from automator67.tables order by 1")?;
     ensure!(kinds.len() >= 3, "{kinds:?}");
     let text = format!("{kinds:?}");
-    for word in ["points", "words", "notes", "distributed", "reference", "local"] {
+    for word in [
+        "points",
+        "words",
+        "notes",
+        "distributed",
+        "reference",
+        "local",
+    ] {
         ensure!(text.contains(word), "no {word} in {text}");
     }
     Ok(())
@@ -205,7 +247,10 @@ fn page(dev: &Dev, path: &str) -> Result<String> {
     let address = dev.automator.http.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).with_context(|| address.to_owned())?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -241,21 +286,36 @@ fn log_tells_no_secrets(dev: &Dev) -> Result<()> {
     let mut connection = dev.connect()?;
     let marker = "Zebra4711";
     connection.execute(&format!("select '{marker}' from points where id = 1"))?;
-    connection.execute(&format!("select count(*) from points where v::text <> '{marker}'"))?;
+    connection.execute(&format!(
+        "select count(*) from points where v::text <> '{marker}'"
+    ))?;
     connection.simple(&format!("insert into points values ('{marker}', 1)"))?;
     connection.simple(&format!("selekt '{marker}'"))?;
     connection.simple(&format!("select '{marker}'::integer from points"))?;
-    connection.simple(&format!("copy points from stdin with (null '{marker}', delimiter 'xx')"))?;
+    connection.simple(&format!(
+        "copy points from stdin with (null '{marker}', delimiter 'xx')"
+    ))?;
     connection.simple(&format!("do $$ begin raise notice '{marker}'; end $$"))?;
-    connection.batch(&Batch::new().run("select v from points where id = $1", &[marker]).sync())?;
+    connection.batch(
+        &Batch::new()
+            .run("select v from points where id = $1", &[marker])
+            .sync(),
+    )?;
     let mut server = dev.server().clone();
     server.password = marker.to_owned();
     ensure!(Connection::open(&server).is_err());
     server.user = marker.to_owned();
     ensure!(Connection::open(&server).is_err());
     let log = dev.automator.group.log();
-    ensure!(!log.contains(&format!("'{marker}'")), "a literal is in the log: {log}");
-    for secret in [automator67_tests::postgres::PASSWORD, "open%20sesame", "SCRAM-SHA-256$"] {
+    ensure!(
+        !log.contains(&format!("'{marker}'")),
+        "a literal is in the log: {log}"
+    );
+    for secret in [
+        automator67_tests::postgres::PASSWORD,
+        "open%20sesame",
+        "SCRAM-SHA-256$",
+    ] {
         ensure!(!log.contains(secret), "{secret} is in the log: {log}");
     }
     Ok(())

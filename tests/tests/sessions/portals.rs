@@ -19,7 +19,10 @@ pub const CHECKS: &[Check<Server>] = &[
 
 /// Reads a portal in steps of seven rows.
 fn in_steps(connection: &mut Connection, text: &str, value: &str, count: usize) -> Result<()> {
-    let start = Batch::new().query("begin").parse("", text).bind("p", "", &[Some(value)]);
+    let start = Batch::new()
+        .query("begin")
+        .parse("", text)
+        .bind("p", "", &[Some(value)]);
     connection.send(start.execute("p", 7).sync().bytes())?;
     connection.until_ready()?;
     let mut frames = connection.until_ready()?;
@@ -48,7 +51,12 @@ fn on_one_shard(server: &Server) -> Result<()> {
 
 fn over_all_shards(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    in_steps(&mut connection, "select id from points where id <= $1 order by id", "200", 200)
+    in_steps(
+        &mut connection,
+        "select id from points where id <= $1 order by id",
+        "200",
+        200,
+    )
 }
 
 fn two_portals(server: &Server) -> Result<()> {
@@ -64,7 +72,11 @@ fn two_portals(server: &Server) -> Result<()> {
     for step in ["1", "2", "3", "4"] {
         for portal in ["all", "one"] {
             let frames = connection.batch(&Batch::new().execute(portal, 1).sync())?;
-            ensure!(shape(&frames) == "DsZ", "{portal} {step}: {}", shape(&frames));
+            ensure!(
+                shape(&frames) == "DsZ",
+                "{portal} {step}: {}",
+                shape(&frames)
+            );
             ensure!(column(&frames)? == [step], "{portal}");
         }
     }
@@ -78,7 +90,10 @@ fn portals_end(server: &Server) -> Result<()> {
         "select v from points where id >= $1",
         "select v from points where id = $1",
     ] {
-        let batch = Batch::new().parse("", text).bind("p", "", &[Some("1")]).sync();
+        let batch = Batch::new()
+            .parse("", text)
+            .bind("p", "", &[Some("1")])
+            .sync();
         ensure!(shape(&connection.batch(&batch)?) == "12Z");
         let frames = connection.batch(&Batch::new().execute("p", 0).sync())?;
         ensure!(shape(&frames) == "E(34000)Z", "{text}: {}", shape(&frames));
@@ -90,7 +105,8 @@ fn cursors(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
     connection.execute("begin")?;
     connection.execute("declare a cursor for select id from points order by id")?;
-    connection.execute("declare b cursor for select generate_series(1, 9) from points where id = 2")?;
+    connection
+        .execute("declare b cursor for select generate_series(1, 9) from points where id = 2")?;
     let mut next = |text: &str| -> Result<Vec<String>> {
         let frames = connection.simple(text)?;
         column(&frames).with_context(|| format!("{text}: {}", shape(&frames)))

@@ -39,7 +39,11 @@ fn cancelled(connection: &mut Connection, server: &Server, text: &str) -> Result
         connection.until_ready().ok()
     })?;
     connection.set_read_limit(std::time::Duration::from_secs(60))?;
-    ensure!(shape(&first).ends_with("E(57014)Z"), "{text}: {}", shape(&first));
+    ensure!(
+        shape(&first).ends_with("E(57014)Z"),
+        "{text}: {}",
+        shape(&first)
+    );
     eprintln!("cancelled after {:?}: {text}", start.elapsed());
     Ok(())
 }
@@ -75,8 +79,22 @@ fn cancel_on_all_shards(server: &Server) -> Result<()> {
 
 fn parameter_status(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    for name in ["server_version", "client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings", "integer_datetimes", "is_superuser", "session_authorization", "application_name", "in_hot_standby"] {
-        ensure!(connection.parameters.contains_key(name), "no {name} at login");
+    for name in [
+        "server_version",
+        "client_encoding",
+        "DateStyle",
+        "TimeZone",
+        "standard_conforming_strings",
+        "integer_datetimes",
+        "is_superuser",
+        "session_authorization",
+        "application_name",
+        "in_hot_standby",
+    ] {
+        ensure!(
+            connection.parameters.contains_key(name),
+            "no {name} at login"
+        );
     }
     let before = connection.parameters["TimeZone"].clone();
     for (text, name, value) in [
@@ -86,8 +104,16 @@ fn parameter_status(server: &Server) -> Result<()> {
         ("begin", "TimeZone", "Asia/Tokyo"),
         ("set timezone = 'Europe/Oslo'", "TimeZone", "Europe/Oslo"),
         ("rollback", "TimeZone", "Asia/Tokyo"),
-        ("begin; set local timezone = 'Asia/Tashkent'; commit", "TimeZone", "Asia/Tokyo"),
-        ("select set_config('TimeZone', 'Asia/Kolkata', false)", "TimeZone", "Asia/Kolkata"),
+        (
+            "begin; set local timezone = 'Asia/Tashkent'; commit",
+            "TimeZone",
+            "Asia/Tokyo",
+        ),
+        (
+            "select set_config('TimeZone', 'Asia/Kolkata', false)",
+            "TimeZone",
+            "Asia/Kolkata",
+        ),
         ("reset timezone", "TimeZone", &before),
     ] {
         connection.execute(text)?;
@@ -102,15 +128,26 @@ fn startup_settings(server: &Server) -> Result<()> {
     server.options = [
         ("application_name", "start"),
         ("TimeZone", "Asia/Tokyo"),
-        ("options", "-c statement_timeout=12s -c extra_float_digits=0"),
+        (
+            "options",
+            "-c statement_timeout=12s -c extra_float_digits=0",
+        ),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .to_vec();
     let mut connection = Connection::open(&server)?;
     ensure!(connection.parameters["TimeZone"] == "Asia/Tokyo");
     ensure!(connection.parameters["application_name"] == "start");
-    is_one(&mut connection, "select t::text from points where id = 5", "2024-01-01 09:00:00+09")?;
-    is_one(&mut connection, "select max(t)::text from points", "2024-01-01 09:00:00+09")?;
+    is_one(
+        &mut connection,
+        "select t::text from points where id = 5",
+        "2024-01-01 09:00:00+09",
+    )?;
+    is_one(
+        &mut connection,
+        "select max(t)::text from points",
+        "2024-01-01 09:00:00+09",
+    )?;
     is_one(&mut connection, "show statement_timeout", "12s")?;
     connection.execute("set timezone = 'UTC'")?;
     connection.execute("reset timezone")?;
@@ -129,7 +166,12 @@ fn notices(server: &Server) -> Result<()> {
     let told: Vec<_> = connection
         .notices
         .iter()
-        .map(|it| (it.field(b'V').unwrap_or_default(), it.field(b'M').unwrap_or_default()))
+        .map(|it| {
+            (
+                it.field(b'V').unwrap_or_default(),
+                it.field(b'M').unwrap_or_default(),
+            )
+        })
         .collect();
     let expected = [
         ("NOTICE", "hello 1"),
@@ -148,7 +190,10 @@ fn notifications(server: &Server) -> Result<()> {
     speaker.execute("notify news, 'first'")?;
     // It comes without being asked for.
     let frame = listener.receive()?;
-    ensure!(frame.tag == b'A' && frame.body.ends_with(b"news\0first\0"), "{frame:?}");
+    ensure!(
+        frame.tag == b'A' && frame.body.ends_with(b"news\0first\0"),
+        "{frame:?}"
+    );
     speaker.execute("begin")?;
     speaker.execute("select pg_notify('news', 'second')")?;
     speaker.execute("rollback")?;
@@ -156,7 +201,10 @@ fn notifications(server: &Server) -> Result<()> {
     speaker.execute("notify news, 'third'")?;
     speaker.execute("commit")?;
     let frame = listener.receive()?;
-    ensure!(frame.tag == b'A' && frame.body.ends_with(b"news\0third\0"), "{frame:?}");
+    ensure!(
+        frame.tag == b'A' && frame.body.ends_with(b"news\0third\0"),
+        "{frame:?}"
+    );
     listener.execute("notify news, 'own'")?;
     ensure!(listener.notifications.len() == 1, "one's own notification");
     listener.execute("unlisten *")?;
@@ -198,7 +246,8 @@ fn settings_and_rollback(server: &Server) -> Result<()> {
         connection.execute("set statement_timeout = '22s'")?;
         connection.execute("savepoint s")?;
         connection.execute("set statement_timeout = '33s'")?;
-        let text = format!("select current_setting('statement_timeout') from points where id = {id}");
+        let text =
+            format!("select current_setting('statement_timeout') from points where id = {id}");
         is_one(&mut connection, &text, "33s")?;
         connection.execute("rollback to s")?;
         is_one(&mut connection, &text, "22s")?;
@@ -221,14 +270,23 @@ fn discard(server: &Server) -> Result<()> {
         is_one(&mut connection, "show statement_timeout", "0")?;
         ensure!(connection.parameters["TimeZone"] != "Asia/Tokyo", "{reset}");
         for id in 1..=6 {
-            let text = format!("select current_setting('statement_timeout') from points where id = {id}");
+            let text =
+                format!("select current_setting('statement_timeout') from points where id = {id}");
             is_one(&mut connection, &text, "0")?;
         }
         let all = reset == "discard all";
         let table = connection.simple("select * from mine")?;
-        ensure!((shape(&table) == "E(42P01)Z") == all, "{reset}: {}", shape(&table));
+        ensure!(
+            (shape(&table) == "E(42P01)Z") == all,
+            "{reset}: {}",
+            shape(&table)
+        );
         let prepared = connection.simple("execute p")?;
-        ensure!((shape(&prepared) == "E(26000)Z") == all, "{reset}: {}", shape(&prepared));
+        ensure!(
+            (shape(&prepared) == "E(26000)Z") == all,
+            "{reset}: {}",
+            shape(&prepared)
+        );
         connection.execute("begin")?;
         fails(&mut connection, "discard all", "25001")?;
         connection.execute("rollback")?;

@@ -1,0 +1,360 @@
+//! A batch whose statements all belong to one shard goes there in one write, and its answers come
+//! back as they are.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use automator67_planner::{catalog::ShardId, plan::Plan};
+
+use super::{
+    super::{
+        Session,
+        statements::{Local, Statement, local_answer},
+    },
+    BatchStep, Bound, End, Portal,
+};
+use crate::{
+    error::{Failure, Outcome},
+    message::{self, Bind, Named},
+    process::lock,
+    relay,
+    server::{Expected, Step, statement_name},
+    telemetry::Tier,
+    types,
+};
+
+/// A batch that goes to one shard as it is.
+#[derive(Default)]
+pub struct Forward {
+    shard: Option<ShardId>,
+    /// What Parse adds.
+    statements: Vec<(String, Arc<Statement>)>,
+    /// Statements that were closed, and not parsed again.
+    closed: Vec<String>,
+    /// For each message the statement it means.
+    of_step: Vec<Option<Arc<Statement>>>,
+    portals: Vec<String>,
+    pub bound: Vec<Arc<Statement>>,
+}
+
+impl Forward {
+    /// What its statements name, see [`automator67_planner::names`].
+    pub fn names(&self) -> u64 {
+        self.bound
+            .iter()
+            .fold(0, |names, statement| names | statement.prepared.names())
+    }
+}
+
+/// The last statement (not portal) that a batch describes.
+fn described_statement(
+    steps: &[BatchStep],
+    of_step: &[Option<Arc<Statement>>],
+) -> Option<Arc<Statement>> {
+    let describes = |step: &BatchStep| matches!(step, BatchStep::Describe(Named::Statement(_)));
+    let at = steps.iter().rposition(describes)?;
+    of_step.get(at).cloned().flatten()
+}
+
+impl Session {
+    /// Plans a batch; `Some` when one shard can have all of it.
+    pub(super) async fn forward_target(
+        &mut self,
+        steps: &[BatchStep],
+        end: End,
+    ) -> Option<Forward> {
+        if self.transaction.is_failed() {
+            return None;
+        }
+        let mut forward = Forward::default();
+        let binds = steps.iter().any(|step| {
+            matches!(
+                step,
+                BatchStep::Bind(_)
+                    | BatchStep::Execute { .. }
+                    | BatchStep::Describe(Named::Portal(_))
+            )
+        });
+        if binds && end != End::Sync {
+            return None;
+        }
+        for step in steps {
+            match step {
+                BatchStep::Parse(parse) => {
+                    let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
+                    if taken {
+                        return None;
+                    }
+                    let statement = self
+                        .new_statement(&parse.text, &parse.parameter_types)
+                        .ok()?;
+                    if matches!(local_answer(&statement), Local::Known) {
+                        return None;
+                    }
+                    forward.closed.retain(|closed| *closed != parse.name);
+                    forward
+                        .statements
+                        .push((parse.name.clone(), statement.clone()));
+                    forward.of_step.push(Some(statement));
+                    continue;
+                }
+                BatchStep::Bind(bind) => {
+                    let statement = self.find_for_forward(&forward, &bind.statement)?;
+                    let shard = self.forward_shard(&statement, bind)?;
+                    if *forward.shard.get_or_insert(shard) != shard {
+                        return None;
+                    }
+                    forward.portals.push(bind.portal.clone());
+                    forward.bound.push(statement.clone());
+                    forward.of_step.push(Some(statement));
+                    continue;
+                }
+                BatchStep::Execute { portal, .. } | BatchStep::Describe(Named::Portal(portal)) => {
+                    if !forward.portals.contains(portal) {
+                        let shard = self.portal_shard(portal)?;
+                        if *forward.shard.get_or_insert(shard) != shard {
+                            return None;
+                        }
+                    }
+                }
+                BatchStep::Describe(Named::Statement(name)) => {
+                    let statement = self.find_for_forward(&forward, name)?;
+                    if matches!(local_answer(&statement), Local::Known) {
+                        return None;
+                    }
+                    forward.of_step.push(Some(statement));
+                    continue;
+                }
+                BatchStep::Close(Named::Statement(name)) => forward.closed.push(name.clone()),
+                BatchStep::Close(Named::Portal(_)) => {}
+            }
+            forward.of_step.push(None);
+        }
+        Some(forward)
+    }
+
+    /// The statement that has the name at this point of the batch.
+    fn find_for_forward(&mut self, forward: &Forward, name: &str) -> Option<Arc<Statement>> {
+        if forward.closed.iter().any(|closed| closed == name) {
+            return None;
+        }
+        let new = forward
+            .statements
+            .iter()
+            .rev()
+            .find(|(known, _)| known == name);
+        match new {
+            Some((_, statement)) => Some(statement.clone()),
+            None => self.statement_now(name).ok(),
+        }
+    }
+
+    /// The one shard of a bound statement, if it has one and leaves nothing behind there.
+    fn forward_shard(&self, statement: &Arc<Statement>, bind: &Arc<Bind>) -> Option<ShardId> {
+        let [planned] = statement.prepared.statements.as_slice() else {
+            return None;
+        };
+        if statement.reshaped.load(Ordering::Relaxed) {
+            return None;
+        }
+        let Plan::Single(target) = &planned.plan else {
+            return None;
+        };
+        let effects = planned.session;
+        if effects.pins || effects.changes_catalog || effects.reads_sequence {
+            return None;
+        }
+        let bound = Bound {
+            bind: bind.clone(),
+            types: statement.types.clone(),
+            limit: 0,
+            portal: String::new(),
+            statement: statement.clone(),
+        };
+        let request = statement.request(planned, Some(&bound));
+        self.resolve_now(target, &request).ok().flatten()
+    }
+
+    pub(super) async fn forward(
+        &mut self,
+        forward: Forward,
+        steps: Vec<BatchStep>,
+        end: End,
+    ) -> Outcome {
+        let started = Instant::now();
+        let shard = forward.shard.unwrap_or_else(|| self.any_copy());
+        let index = self.link(shard).await?;
+        for statement in &forward.bound {
+            for planned in &statement.prepared.statements {
+                self.note_effects(index, planned.session)?;
+            }
+        }
+        for statement in forward.of_step.iter().flatten() {
+            types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
+        }
+        let uses = self.links[index].server.uses();
+        let described = described_statement(&steps, &forward.of_step);
+        self.links[index].server.shape = described.as_ref().map(|_| None);
+        for (step, statement) in steps.into_iter().zip(forward.of_step) {
+            self.forward_step(index, shard, step, statement);
+        }
+        self.links[index].server.sync();
+        let result = self.exchange_with_copy(index, true).await;
+        let relayed = result?;
+        self.hidden_error(index)?;
+        self.process
+            .telemetry
+            .bytes_to_clients
+            .increment(relayed.bytes);
+        for statement in &forward.bound {
+            let kind = statement
+                .prepared
+                .statements
+                .first()
+                .map_or("other", |planned| planned.kind);
+            self.process
+                .telemetry
+                .statement(Tier::Single, kind, started.elapsed());
+        }
+        self.note_forwarded(&forward.bound);
+        let shape = self.links[index].server.shape.take();
+        if let (Some(statement), Some(shape)) = (described, shape) {
+            *lock(&statement.shape) = shape;
+        }
+        if !relayed.failed {
+            if !self.transaction.is_open() && end == End::Sync {
+                self.portals.clear();
+            }
+            return Ok(());
+        }
+        // Those behind the error were never parsed.
+        for (name, statement) in forward.statements.iter().skip(relayed.parsed) {
+            let unparsed = |known: &Arc<Statement>| Arc::ptr_eq(known, statement);
+            if self.statements.get(name).is_some_and(unparsed) {
+                self.statements.remove(name);
+            }
+        }
+        self.forget_uncertain(index, uses).await?;
+        Err(Failure::Told)
+    }
+
+    fn note_forwarded(&self, bound: &[Arc<Statement>]) {
+        let mut activity = lock(&self.card.activity);
+        activity.statements += bound.len() as u64;
+        if let Some(planned) = bound
+            .last()
+            .and_then(|last| last.prepared.statements.first())
+        {
+            activity.statement_kind = planned.kind;
+            activity.tier = Tier::Single.name();
+        }
+    }
+
+    /// After a failed batch nobody knows which of its statements were prepared: none is.
+    async fn forget_uncertain(&mut self, index: usize, uses: u64) -> Outcome {
+        let server = &mut self.links[index].server;
+        let ids = server.prepared_since(uses);
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for id in ids {
+            message::put_close(&mut server.wire.output, b'S', &statement_name(id));
+            server.expect(Step::Close, false);
+            server.forget_prepared(Some(id));
+        }
+        server.sync();
+        relay::exchange(&mut self.client, server).await.map(|_| ())
+    }
+
+    /// Queues one message of the batch, with names as the server knows them.
+    /// `statement` is the one that Parse, Bind and Describe mean.
+    fn forward_step(
+        &mut self,
+        index: usize,
+        shard: ShardId,
+        step: BatchStep,
+        statement: Option<Arc<Statement>>,
+    ) {
+        match (step, statement) {
+            (BatchStep::Parse(parse), Some(statement)) => {
+                self.statements
+                    .insert(parse.name.clone(), statement.clone());
+                let server = &mut self.links[index].server;
+                if parse.name.is_empty() {
+                    server.put_parse("", &parse.text, &statement.types);
+                    server.expect(Step::Parse, true);
+                    server.unnamed = Some(statement.id);
+                } else if server.has_prepared(statement.id) {
+                    server
+                        .expected
+                        .push_back(Expected::Local(message::PARSE_COMPLETE));
+                } else {
+                    server.prepare(statement.id, &statement.text, &statement.types, true);
+                }
+            }
+            (BatchStep::Bind(bind), Some(statement)) => {
+                let name = self.on_server(index, &bind.statement, &statement);
+                let server = &mut self.links[index].server;
+                message::put_bind(&mut server.wire.output, &bind.portal, &name, &bind.rest);
+                server.expect(Step::Bind, true);
+                let portal = Portal {
+                    statement,
+                    bind,
+                    shard: Some(shard),
+                };
+                self.portals.insert(portal.bind.portal.clone(), portal);
+            }
+            (BatchStep::Describe(Named::Statement(name)), Some(statement)) => {
+                let name = self.on_server(index, &name, &statement);
+                let server = &mut self.links[index].server;
+                message::put_describe(&mut server.wire.output, b'S', &name);
+                server.expect(Step::Describe, true);
+            }
+            (BatchStep::Describe(Named::Portal(name)), _) => {
+                let server = &mut self.links[index].server;
+                message::put_describe(&mut server.wire.output, b'P', &name);
+                server.expect(Step::Describe, true);
+            }
+            (BatchStep::Execute { portal, limit }, _) => {
+                let (binary, statement) = self.rows_of(&portal);
+                let server = &mut self.links[index].server;
+                server.execute(&portal, limit, true, binary, statement);
+            }
+            (BatchStep::Close(named), _) => {
+                let portal = self.close(named);
+                let server = &mut self.links[index].server;
+                match portal {
+                    Some(portal) => {
+                        message::put_close(&mut server.wire.output, b'P', &portal);
+                        server.expect(Step::Close, true);
+                    }
+                    None => server
+                        .expected
+                        .push_back(Expected::Local(message::CLOSE_COMPLETE)),
+                }
+            }
+            // `forward_target` gives each of these its statement.
+            (BatchStep::Parse(_) | BatchStep::Bind(_), None)
+            | (BatchStep::Describe(Named::Statement(_)), None) => {}
+        }
+    }
+
+    /// Makes sure that a server connection has the statement; returns its name there.
+    fn on_server(&mut self, index: usize, name: &str, statement: &Statement) -> String {
+        let server = &mut self.links[index].server;
+        if name.is_empty() {
+            if server.unnamed != Some(statement.id) {
+                server.put_parse("", &statement.text, &statement.types);
+                server.expect(Step::Parse, false);
+                server.unnamed = Some(statement.id);
+            }
+            return String::new();
+        }
+        if !server.has_prepared(statement.id) {
+            server.prepare(statement.id, &statement.text, &statement.types, false);
+        }
+        statement_name(statement.id)
+    }
+}
