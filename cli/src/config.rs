@@ -92,7 +92,7 @@ impl Default for Sql {
             threads: (cores / 2).max(1),
             sessions_max: 10_000,
             pool_wait_timeout_ms: 10_000,
-            shard_connect_timeout_ms: 2_500,
+            shard_connect_timeout_ms: 2_000,
             health_interval_ms: 1_000,
             login_timeout_s: 60,
             plan_cache_entries_max: 4_096,

@@ -60,7 +60,7 @@ pub(crate) fn explain(
             redefines: Vec::new(),
         }),
         analyze,
-        prefix: format!("{} ", text[statement.span.0..start].trim_end()),
+        prefix: format!("{}\n", text[statement.span.0..start].trim_end()),
         statement: text[start..statement.span.1].to_owned(),
         json,
     };

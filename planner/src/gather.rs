@@ -154,6 +154,8 @@ struct Needed {
     select: String,
     binary: bool,
     primary_key: Option<String>,
+    /// Columns may be meant to depend on the primary key.
+    needs_key: bool,
 }
 
 impl Needed {
@@ -171,6 +173,7 @@ impl Needed {
             select: String::new(),
             binary: false,
             primary_key: None,
+            needs_key: false,
         }
     }
 
@@ -207,7 +210,7 @@ impl Needed {
         }
         let has = |name: &String| columns.iter().any(|column| column.name == *name);
         let key = &relation.primary_key;
-        let primary_key = (analysis.groups && !key.is_empty() && key.iter().all(has)).then(|| {
+        let primary_key = (!key.is_empty() && key.iter().all(has)).then(|| {
             key.iter()
                 .map(|name| identifier(name))
                 .collect::<Vec<_>>()
@@ -228,6 +231,7 @@ impl Needed {
             select,
             binary: columns.iter().all(|column| column.portable_binary),
             primary_key,
+            needs_key: analysis.groups,
         }
     }
 }
@@ -256,9 +260,9 @@ impl Fetches {
             .iter()
             .map(|(name, definition)| format!("{} {definition}", identifier(name)))
             .collect();
-        let key = needed.primary_key.iter();
-        let after =
-            key.map(|key| format!("ALTER TABLE pg_temp.{temp_table} ADD PRIMARY KEY ({key})"));
+        let primary_key = needed
+            .primary_key
+            .map(|key| format!("ALTER TABLE pg_temp.{temp_table} ADD PRIMARY KEY ({key})"));
         self.list.push(Fetch {
             relation: needed.relation,
             from: needed.from,
@@ -269,7 +273,8 @@ impl Fetches {
             select: needed.select,
             columns: needed.columns.into_iter().map(|(name, _)| name).collect(),
             binary: needed.binary,
-            after: after.collect(),
+            primary_key,
+            needs_key: needed.needs_key,
             temp_table: temp_table.clone(),
         });
         self.at.insert(place, temp_table);

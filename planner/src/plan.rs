@@ -325,8 +325,10 @@ pub struct Fetch {
     pub columns: Vec<String>,
     /// All column types travel in binary between any two servers; otherwise text is used.
     pub binary: bool,
-    /// Run after loading (`ALTER TABLE ... ADD PRIMARY KEY ...`).
-    pub after: Vec<String>,
+    /// `ALTER TABLE ... ADD PRIMARY KEY ...`, where all its columns are copied.
+    pub primary_key: Option<String>,
+    /// The statement may not be valid without the primary key: `GROUP BY` it, select the rest.
+    pub needs_key: bool,
 }
 
 /// Who has the rows of a [`Fetch`].

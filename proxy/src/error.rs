@@ -37,6 +37,8 @@ pub mod sqlstate {
     pub const INVALID_CATALOG_NAME: &str = "3D000";
     /// invalid_savepoint_specification
     pub const INVALID_SAVEPOINT: &str = "3B001";
+    /// syntax_error
+    pub const SYNTAX_ERROR: &str = "42601";
     /// duplicate_prepared_statement
     pub const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
     /// undefined_table
@@ -97,6 +99,8 @@ pub struct Report {
     pub hint: Option<String>,
     /// 1-based character in the statement's text.
     pub position: Option<usize>,
+    /// The server's function that would have said so: drivers know some errors by it.
+    pub routine: Option<&'static str>,
 }
 
 impl Report {
@@ -109,6 +113,7 @@ impl Report {
             detail: None,
             hint: None,
             position: None,
+            routine: None,
         }
     }
 
@@ -146,7 +151,11 @@ impl Report {
 
     /// A server's ErrorResponse.
     pub fn of_frame(frame: &[u8]) -> Self {
-        let body = frame.get(HEADER_BYTES..).unwrap_or_default();
+        Report::of_body(frame.get(HEADER_BYTES..).unwrap_or_default())
+    }
+
+    /// The body of a server's ErrorResponse.
+    pub fn of_body(body: &[u8]) -> Self {
         let field = |code| message::error_field(body, code).map(str::to_owned);
         Report {
             severity: Severity::Error,
@@ -155,6 +164,15 @@ impl Report {
             detail: field(b'D'),
             hint: field(b'H'),
             position: field(b'P').and_then(|position| position.parse().ok()),
+            routine: None,
+        }
+    }
+
+    /// As if said by this function of the server.
+    pub fn routine(self, routine: &'static str) -> Self {
+        Report {
+            routine: Some(routine),
+            ..self
         }
     }
 
@@ -179,6 +197,7 @@ impl Report {
                 (b'D', self.detail.as_deref()),
                 (b'H', self.hint.as_deref()),
                 (b'P', position.as_deref()),
+                (b'R', self.routine),
             ];
             for (code, value) in fields {
                 if let Some(value) = value {
@@ -205,6 +224,7 @@ impl From<automator67_planner::plan::PlanError> for Report {
             detail: error.detail,
             hint: error.hint,
             position: error.position,
+            routine: None,
         }
     }
 }

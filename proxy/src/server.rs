@@ -611,7 +611,7 @@ async fn login_frame(wire: &mut Wire) -> Result<Frame, ConnectError> {
             .map_err(|_| ConnectError::Protocol("malformed frame"))?;
         match taken {
             Some(frame) if frame.tag == b'E' => {
-                return Err(ConnectError::Server(Box::new(server_report(frame.body()))));
+                return Err(ConnectError::Server(Box::new(Report::of_body(frame.body()))));
             }
             Some(frame) => return Ok(frame),
             None => {
@@ -620,18 +620,5 @@ async fn login_frame(wire: &mut Wire) -> Result<Frame, ConnectError> {
                 }
             }
         }
-    }
-}
-
-/// An ErrorResponse of the server as a report of ours.
-fn server_report(body: &[u8]) -> Report {
-    let field = |code| message::error_field(body, code).map(str::to_owned);
-    Report {
-        severity: crate::error::Severity::Error,
-        sqlstate: field(b'C').unwrap_or_else(|| "XX000".to_owned()),
-        message: field(b'M').unwrap_or_default(),
-        detail: field(b'D'),
-        hint: field(b'H'),
-        position: None,
     }
 }

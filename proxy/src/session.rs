@@ -280,7 +280,10 @@ impl Session {
         if !self.sql_prepared.is_empty() {
             Box::pin(self.judge_sql_prepared()).await?;
         }
-        let mut prepared = self.plan_simple(text)?;
+        let mut prepared = match self.plan_simple(text) {
+            Ok(prepared) => prepared,
+            Err(failure) => return Err(Box::pin(self.explain_syntax(failure, text)).await),
+        };
         while !self.enter(prepared.names(), &prepared.catalog).await? {
             prepared = self.plan_simple(text)?;
         }

@@ -10,6 +10,7 @@ import faulthandler
 import inspect
 import os
 import sys
+import time
 import traceback
 
 URL = os.environ["DATABASE_URL"]
@@ -43,6 +44,7 @@ def run(checks):
         if wanted not in name:
             continue
         print(f"... {name}", flush=True)
+        start = time.monotonic()
         try:
             result = check()
             if inspect.iscoroutine(result):
@@ -51,6 +53,7 @@ def run(checks):
             failed.append(name)
             traceback.print_exc()
             print(f"FAILED {name}", flush=True)
+        print(f"    {time.monotonic() - start:.1f} s", flush=True)
     faulthandler.cancel_dump_traceback_later()
     if failed:
         print(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}", flush=True)

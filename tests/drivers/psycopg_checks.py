@@ -3,12 +3,13 @@
 import asyncio
 import datetime
 import decimal
+import struct
 import threading
 import time
 import uuid
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, pq
 from psycopg.rows import dict_row
 from psycopg.types.json import Json, Jsonb
 from psycopg_pool import ConnectionPool
@@ -182,6 +183,51 @@ def prepared_statements():
         conn.execute("select name from py_prepared where id = %s", [3], prepare=True)
         conn.rollback()
         conn.execute("select name from py_prepared where id = %s", [4], prepare=True)
+
+
+def prepared_across_ddl():
+    """A statement never answers with other types than it was described with."""
+
+    def prepare(conn, name):
+        done = conn.pgconn.prepare(name, b"select * from py_ddl where id = $1")
+        equal(done.error_message, b"")
+        found = conn.pgconn.describe_prepared(name)
+        equal(found.error_message, b"")
+        return [found.ftype(i) for i in range(found.nfields)]
+
+    def execute(conn, name, key):
+        found = conn.pgconn.exec_prepared(name, [str(key).encode()], None, 1)
+        if found.status == pq.ExecStatus.FATAL_ERROR:
+            return found.error_field(pq.DiagnosticField.SQLSTATE)
+        return found.get_value(0, 1)
+
+    whole, real = struct.pack("!i", 7), struct.pack("!f", 7)
+    with connect() as first, connect() as second, connect() as other:
+        table(other, "py_ddl", "id int8 primary key, v int4")
+        other.execute("insert into py_ddl select g, 7 from generate_series(1, 8) g")
+        for conn in (first, second):
+            equal(prepare(conn, b"s"), [20, 23])
+            equal([execute(conn, b"s", i) for i in range(1, 9)], [whole] * 8)
+        other.execute("alter table py_ddl alter v type float4")
+        for conn in (first, second):
+            equal([execute(conn, b"s", i) for i in range(1, 9)], [b"0A000"] * 8)
+        other.execute("alter table py_ddl alter v type int4")
+        for conn in (second, first):
+            equal([execute(conn, b"s", i) for i in range(1, 9)], [whole] * 8)
+        other.execute("alter table py_ddl alter v type float4")
+        with connect() as third:
+            equal(prepare(third, b"s"), [20, 700])
+            equal([execute(third, b"s", i) for i in range(1, 9)], [real] * 8)
+        equal(prepare(first, b"again"), [20, 700])
+        equal([execute(first, b"again", i) for i in range(1, 9)], [real] * 8)
+        equal([execute(first, b"s", i) for i in range(1, 9)], [b"0A000"] * 8)
+        # Another table of that name.
+        table(other, "py_ddl", "id int8 primary key, v text")
+        other.execute("insert into py_ddl select g, 'x' from generate_series(1, 8) g")
+        equal([execute(first, b"again", i) for i in range(1, 9)], [b"0A000"] * 8)
+        with connect() as third:
+            equal(prepare(third, b"s"), [20, 25])
+            equal([execute(third, b"s", i) for i in range(1, 9)], [b"x"] * 8)
 
 
 def pipeline():
@@ -674,6 +720,110 @@ def reference_tables():
         equal(found, [("de", 10), ("fr", 10)])
 
 
+def settings():
+    """Settings hold on every shard: what a row looks like must not depend on its place."""
+    with connect() as conn:
+        table(conn, "py_settings", "id int8 primary key, at timestamptz, d float8, b bytea, t text")
+        conn.execute("insert into py_settings select g, '2024-07-01 12:00+00', 0.1, '\\x00ff', 'é' "
+                     "from generate_series(1, 12) g")
+    texts = ["select at::text, d::text, b::text, t, (at::date - date '2024-01-01')::text "
+             f"from py_settings where id = {i}" for i in range(1, 13)]
+    texts.append("select at::text, d::text, b::text, t, (at::date - date '2024-01-01')::text "
+                 "from py_settings")
+
+    def looks(conn, expected):
+        for text in texts:
+            for row in conn.execute(text).fetchall():
+                equal(row, expected, text)
+
+    plain = ("2024-07-01 12:00:00+00", "0.1", "\\x00ff", "é", "182")
+    other = ("01/07/2024 22:00:00 AEST", "0.1", "\\000\\377",
+             "é", "182")
+    with connect(options="-c extra_float_digits=1") as conn:
+        looks(conn, plain)
+        conn.execute("set timezone = 'Australia/Sydney'")
+        conn.execute("set datestyle = 'SQL, DMY'")
+        conn.execute("set bytea_output = escape")
+        looks(conn, other)
+        equal(conn.info.parameter_status("DateStyle"), "SQL, DMY")
+        equal(conn.info.parameter_status("TimeZone"), "Australia/Sydney")
+        with connect() as neighbour:
+            looks(neighbour, plain)
+        conn.execute("reset all")
+        conn.execute("set timezone = 'UTC'")
+        looks(conn, plain)
+        try:
+            with conn.transaction():
+                conn.execute("set local timezone = 'Australia/Sydney'")
+                conn.execute("set local datestyle = 'SQL, DMY'")
+                conn.execute("set bytea_output = escape")
+                looks(conn, other)
+                raise KeyError
+        except KeyError:
+            pass
+        looks(conn, plain)
+    options = "-c timezone=Australia/Sydney -c datestyle=SQL,DMY -c bytea_output=escape"
+    with psycopg.connect(URL, options=options, application_name="checks") as conn:
+        looks(conn, other)
+        equal(conn.execute("show application_name").fetchone(), ("checks",))
+    with psycopg.connect(URL, client_encoding="latin1") as conn:
+        equal(conn.info.encoding, "iso8859-1")
+        for i in range(1, 13):
+            found = conn.execute("select t from py_settings where id = %s and t = %s", [i, "é"])
+            equal(found.fetchone(), ("é",))
+        equal(conn.execute("select min(t) from py_settings where t = %s", ["é"]).fetchone(),
+              ("é",))
+        conn.execute("insert into py_settings (id, t) values (100, %s), (101, %s)", ["ñ", "ü"])
+        with conn.cursor().copy("copy py_settings (id, t) from stdin") as copy:
+            for i in range(200, 210):
+                copy.write_row((i, "ø"))
+        conn.commit()
+        conn.execute("set client_encoding = utf8")
+        equal(conn.execute("select t from py_settings where id in (100, 101, 205) order by id")
+              .fetchall(), [("ñ",), ("ü",), ("ø",)])
+        equal(conn.execute("select sum(length(t)) from py_settings where id >= 100").fetchone(),
+              (12,))
+
+
+def sizes():
+    """Large values, many parameters, long texts, wide and many rows."""
+    large = "0123456789abcdef" * 1_000_000
+    with connect() as conn:
+        table(conn, "py_sizes", "id int8 primary key, t text")
+        for i in range(3):
+            conn.execute("insert into py_sizes values (%s, %s)", [i, large])
+            found = conn.execute("select t from py_sizes where id = %s", [i]).fetchone()
+            assert found == (large,), "the large value came back changed"
+        equal(conn.execute("select sum(length(t)), count(distinct md5(t)) from py_sizes").fetchone(),
+              (3 * len(large), 1))
+        found = conn.execute("select t from py_sizes order by id", binary=True).fetchall()
+        assert found == [(large,)] * 3, "the large values came back changed"
+        keys = list(range(1000, 11_000))
+        marks = ", ".join(["(%s, %s)"] * len(keys))
+        values = [value for key in keys for value in (key, f"n{key}")]
+        equal(conn.execute(f"insert into py_sizes values {marks}", values).rowcount, len(keys))
+        marks = ", ".join(["%s"] * len(keys))
+        found = conn.execute(f"select count(*), sum(id) from py_sizes where id in ({marks})", keys)
+        equal(found.fetchone(), (len(keys), sum(keys)))
+        client = psycopg.ClientCursor(conn)
+        values = [value for key in keys for value in (key + 20_000, f"m{key}")]
+        marks = ", ".join(["(%s, %s)"] * len(keys))
+        client.execute(f"insert into py_sizes values {marks} returning id", values)
+        equal([row[0] for row in client.fetchall()], [key + 20_000 for key in keys])
+        columns = ", ".join(f"id + {i} as c{i}" for i in range(1000))
+        wide = conn.execute(f"select {columns} from py_sizes where id in (1000, 1001, 1002) "
+                            "order by id").fetchall()
+        equal(wide, [tuple(range(key, key + 1000)) for key in (1000, 1001, 1002)])
+        found = [row[0] for row in conn.cursor().stream(
+            "select id from py_sizes where id >= 1000 order by id")]
+        equal(found, keys + [key + 20_000 for key in keys])
+        # A client that stops reading in the middle.
+        for row in conn.cursor().stream("select id, t from py_sizes order by id desc"):
+            equal(row[0], 30_999)
+            break
+        equal(conn.execute("select count(*) from py_sizes").fetchone(), (20_003,))
+
+
 async def asynchronous():
     conn = await psycopg.AsyncConnection.connect(URL, autocommit=True)
     async with conn:
@@ -711,6 +861,7 @@ run([
     parameters_in_every_place,
     description_of_columns,
     prepared_statements,
+    prepared_across_ddl,
     pipeline,
     pipeline_without_sync_is_one_transaction,
     copy_text_and_binary,
@@ -724,5 +875,7 @@ run([
     error_fields,
     enum_and_composite,
     reference_tables,
+    settings,
+    sizes,
     asynchronous,
 ])

@@ -24,6 +24,8 @@ use automator67_tests::{
 };
 
 const SCRIPT_LIMIT: Duration = Duration::from_secs(180);
+/// Of one run of `psql` or `pgbench`.
+const CLIENT_LIMIT: Duration = Duration::from_secs(60);
 /// What is shown of a failed program's output.
 const SHOWN_BYTES: usize = 16_000;
 
@@ -98,7 +100,7 @@ fn client(server: &Server, directory: &Path, program: &str, arguments: &[&str]) 
     command
         .envs(server.environment())
         .env("PGCONNECT_TIMEOUT", "10");
-    run(&mut command, directory, program, SCRIPT_LIMIT)
+    run(&mut command, directory, program, CLIENT_LIMIT)
 }
 
 fn python(dev: &Dev, script: &str) -> Result<()> {

@@ -56,7 +56,7 @@ fn defaults_are_the_documented_ones() {
     assert_eq!(settings.listen.to_string(), SQL_LISTEN);
     assert_eq!(served.http.to_string(), HTTP_LISTEN);
     assert_eq!(settings.pool_wait_timeout, Duration::from_secs(10));
-    assert_eq!(settings.shard_connect_timeout, Duration::from_millis(2500));
+    assert_eq!(settings.shard_connect_timeout, Duration::from_millis(2000));
     assert_eq!(settings.gather_bytes_max, 268_435_456);
     let shard = &settings.shards[0];
     assert_eq!(shard.host, ShardHost::Tcp("localhost".to_owned()));

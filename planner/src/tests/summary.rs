@@ -180,7 +180,8 @@ fn fetch(fetch: &Fetch) -> String {
         FetchSource::Proxy(view) => format!("proxy {}", view.name()),
         FetchSource::Shards(shards) => set(shards),
     };
-    let after: String = fetch.after.iter().map(|sql| format!(" | {sql}")).collect();
+    let key = fetch.primary_key.iter().filter(|_| fetch.needs_key);
+    let after: String = key.map(|sql| format!(" | {sql}")).collect();
     let binary = if fetch.binary { "" } else { " text" };
     format!(
         "  {} <- {from}{binary}: {}{after}",

@@ -137,8 +137,11 @@ impl Session {
         let moved = self.load_fetches(gather, request).await?;
         for (fetch, moved) in gather.fetches.iter().zip(&moved) {
             lines.push(format!(
-                "  -> Fetch {}: {} rows, {} bytes moved",
-                fetch.relation.name, moved.rows, moved.bytes
+                "  -> Fetch {}: {} rows, {} of them moved, {} bytes",
+                fetch.relation.name,
+                moved.rows,
+                moved.rows_from_others(self.home()),
+                moved.bytes
             ));
             lines.push(format!("       SQL: {}", fetch.select));
             lines.extend(self.shard_lines(moved));

@@ -201,7 +201,11 @@ impl Session {
                         .into());
                     }
                     self.refresh_catalog().await?;
-                    let statement = self.new_statement(&parse.text, &parse.parameter_types)?;
+                    let made = self.new_statement(&parse.text, &parse.parameter_types);
+                    let statement = match made {
+                        Ok(statement) => statement,
+                        Err(failure) => return Err(self.explain_syntax(failure, &parse.text).await),
+                    };
                     if self.transaction.is_failed() && !statement.may_end_transaction() {
                         return Err(aborted());
                     }

@@ -18,7 +18,8 @@ use crate::{
     types,
 };
 
-/// Fetched relations of more rows get statistics, so that the home shard plans with facts.
+/// Fetched relations of more rows get statistics and their primary key, so that the home shard
+/// plans as it would with the table itself.
 const ANALYZE_ROWS_MIN: u64 = 1000;
 
 /// What a fetch has moved.
@@ -30,6 +31,14 @@ pub struct Moved {
     pub bytes: u64,
     /// Per shard: rows, bytes, milliseconds.
     pub shards: Vec<(ShardId, u64, u64, f64)>,
+}
+
+impl Moved {
+    /// Rows that were not on the home shard.
+    pub fn rows_from_others(&self, home: ShardId) -> u64 {
+        let others = self.shards.iter().filter(|(shard, ..)| *shard != home);
+        others.map(|(_, rows, ..)| rows).sum()
+    }
 }
 
 impl Session {
@@ -157,10 +166,13 @@ impl Session {
                     .await?
             }
         };
-        for statement in &fetch.after {
-            self.run_hidden(home, statement).await?;
+        let many = moved.rows > ANALYZE_ROWS_MIN;
+        if let Some(primary_key) = &fetch.primary_key
+            && (many || fetch.needs_key)
+        {
+            self.run_hidden(home, primary_key).await?;
         }
-        if moved.rows > ANALYZE_ROWS_MIN {
+        if many {
             self.run_hidden(home, &format!("ANALYZE pg_temp.{}", fetch.temp_table))
                 .await?;
         }

@@ -44,6 +44,15 @@ impl Tally {
     }
 }
 
+/// What has been told of a statement that runs on several shards.
+struct Run {
+    tally: Tally,
+    /// The client knows the columns.
+    described: bool,
+    /// Answers are copies of what was told.
+    silent: bool,
+}
+
 impl Session {
     /// One statement on several shards.
     pub(super) async fn multi(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
@@ -80,28 +89,48 @@ impl Session {
     }
 
     /// Runs one text per shard at the same time; rows go to the client as they come. With
-    /// `copies` every shard does the same, and only the first one's answer counts.
+    /// `copies` every shard does the same, and only the first one's answer counts. The first is
+    /// then done before the others begin: two writers of one row would otherwise each hold it on a
+    /// shard and wait for it on another, where no shard sees that they wait for each other.
     pub(super) async fn run_everywhere(
         &mut self,
         work: &[(ShardId, String)],
         request: &Request<'_>,
         copies: bool,
     ) -> Outcome<Tally> {
+        let mut run = Run {
+            tally: Tally::default(),
+            described: request.bound.is_some(),
+            silent: false,
+        };
+        if copies {
+            let (first, others) = work.split_at(work.len().min(1));
+            self.run_at_once(first, request, &mut run).await?;
+            run.silent = true;
+            self.run_at_once(others, request, &mut run).await?;
+        } else {
+            self.run_at_once(work, request, &mut run).await?;
+        }
+        Ok(run.tally)
+    }
+
+    async fn run_at_once(
+        &mut self,
+        work: &[(ShardId, String)],
+        request: &Request<'_>,
+        run: &mut Run,
+    ) -> Outcome {
         let indexes = self.send_everywhere(work, request).await?;
-        let mut tally = Tally::default();
         let mut failure = None;
-        let mut described = request.bound.is_some();
-        for (position, index) in indexes.into_iter().enumerate() {
-            let silent = copies && position > 0;
+        for index in indexes {
             let server = &mut self.links[index].server;
             let result = relay::collect(&mut self.client, server, |output, frame| {
                 match frame.tag {
-                    b'C' if silent => {}
-                    b'C' => tally.add(message::command_tag(frame.body())),
-                    b'T' if described => {}
-                    b'D' if silent => {}
+                    b'C' | b'D' if run.silent => {}
+                    b'C' => run.tally.add(message::command_tag(frame.body())),
+                    b'T' if run.described => {}
                     b'T' | b'D' => {
-                        described = true;
+                        run.described = true;
                         output.extend_from_slice(&frame.bytes);
                     }
                     _ => {}
@@ -117,7 +146,7 @@ impl Session {
                 }
             }
         }
-        failure.map_or(Ok(tally), Err)
+        failure.map_or(Ok(()), Err)
     }
 
     /// Borrows, queues and sends, for every shard, before any answer is waited for.

@@ -175,6 +175,7 @@ impl Session {
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "cached plan must not change result type",
             )
+            .routine("RevalidateCachedQuery")
             .hint("Prepare the statement again.")
             .into());
         }
@@ -228,7 +229,7 @@ impl Session {
         let prepared = self.plan_text(text, &types)?;
         if prepared.statements.len() > 1 {
             return Err(Report::error(
-                "42601",
+                sqlstate::SYNTAX_ERROR,
                 "cannot insert multiple commands into a prepared statement",
             )
             .into());
@@ -247,6 +248,26 @@ impl Session {
             lock(&self.thread.statements).put(&statement);
         }
         Ok(statement)
+    }
+
+    /// A text that we cannot read is shown to the home shard: it says where the error is.
+    pub(super) async fn explain_syntax(&mut self, failure: Failure, text: &str) -> Failure {
+        if failure.sqlstate() != sqlstate::SYNTAX_ERROR {
+            return failure;
+        }
+        let told = async {
+            let index = self.link(self.home()).await?;
+            let server = &mut self.links[index].server;
+            message::put_parse(&mut server.wire.output, "", text, &[]);
+            server.expect(Step::Parse, true);
+            server.unnamed = None;
+            server.sync();
+            relay::collect(&mut self.client, server, |_, _| Ok(())).await
+        };
+        match told.await {
+            Err(told) if told.sqlstate() == sqlstate::SYNTAX_ERROR => told,
+            _ => failure,
+        }
     }
 
     /// True if a statement that any session has prepared is what this one would make of its text.

@@ -53,12 +53,12 @@ const SCRIPTS: &[(&str, &str)] = &[
          \\d psql_pets
          \\d psql_rich
          \\d psql_people_born
-         \\d
-         \\dt
+         \\d psql*
+         \\dt psql*
          \\dt+ absent*
-         \\di
-         \\dv
-         \\dT
+         \\di psql*
+         \\dv psql*
+         \\dT psql*
          \\df psql*
          \\dp psql_people
          \\dd psql_people
