@@ -35,6 +35,8 @@ pub mod sqlstate {
     pub const INVALID_CURSOR_NAME: &str = "34000";
     /// invalid_catalog_name
     pub const INVALID_CATALOG_NAME: &str = "3D000";
+    /// deadlock_detected
+    pub const DEADLOCK_DETECTED: &str = "40P01";
     /// invalid_savepoint_specification
     pub const INVALID_SAVEPOINT: &str = "3B001";
     /// syntax_error

@@ -4,6 +4,7 @@
 //! -> `pool` -> `server`, and its rows come back through `relay`.
 
 mod copy_rows;
+mod deadlock;
 mod error;
 pub mod frame;
 mod gate;
@@ -27,3 +28,19 @@ mod types;
 mod wire;
 
 pub use listener::{Proxy, StartError};
+
+/// What the fuzz targets call.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use automator67_planner::plan::CopyFormat;
+
+    pub mod copy_rows {
+        pub use crate::copy_rows::*;
+    }
+    pub mod message {
+        pub use crate::message::*;
+    }
+    pub mod scram {
+        pub use crate::scram::*;
+    }
+}

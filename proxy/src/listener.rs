@@ -10,6 +10,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    deadlock,
     error::Failure,
     login,
     process::{Process, Thread},
@@ -108,6 +109,7 @@ impl Proxy {
                 stop.clone(),
             )?);
         }
+        tracker.spawn(deadlock::watch(process.clone(), stop.clone()));
         tracker.spawn(report_pools(process.clone(), stop.clone()));
         tracker.spawn(accept(listener, doors, stop.clone()));
         tracker.close();

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use automator67_planner::catalog::ShardId;
@@ -16,10 +16,11 @@ use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::{
-    error::Report,
+    error::{Report, sqlstate},
     frame::{self, FRAME_BYTES_MAX, Frame},
     guc::SettingMap,
     message,
+    process::lock,
     settings::{ShardHost, ShardTls, User},
     shard::{self, Shard},
     tls, types,
@@ -94,6 +95,25 @@ pub struct BackendKey {
     pub shard: Arc<Shard>,
     /// Process id and secret, as BackendKeyData gave them.
     pub key: Box<[u8]>,
+    /// Why its statement is being cancelled, if that is to end a deadlock.
+    pub deadlock: Mutex<Option<String>>,
+}
+
+impl BackendKey {
+    fn new(shard: &Arc<Shard>, key: &[u8]) -> Self {
+        BackendKey {
+            shard: shard.clone(),
+            key: key.into(),
+            deadlock: Mutex::default(),
+        }
+    }
+
+    /// The server process.
+    pub fn pid(&self) -> i32 {
+        self.key
+            .first_chunk()
+            .map_or(0, |pid| i32::from_be_bytes(*pid))
+    }
 }
 
 /// A logged-in connection to a shard.
@@ -350,6 +370,20 @@ impl Server {
         self.uses
     }
 
+    /// A statement that was cancelled to end a deadlock fails with that.
+    pub fn name_deadlock(&self, frame: &mut Frame) {
+        if message::error_field(frame.body(), b'C') != Some(sqlstate::QUERY_CANCELED) {
+            return;
+        }
+        if let Some(detail) = lock(&self.key.deadlock).take() {
+            frame.bytes.clear();
+            Report::error(sqlstate::DEADLOCK_DETECTED, "deadlock detected")
+                .detail(detail)
+                .hint("Repeat the transaction.")
+                .write(&mut frame.bytes);
+        }
+    }
+
     /// Takes one whole frame that has arrived.
     pub fn take_frame(&mut self) -> Result<Option<Frame>, frame::FrameError> {
         frame::take(&mut self.wire.input, FRAME_BYTES_MAX + 1)
@@ -416,10 +450,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
     let mut server = Server {
         wire,
         shard: shard.clone(),
-        key: Arc::new(BackendKey {
-            shard: shard.clone(),
-            key: Box::new([0; 8]),
-        }),
+        key: Arc::new(BackendKey::new(shard, &[0; 8])),
         parameters: Vec::new(),
         settings: SettingMap::default(),
         expected: VecDeque::new(),
@@ -441,10 +472,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         match frame.tag {
             b'Z' => return Ok(server),
             b'K' => {
-                server.key = Arc::new(BackendKey {
-                    shard: shard.clone(),
-                    key: frame.body().into(),
-                });
+                server.key = Arc::new(BackendKey::new(shard, frame.body()));
             }
             b'S' => {
                 let mut reader = message::Reader::new(frame.body());
@@ -611,7 +639,9 @@ async fn login_frame(wire: &mut Wire) -> Result<Frame, ConnectError> {
             .map_err(|_| ConnectError::Protocol("malformed frame"))?;
         match taken {
             Some(frame) if frame.tag == b'E' => {
-                return Err(ConnectError::Server(Box::new(Report::of_body(frame.body()))));
+                return Err(ConnectError::Server(Box::new(Report::of_body(
+                    frame.body(),
+                ))));
             }
             Some(frame) => return Ok(frame),
             None => {

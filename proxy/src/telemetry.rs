@@ -58,6 +58,8 @@ pub struct Telemetry {
     pub login_failures: Counter,
     /// Failed statements.
     pub errors: Counter,
+    /// Deadlocks over several shards that were ended.
+    pub deadlocks: Counter,
     statements: Vec<Vec<Counter>>,
     seconds: Vec<Histogram>,
 }
@@ -80,6 +82,7 @@ impl Telemetry {
             plan_misses: metrics::counter!("automator67_plan_cache_misses_total"),
             login_failures: metrics::counter!("automator67_login_failures_total"),
             errors: metrics::counter!("automator67_statement_errors_total"),
+            deadlocks: metrics::counter!("automator67_deadlocks_total"),
             statements: TIERS.iter().map(statements).collect(),
             seconds: TIERS.iter().map(seconds).collect(),
         }

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod corpus;
+mod deadlocks;
 mod drivers;
 mod faults;
 mod frames;

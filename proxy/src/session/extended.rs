@@ -204,7 +204,9 @@ impl Session {
                     let made = self.new_statement(&parse.text, &parse.parameter_types);
                     let statement = match made {
                         Ok(statement) => statement,
-                        Err(failure) => return Err(self.explain_syntax(failure, &parse.text).await),
+                        Err(failure) => {
+                            return Err(self.explain_syntax(failure, &parse.text).await);
+                        }
                     };
                     if self.transaction.is_failed() && !statement.may_end_transaction() {
                         return Err(aborted());
