@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::{
     error::{Outcome, Report},
-    frame::Frame,
+    frame::{Frame, HEADER_BYTES},
 };
 
 /// Appends a frame whose body `fill` writes.
@@ -445,6 +445,36 @@ pub fn error_field(body: &[u8], code: u8) -> Option<&str> {
         rest = &tail[end + 1..];
     }
     None
+}
+
+/// An ErrorResponse with another number behind `, line ` in its context (`COPY t, line 3, column
+/// a: ...`), where `line` knows one.
+pub fn renumber_line(frame: BytesMut, line: impl Fn(u64) -> Option<u64>) -> BytesMut {
+    const MARK: &str = ", line ";
+    let body = frame.get(HEADER_BYTES..).unwrap_or_default();
+    let renumbered = || {
+        let context = error_field(body, b'W').filter(|context| context.starts_with("COPY "))?;
+        let start = context.find(MARK)? + MARK.len();
+        let digits = context[start..]
+            .bytes()
+            .take_while(u8::is_ascii_digit)
+            .count();
+        let number = line(context[start..start + digits].parse().ok()?)?;
+        let rest = &context[start + digits..];
+        Some((context, format!("{}{number}{rest}", &context[..start])))
+    };
+    let Some((old, new)) = renumbered() else {
+        return frame;
+    };
+    // The field's text is a part of the body.
+    let from = old.as_ptr() as usize - body.as_ptr() as usize;
+    let mut changed = BytesMut::new();
+    framed(&mut changed, b'E', |output| {
+        output.put_slice(&body[..from]);
+        output.put_slice(new.as_bytes());
+        output.put_slice(&body[from + old.len()..]);
+    });
+    changed
 }
 
 /// A fingerprint of a RowDescription body: names, types and typmods of its columns.

@@ -31,6 +31,9 @@ const SHOWN_BYTES: usize = 16_000;
 
 const SCRIPTS: &[Check<Dev>] = &[
     ("psycopg", |dev| python(dev, "psycopg_checks.py")),
+    ("psycopg: sessions", |dev| {
+        python(dev, "psycopg_sessions.py")
+    }),
     ("asyncpg", |dev| python(dev, "asyncpg_checks.py")),
     ("sqlalchemy", |dev| python(dev, "sqlalchemy_checks.py")),
     ("node-postgres", |dev| node(dev, "node_postgres.js")),

@@ -1,6 +1,8 @@
 //! COPY over several shards: rows split while they stream, or collected shard by shard; and rows
 //! that move because a table's placement changes.
 
+use std::collections::VecDeque;
+
 use automator67_planner::{
     catalog::{KeyType, ShardId},
     key::{self, KeyValue},
@@ -22,6 +24,8 @@ use crate::{
 
 /// Sequence values drawn at once for rows of a COPY.
 const SEQUENCE_BLOCK: usize = 1000;
+/// Row numbers kept per shard of a COPY: more than a shard is ever behind with.
+const ROW_NUMBERS_MAX: usize = 1 << 16;
 /// Rows that are read from the home shard at once when they move.
 const MOVE_ROWS: usize = 5000;
 
@@ -31,6 +35,8 @@ struct Splitter<'a> {
     shards: Vec<ShardId>,
     /// Per shard, data that was not sent yet.
     pending: Vec<BytesMut>,
+    /// Per shard, which of the client's rows it got.
+    rows: Vec<RowNumbers>,
     /// Received and not yet cut into rows.
     input: BytesMut,
     scan: Scan,
@@ -71,11 +77,13 @@ impl Session {
         }
         self.client.flush().await?;
         let pending = shards.iter().map(|_| BytesMut::new()).collect();
+        let rows = shards.iter().map(|_| RowNumbers::default()).collect();
         let drawn = copy.sequences.iter().map(|_| Vec::new()).collect();
         let mut splitter = Splitter {
             copy,
-            shards: shards.clone(),
+            shards,
             pending,
+            rows,
             input: BytesMut::new(),
             scan: Scan::default(),
             started: false,
@@ -84,7 +92,7 @@ impl Session {
             drawn,
         };
         let result = self.split_client_data(&mut splitter, request).await;
-        let rows = self.end_copies(&shards, result).await?;
+        let rows = self.end_copies(&splitter, result).await?;
         let total = match copy.destination {
             CopyDestination::EveryShard => rows.first().copied().unwrap_or(0),
             CopyDestination::Key { .. } => rows.iter().sum(),
@@ -218,11 +226,17 @@ impl Session {
                 Some(shard_of(&request.catalog, &value)?)
             }
         };
-        for (shard, pending) in splitter.shards.iter().zip(&mut splitter.pending) {
+        for (position, shard) in splitter.shards.iter().enumerate() {
             if target.is_some_and(|target| target != *shard) {
                 continue;
             }
-            put_row(pending, row, &appended, &copy.format);
+            put_row(
+                &mut splitter.pending[position],
+                row,
+                &appended,
+                &copy.format,
+            );
+            splitter.rows[position].push(splitter.line);
         }
         if splitter
             .pending
@@ -298,14 +312,14 @@ impl Session {
     }
 
     /// Ends the copies on all shards: done, or failed everywhere if anything failed.
-    async fn end_copies(&mut self, shards: &[ShardId], result: Outcome) -> Outcome<Vec<u64>> {
+    async fn end_copies(&mut self, splitter: &Splitter<'_>, result: Outcome) -> Outcome<Vec<u64>> {
         let mut failure = match result {
             Ok(()) => None,
             Err(Failure::ClientGone) => return Err(Failure::ClientGone),
             Err(failure) => Some(failure),
         };
         let mut rows = Vec::new();
-        for shard in shards {
+        for (shard, numbers) in splitter.shards.iter().zip(&splitter.rows) {
             let ended = if failure.is_some() {
                 self.fail_copy(*shard).await.map(|()| 0)
             } else {
@@ -315,7 +329,7 @@ impl Session {
                 Ok(count) => rows.push(count),
                 Err(Failure::ClientGone) => return Err(Failure::ClientGone),
                 Err(error) => {
-                    failure.get_or_insert(error);
+                    failure.get_or_insert(numbers.in_client_rows(error, splitter.has_header()));
                 }
             }
         }
@@ -595,6 +609,13 @@ impl Splitter<'_> {
     }
 
     /// Gives the header to every shard. False: it has not arrived yet.
+    fn has_header(&self) -> bool {
+        matches!(
+            self.copy.format,
+            CopyFormat::Text { header: true, .. } | CopyFormat::Csv { header: true, .. }
+        )
+    }
+
     fn start(&mut self) -> Result<bool, RowError> {
         let size = match &self.copy.format {
             CopyFormat::Binary => match copy_rows::binary_header(&self.input)? {
@@ -622,6 +643,37 @@ impl Splitter<'_> {
         self.input.advance(size);
         self.started = true;
         Ok(true)
+    }
+}
+
+/// The numbers, in the client's data, of the last rows that a shard got.
+#[derive(Default)]
+struct RowNumbers {
+    numbers: VecDeque<u64>,
+    forgotten: u64,
+}
+
+impl RowNumbers {
+    fn push(&mut self, number: u64) {
+        if self.numbers.len() == ROW_NUMBERS_MAX {
+            self.numbers.pop_front();
+            self.forgotten += 1;
+        }
+        self.numbers.push_back(number);
+    }
+
+    /// A shard's error says which line of its own it is about: the client counts all lines.
+    fn in_client_rows(&self, failure: Failure, header: bool) -> Failure {
+        let Failure::Shard(frame) = failure else {
+            return failure;
+        };
+        let header = u64::from(header);
+        let line = |line: u64| {
+            let row = line.checked_sub(header + self.forgotten + 1)?;
+            let number = self.numbers.get(usize::try_from(row).ok()?)?;
+            Some(number + header)
+        };
+        Failure::Shard(message::renumber_line(frame, line))
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use super::{
     Session,
     execute::queue,
-    multi::Tally,
+    multi::{Pace, Tally},
     planning::{Request, shard_of},
 };
 use crate::{
@@ -86,8 +86,13 @@ impl Session {
                 self.insert_returning(&order, request, &work, &groups)
                     .await?
             }
-            Some(_) => self.run_everywhere(&work, request, false).await?,
-            None => self.run_everywhere(&work, request, true).await?,
+            // ON CONFLICT may wait for rows that are there.
+            Some(_) if !insert.suffix.is_empty() => {
+                self.run_everywhere(&work, request, Pace::FirstAlone)
+                    .await?
+            }
+            Some(_) => self.run_everywhere(&work, request, Pace::AtOnce).await?,
+            None => self.run_everywhere(&work, request, Pace::Copies).await?,
         };
         message::put_command_complete(self.client.output(), &tally.tag());
         Ok(Tier::Multi)
@@ -452,7 +457,7 @@ impl Session {
             work
         };
         if insert.key_type.is_none() && !empty {
-            return self.run_everywhere(&work, request, true).await;
+            return self.run_everywhere(&work, request, Pace::Copies).await;
         }
         let order = Order {
             rows: rows.len(),

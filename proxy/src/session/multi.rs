@@ -44,6 +44,21 @@ impl Tally {
     }
 }
 
+/// In which order shards do their parts.
+///
+/// Two statements that change the same rows of several shards would each hold some and wait for
+/// others, if all shards began at once. Where the first shard is done before the others begin,
+/// the statements mostly queue there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// All together: new rows seldom wait for anything.
+    AtOnce,
+    /// The first, then all others.
+    FirstAlone,
+    /// The same, and every shard does the same: only the first one's answer counts.
+    Copies,
+}
+
 /// What has been told of a statement that runs on several shards.
 struct Run {
     tally: Tally,
@@ -83,34 +98,36 @@ impl Session {
             .into_iter()
             .map(|shard| (shard, text.clone()))
             .collect();
-        let tally = self.run_everywhere(&work, request, multi.copies).await?;
+        let pace = if multi.copies {
+            Pace::Copies
+        } else {
+            Pace::FirstAlone
+        };
+        let tally = self.run_everywhere(&work, request, pace).await?;
         message::put_command_complete(self.client.output(), &tally.tag());
         Ok(Tier::Multi)
     }
 
-    /// Runs one text per shard at the same time; rows go to the client as they come. With
-    /// `copies` every shard does the same, and only the first one's answer counts. The first is
-    /// then done before the others begin: two writers of one row would otherwise each hold it on a
-    /// shard and wait for it on another, where no shard sees that they wait for each other.
+    /// Runs one text per shard; rows go to the client as they come.
     pub(super) async fn run_everywhere(
         &mut self,
         work: &[(ShardId, String)],
         request: &Request<'_>,
-        copies: bool,
+        pace: Pace,
     ) -> Outcome<Tally> {
         let mut run = Run {
             tally: Tally::default(),
             described: request.bound.is_some(),
             silent: false,
         };
-        if copies {
-            let (first, others) = work.split_at(work.len().min(1));
-            self.run_at_once(first, request, &mut run).await?;
-            run.silent = true;
-            self.run_at_once(others, request, &mut run).await?;
-        } else {
-            self.run_at_once(work, request, &mut run).await?;
-        }
+        let alone = match pace {
+            Pace::AtOnce => 0,
+            Pace::FirstAlone | Pace::Copies => work.len().min(1),
+        };
+        let (first, others) = work.split_at(alone);
+        self.run_at_once(first, request, &mut run).await?;
+        run.silent = pace == Pace::Copies;
+        self.run_at_once(others, request, &mut run).await?;
         Ok(run.tally)
     }
 

@@ -25,7 +25,6 @@ pub const CHECKS: &[Check<Server>] = &[
     ("Describe", describe),
     ("Describe of a portal in binary", describe_binary),
     ("wrong number of parameters", wrong_parameters),
-    ("PREPARE and Parse share names", prepare_and_parse),
     ("a changed table", changed_table),
     ("an empty query", empty_query),
 ];
@@ -463,31 +462,6 @@ fn wrong_parameters(server: &Server) -> Result<()> {
     let batch = Batch::new().parse("", "select 1; select 2").sync();
     shape_is(&connection.batch(&batch)?, "E(42601)Z")?;
     is_one(&mut connection, "select 1", "1")
-}
-
-fn prepare_and_parse(server: &Server) -> Result<()> {
-    let mut connection = Connection::open(server)?;
-    connection.execute("prepare shared (bigint) as select word from words where id = $1")?;
-    let bind = Batch::new()
-        .bind("", "shared", &[Some("2")])
-        .execute("", 0)
-        .sync();
-    ensure!(column(&connection.batch(&bind)?)? == ["two"]);
-    fails(&mut connection, "prepare shared as select 1", "42P05")?;
-    let parse = Batch::new()
-        .parse("wire", "select word from words where id = $1")
-        .sync();
-    shape_is(&connection.batch(&parse)?, "1Z")?;
-    is_one(&mut connection, "execute wire(1)", "one")?;
-    connection.execute("deallocate shared")?;
-    shape_is(&connection.batch(&bind)?, "E(26000)Z")?;
-    connection.execute("deallocate all")?;
-    fails(&mut connection, "execute wire(1)", "26000")?;
-    let bind = Batch::new()
-        .bind("", "wire", &[Some("2")])
-        .execute("", 0)
-        .sync();
-    shape_is(&connection.batch(&bind)?, "E(26000)Z")
 }
 
 /// A statement whose result would have other columns than it was described with must not run.
