@@ -5,7 +5,7 @@
 //! waits for whom. A circle that is seen twice is real; its youngest session is the victim.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -108,14 +108,14 @@ impl Looks {
     }
 
     async fn ask(&mut self, shard: &Arc<Shard>) -> Result<Vec<(i32, i32)>, StoreError> {
-        if !self.clients.contains_key(&shard.id) {
-            let (client, connection) = store::connect(shard).await?;
-            // It ends with its client.
-            tokio::spawn(connection);
-            self.clients.insert(shard.id, client);
-        }
-        let Some(client) = self.clients.get(&shard.id) else {
-            return Ok(Vec::new());
+        let client = match self.clients.entry(shard.id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let (client, connection) = store::connect(shard).await?;
+                // It ends with its client.
+                tokio::spawn(connection);
+                place.insert(client)
+            }
         };
         let rows = client.query(WAITS, &[]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

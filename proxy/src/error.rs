@@ -102,7 +102,22 @@ pub struct Report {
     /// 1-based character in the statement's text.
     pub position: Option<usize>,
     /// The server's function that would have said so: drivers know some errors by it.
-    pub routine: Option<&'static str>,
+    pub routine: Option<Routine>,
+}
+
+/// A function of the server that reports errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Routine {
+    /// A prepared statement has other columns than before.
+    RevalidateCachedQuery,
+}
+
+impl Routine {
+    fn text(self) -> &'static str {
+        match self {
+            Routine::RevalidateCachedQuery => "RevalidateCachedQuery",
+        }
+    }
 }
 
 impl Report {
@@ -171,7 +186,7 @@ impl Report {
     }
 
     /// As if said by this function of the server.
-    pub fn routine(self, routine: &'static str) -> Self {
+    pub fn routine(self, routine: Routine) -> Self {
         Report {
             routine: Some(routine),
             ..self
@@ -199,7 +214,7 @@ impl Report {
                 (b'D', self.detail.as_deref()),
                 (b'H', self.hint.as_deref()),
                 (b'P', position.as_deref()),
-                (b'R', self.routine),
+                (b'R', self.routine.map(Routine::text)),
             ];
             for (code, value) in fields {
                 if let Some(value) = value {

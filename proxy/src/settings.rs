@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-/// Everything [`crate::run`] needs.
+/// Everything [`Proxy::start`](crate::listener::Proxy::start) needs.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where clients connect. Port 0 takes a free one.

@@ -17,7 +17,7 @@ use super::{
     planning::{Prepared, Request},
 };
 use crate::{
-    error::{Failure, Outcome, Report, sqlstate},
+    error::{Failure, Outcome, Report, Routine, sqlstate},
     message::{self, Bind},
     process::lock,
     relay,
@@ -175,7 +175,7 @@ impl Session {
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "cached plan must not change result type",
             )
-            .routine("RevalidateCachedQuery")
+            .routine(Routine::RevalidateCachedQuery)
             .hint("Prepare the statement again.")
             .into());
         }
