@@ -412,15 +412,28 @@ pub async fn connect(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectE
     }
 }
 
-/// Logs in as the shard's admin and leaves again.
-pub async fn probe(shard: &Arc<Shard>) -> Result<(), ConnectError> {
+/// Asks for a sign of life on a connection that is kept for that. Without one, or when it has
+/// broken, logs in as the shard's admin.
+pub async fn probe(shard: &Arc<Shard>, kept: &mut Option<Server>) -> Result<(), ConnectError> {
+    if let Some(mut server) = kept.take()
+        && answers(&mut server).await.is_ok()
+    {
+        *kept = Some(server);
+        return Ok(());
+    }
     let user = User {
         name: shard.settings.admin_user.clone(),
         password: shard.settings.admin_password.clone(),
     };
-    let mut server = connect(shard, &user).await?;
-    server.wire.output.extend_from_slice(b"X\0\0\0\x04");
+    *kept = Some(connect(shard, &user).await?);
+    Ok(())
+}
+
+/// Sends Sync, which costs a server next to nothing, and waits for ReadyForQuery.
+async fn answers(server: &mut Server) -> Result<(), ConnectError> {
+    message::put_sync(&mut server.wire.output);
     server.wire.flush().await?;
+    while login_frame(&mut server.wire).await?.tag != b'Z' {}
     Ok(())
 }
 

@@ -151,6 +151,7 @@ pub async fn watch_health(
     interval: Duration,
     stop: CancellationToken,
 ) {
+    let mut kept = None;
     loop {
         let wait = if shard.is_up() {
             interval
@@ -161,7 +162,7 @@ pub async fn watch_health(
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
-        match tokio::time::timeout(shard.connect_timeout, server::probe(&shard)).await {
+        match tokio::time::timeout(shard.connect_timeout, server::probe(&shard, &mut kept)).await {
             Ok(Ok(())) => shard.mark_up(),
             // A server that answers, even with an error of its own, is reachable; one that is
             // starting up or shutting down is not of use yet.

@@ -34,13 +34,19 @@ impl Drop for Data {
 
 /// A shell that waits for input, under the name and with the arguments given.
 fn process(name: &str, argument: &Path) -> Child {
-    Command::new("sh")
+    let child = Command::new("sh")
         .arg0(name)
         .args(["-c", "read line"])
         .arg(argument)
         .stdin(Stdio::piped())
         .spawn()
-        .expect("started")
+        .expect("started");
+    // The kernel shows the new arguments a little after `spawn` has returned.
+    let line = format!("/proc/{}/cmdline", child.id());
+    while !fs::read(&line).expect("read").starts_with(name.as_bytes()) {
+        std::thread::yield_now();
+    }
+    child
 }
 
 #[tokio::test]
