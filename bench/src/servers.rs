@@ -185,7 +185,8 @@ pub fn pgbouncer(directory: &Path, cluster: &Server) -> Result<Server> {
             "[databases]\n{USER} = host={} port={} dbname={USER} user={USER} password={PASSWORD}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\n\
-             default_pool_size = 20\nmax_client_conn = 10000\n",
+             default_pool_size = 20\nmax_client_conn = 10000\n\
+             ignore_startup_parameters = options\n",
             directory.display(),
             cluster.port,
             users.display()

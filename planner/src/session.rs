@@ -18,6 +18,7 @@ use crate::{
 /// Settings that change what a text means to the planner, so that they must be seen.
 const MEANINGFUL: &[&str] = &[
     "search_path",
+    "client_encoding",
     "standard_conforming_strings",
     "role",
     "session_authorization",

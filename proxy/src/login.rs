@@ -290,7 +290,7 @@ async fn authenticate(
     });
     flush(wire).await?;
 
-    let unmatched = Verifier::unmatched(&rand::random());
+    let unmatched = Verifier::unmatched(&process.secret, user);
     let login = process.logins.get(user);
     let verifier = login.map_or(&unmatched, |login| &login.verifier);
     let response = sasl_message(wire).await?;

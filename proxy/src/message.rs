@@ -556,10 +556,10 @@ pub fn forget_tables(frame: &mut BytesMut) {
 /// The parameter types of a ParameterDescription body.
 pub fn parameter_types(body: &[u8]) -> Option<Vec<u32>> {
     let (count, rest) = body.split_first_chunk::<2>()?;
-    let types: Vec<u32> = rest
-        .chunks_exact(4)
-        .map(|oid| u32::from_be_bytes([oid[0], oid[1], oid[2], oid[3]]))
-        .collect();
+    let (oids, []) = rest.as_chunks::<4>() else {
+        return None;
+    };
+    let types: Vec<u32> = oids.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
     (types.len() == usize::from(u16::from_be_bytes(*count))).then_some(types)
 }
 

@@ -41,6 +41,8 @@ pub struct Process {
     pub logins: HashMap<String, Login>,
     /// Metrics.
     pub telemetry: Telemetry,
+    /// Makes up salts for users that do not exist.
+    pub secret: [u8; 32],
     /// Closed for tables that move.
     pub gate: Arc<Gate>,
     /// Tasks that outlive their session: cancel requests.
@@ -133,6 +135,7 @@ impl Process {
             tls,
             logins,
             telemetry: Telemetry::new(),
+            secret: rand::random(),
             gate: Arc::default(),
             tasks: TaskTracker::new(),
             sessions: Mutex::default(),

@@ -31,11 +31,12 @@ impl Verifier {
     }
 
     /// A verifier no password fits, so that an unknown user sees the same conversation as a wrong
-    /// password.
-    pub fn unmatched(salt: &[u8; 16]) -> Self {
+    /// password: also the same salt at every attempt.
+    pub fn unmatched(secret: &[u8; 32], user: &str) -> Self {
+        let salt = hmac(secret, user.as_bytes());
         Verifier {
             iterations: 4096,
-            salt: BASE64.encode(salt),
+            salt: BASE64.encode(&salt[..16]),
             stored_key: [0; 32],
             server_key: [0; 32],
         }

@@ -34,7 +34,7 @@ pub fn check_scram(data: &[u8]) {
     // Reading a verifier from the catalog must not panic either.
     let _ = Verifier::parse(text);
     let verifier = verifier();
-    let unmatched = Verifier::unmatched(&[5; 16]);
+    let unmatched = Verifier::unmatched(&[5; 32], "nobody");
     let hash = [3; 32];
     for (chosen, hash) in [(false, None), (false, Some(&hash)), (true, Some(&hash))] {
         let binding = Binding {

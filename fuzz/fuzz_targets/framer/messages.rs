@@ -129,10 +129,7 @@ fn check_from_shard(body: &[u8]) {
     message::shape(body);
     message::tag_rows(message::command_tag(body));
     if let Some(types) = message::parameter_types(body) {
-        assert!(
-            2 + 4 * types.len() <= body.len(),
-            "more types than the frame has"
-        );
+        assert_eq!(2 + 4 * types.len(), body.len(), "read to its end");
     }
     if let Some(values) = message::data_row(body) {
         let size: usize = values.iter().map(|v| 4 + v.map_or(0, <[u8]>::len)).sum();

@@ -76,7 +76,7 @@ fn a_stripped_offer_is_noticed() {
 
 #[test]
 fn an_unknown_user_never_gets_in() {
-    let verifier = Verifier::unmatched(&[7; 16]);
+    let verifier = Verifier::unmatched(&[7; 32], "nobody");
     let mut scram = ScramSha256::new(b"", ChannelBinding::unsupported());
     let client_first = String::from_utf8(scram.message().to_vec()).expect("text");
     let (exchange, server_first) = first(&verifier, &client_first, "n", PLAIN).expect("first");

@@ -58,7 +58,7 @@ impl Session {
                     sqlstate::FEATURE_NOT_SUPPORTED,
                     "shards cannot be added while the proxy runs",
                 )
-                .hint("Start with the number of shards you need; their weight on the ring can follow.")
+                .hint("Start with the number of shards you need.")
                 .into());
             }
         }

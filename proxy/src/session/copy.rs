@@ -67,7 +67,6 @@ impl Session {
             response.get_or_insert(frame);
             if let Some(index) = self.link_position(*shard) {
                 self.links[index].wrote = true;
-                self.links[index].wrote_rows = true;
             }
         }
         if let Some(frame) = response {
@@ -326,7 +325,10 @@ impl Session {
                 self.end_copy(*shard).await
             };
             match ended {
-                Ok(count) => rows.push(count),
+                Ok(count) => {
+                    self.note_rows(*shard, count);
+                    rows.push(count);
+                }
                 Err(Failure::ClientGone) => return Err(Failure::ClientGone),
                 Err(error) => {
                     failure.get_or_insert(numbers.in_client_rows(error, splitter.has_header()));
@@ -513,7 +515,6 @@ impl Session {
             self.start_copy(*shard, &copy).await?;
             if let Some(index) = self.link_position(*shard) {
                 self.links[index].wrote = true;
-                self.links[index].wrote_rows = true;
             }
         }
         let mut total = 0;
@@ -530,9 +531,18 @@ impl Session {
         }
         self.run_hidden(home, "CLOSE a67_rows").await?;
         for shard in &others {
-            self.end_copy(*shard).await?;
+            let count = self.end_copy(*shard).await?;
+            self.note_rows(*shard, count);
         }
         Ok(total)
+    }
+
+    /// The transaction has written so many rows on a shard.
+    fn note_rows(&mut self, shard: ShardId, count: u64) {
+        if let (Some(index), true) = (self.link_position(shard), count > 0) {
+            self.links[index].wrote = true;
+            self.links[index].wrote_rows = true;
+        }
     }
 
     async fn spread_rows(
@@ -578,12 +588,14 @@ impl Session {
             self.start_copy(home, &format!("COPY {target} FROM STDIN"))
                 .await?;
             self.put_copy(home, &stay).await?;
-            self.end_copy(home).await?;
+            let count = self.end_copy(home).await?;
+            self.note_rows(home, count);
         }
         if let (Spread::Move { table }, false) = (mode, moved.is_empty()) {
             let list = guc::quote_literal(&format!("{{\"{}\"}}", moved.join("\",\"")));
             let delete = format!("DELETE FROM ONLY {table} WHERE ctid = ANY ({list}::tid[])");
             self.run_hidden(home, &delete).await?;
+            self.note_rows(home, moved.len() as u64);
         }
         Ok(())
     }

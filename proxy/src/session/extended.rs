@@ -6,7 +6,10 @@
 
 mod forward;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use automator67_planner::{catalog::ShardId, plan::Plan};
 
@@ -15,6 +18,7 @@ use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::Frame,
     message::{self, Bind, Named, Parse},
+    process::lock,
     relay,
     server::Step,
 };
@@ -156,6 +160,9 @@ impl Session {
     }
 
     async fn run_batch(&mut self, steps: Vec<BatchStep>, end: End) -> Outcome {
+        if self.parse_known(&steps) {
+            return Ok(());
+        }
         while let Some(forward) = self.forward_target(&steps, end).await {
             let names = forward.names();
             let Some(first) = forward.bound.first().filter(|_| names != 0) else {
@@ -184,6 +191,35 @@ impl Session {
                 open.then_some(name)
             }
         }
+    }
+
+    /// A batch of nothing but Parse, all of statements that are known to be valid, needs no server.
+    /// So preparing a statement never waits for a connection that others hold.
+    fn parse_known(&mut self, steps: &[BatchStep]) -> bool {
+        if self.transaction.is_failed() {
+            return false;
+        }
+        let mut made = Vec::with_capacity(steps.len());
+        for step in steps {
+            let BatchStep::Parse(parse) = step else {
+                return false;
+            };
+            let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
+            let known = lock(&self.thread.statements).get(&parse.text, &parse.parameter_types);
+            match known.filter(|known| known.parsed.load(Ordering::Relaxed)) {
+                Some(known) if !taken && self.is_current(&known) => {
+                    made.push((parse.name.clone(), known));
+                }
+                _ => return false,
+            }
+        }
+        for (name, statement) in made {
+            self.statements.insert(name, statement);
+            self.client
+                .output()
+                .extend_from_slice(message::PARSE_COMPLETE);
+        }
+        true
     }
 
     // ---- step by step ----

@@ -25,6 +25,7 @@ impl Session {
     /// key, ReadyForQuery.
     pub(super) async fn greet(&mut self, settings: Vec<(String, String)>) -> Outcome {
         for (name, value) in &settings {
+            check_encoding(name, Some(value))?;
             self.set_own_or_map(name, &guc::set_statement(name, value), Some(value))?;
         }
         self.settings.initial = self.settings.map.clone();
@@ -105,6 +106,7 @@ impl Session {
                 value,
                 local,
             } => {
+                check_encoding(name, value.as_deref())?;
                 self.run_setting(request).await?;
                 self.log_setting(replay);
                 if *local {
@@ -402,6 +404,26 @@ impl Session {
             .collect();
         Ok(())
     }
+}
+
+/// Text keys are hashed as the client's bytes, so equal keys must be equal bytes.
+fn check_encoding(name: &str, value: Option<&str>) -> Outcome {
+    let Some(value) = value.filter(|_| name == "client_encoding") else {
+        return Ok(());
+    };
+    let plain: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+    if matches!(
+        plain.to_lowercase().as_str(),
+        "utf8" | "unicode" | "sqlascii"
+    ) {
+        return Ok(());
+    }
+    Err(Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        format!("client_encoding \"{value}\" is not supported"),
+    )
+    .hint("Use UTF8.")
+    .into())
 }
 
 fn starts_with_set(text: &str) -> bool {

@@ -40,6 +40,8 @@ pub struct Statement {
     pub prepared: Arc<Prepared>,
     /// Parameter types as the home shard described them.
     described: Mutex<Option<Arc<[u32]>>>,
+    /// A server has parsed it with this plan's schema: it is valid.
+    pub parsed: AtomicBool,
     /// Its result columns as a client was told, see [`message::shape`].
     pub shape: Mutex<Option<u64>>,
     /// It was planned anew since: whether the columns are still the same must be looked up.
@@ -65,10 +67,10 @@ impl Session {
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
         if relayed.failed {
-            Err(Failure::Told)
-        } else {
-            Ok(())
+            return Err(Failure::Told);
         }
+        statement.parsed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Lets a server read the parameters: a value that it cannot read is an error of Bind.
@@ -241,6 +243,7 @@ impl Session {
             types,
             prepared: Arc::new(prepared),
             described: Mutex::new(None),
+            parsed: AtomicBool::new(false),
             shape: Mutex::new(None),
             reshaped: AtomicBool::new(false),
         });
@@ -271,7 +274,7 @@ impl Session {
     }
 
     /// True if a statement that any session has prepared is what this one would make of its text.
-    fn is_current(&mut self, statement: &Statement) -> bool {
+    pub(super) fn is_current(&mut self, statement: &Statement) -> bool {
         let prepared = &statement.prepared;
         if !self.plans_like_others()
             || !Arc::ptr_eq(&prepared.catalog, &self.catalog())
@@ -326,6 +329,7 @@ impl Session {
             types: fresh.types.clone(),
             prepared: fresh.prepared.clone(),
             described: Mutex::new(None),
+            parsed: AtomicBool::new(false),
             shape: Mutex::new(Some(shape)),
             reshaped: AtomicBool::new(true),
         }))

@@ -223,6 +223,9 @@ impl Session {
         if let (Some(statement), Some(shape)) = (described, shape) {
             *lock(&statement.shape) = shape;
         }
+        for (_, statement) in forward.statements.iter().take(relayed.parsed) {
+            statement.parsed.store(true, Ordering::Relaxed);
+        }
         if !relayed.failed {
             if !self.transaction.is_open() && end == End::Sync {
                 self.portals.clear();
