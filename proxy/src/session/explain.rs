@@ -199,7 +199,10 @@ impl Session {
                 Ok(vec![format!("Multi on {shards}"), format!("  SQL: {text}")])
             }
             Plan::Insert(insert) => Ok(vec![
-                "Insert split by shard key".to_owned(),
+                match insert.key_type {
+                    Some(_) => "Insert split by shard key".to_owned(),
+                    None => "Insert into every copy".to_owned(),
+                },
                 format!("  Rows: {}", insert.rows.len()),
             ]),
             Plan::InsertSelect(insert) => Ok(vec![
