@@ -79,8 +79,11 @@ impl Session {
         statement: &Arc<Statement>,
         bind: &Bind,
     ) -> Outcome {
-        let local = matches!(local_answer(statement), Local::Known);
-        if local || bind.parameter_count() == 0 || self.transaction.is_failed() {
+        let planned = statement.prepared.statements.first();
+        // New rows are read by their shards anyway: no round trip more for them.
+        let inserts = planned.is_some_and(|planned| matches!(planned.plan, Plan::Insert(_)));
+        let skip = inserts || matches!(local_answer(statement), Local::Known);
+        if skip || bind.parameter_count() == 0 || self.transaction.is_failed() {
             return Ok(());
         }
         let index = self.link(self.describing_shard(statement)).await?;
