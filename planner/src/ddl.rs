@@ -81,7 +81,7 @@ fn broadcast(outside_transaction: bool) -> Draft {
 }
 
 /// For temporary objects, which live in one server session.
-fn at_home() -> Draft {
+pub(crate) fn at_home() -> Draft {
     let ddl = Ddl {
         outside_transaction: false,
         sql: None,

@@ -9,7 +9,7 @@ use pg_query::{
 use crate::{
     analysis::{self, Analysis},
     ddl, gather, parse,
-    plan::{Ddl, Plan, PlanError, SessionEffects, Target},
+    plan::{Plan, PlanError, SessionEffects, Target},
     route::{self, Statement, Verdict},
     scope::Found,
     splice::Source,
@@ -30,7 +30,7 @@ pub(crate) fn create(
     ddl::refuse_reserved(statement)?;
     if let NodeEnum::ExecuteStmt(_) = query {
         if ddl::is_temporary(range) {
-            return Ok(at_home());
+            return Ok(ddl::at_home());
         }
         return Err(
             PlanError::unsupported("CREATE TABLE AS EXECUTE is not supported")
@@ -90,20 +90,6 @@ fn created_empty(statement: &Statement<'_>, range: &protobuf::RangeVar) -> Optio
     ))
 }
 
-fn at_home() -> Draft {
-    let ddl = Ddl {
-        outside_transaction: false,
-        sql: None,
-        home_only: true,
-        creates_table: None,
-    };
-    Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
-        pins: true,
-        writes: true,
-        ..SessionEffects::default()
-    })
-}
-
 fn place(
     statement: &Statement<'_>,
     query: &NodeEnum,
@@ -128,12 +114,12 @@ fn place(
         Verdict::Many(reason) => Some(reason),
     };
     let home = match home {
-        None if temporary => return Ok(at_home()),
+        None if temporary => return Ok(ddl::at_home()),
         None => Plan::Single(Target::Home),
         Some(reason) => Plan::Gather(gather::gather(statement, &analysis, &views, reason)?),
     };
     if temporary {
-        return Ok(Draft::new(home, "ddl").session(at_home().session));
+        return Ok(Draft::new(home, "ddl").session(ddl::at_home().session));
     }
     let elsewhere = elsewhere().filter(|text| parse::parse_one(text).is_some());
     let elsewhere = elsewhere.ok_or_else(|| {

@@ -161,6 +161,17 @@ fn sessions() {
     check("sessions");
 }
 
+/// Nothing but a search path.
+fn plain_context(search_path: &[String]) -> Context<'_> {
+    Context {
+        search_path,
+        user: "ann",
+        reach: Reach::Single,
+        parameter_types: &[],
+        temporary: &[],
+    }
+}
+
 /// Long chains of operators are deep trees.
 #[test]
 fn deep_statements_are_planned_or_refused() {
@@ -169,13 +180,7 @@ fn deep_statements_are_planned_or_refused() {
         &fs::read_to_string(directory.join("catalog.txt")).expect("the catalog file is there"),
     );
     let path = ["public".to_owned()];
-    let context = Context {
-        search_path: &path,
-        user: "ann",
-        reach: Reach::Single,
-        parameter_types: &[],
-        temporary: &[],
-    };
+    let context = plain_context(&path);
     let chain = |table: &str, length: usize| {
         let text = format!(
             "select id{} from {table} where id = 1",
@@ -204,13 +209,7 @@ fn odd_texts_do_not_panic() {
         &fs::read_to_string(directory.join("catalog.txt")).expect("the catalog file is there"),
     );
     let path = ["public".to_owned()];
-    let context = Context {
-        search_path: &path,
-        user: "ann",
-        reach: Reach::Single,
-        parameter_types: &[],
-        temporary: &[],
-    };
+    let context = plain_context(&path);
     for entry in fs::read_dir(directory).expect("the directory is there") {
         let text = fs::read_to_string(entry.expect("an entry").path()).expect("text");
         for case in cases(&text) {

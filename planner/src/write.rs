@@ -392,14 +392,8 @@ fn refuse_assignments(
             }
             None => Vec::new(),
         },
-        NodeEnum::MergeStmt(merge) => nodes(&merge.merge_when_clauses)
-            .filter_map(|node| match node {
-                NodeEnum::MergeWhenClause(when) if when.command_type() == CmdType::CmdUpdate => {
-                    Some(assigned_columns(&when.target_list))
-                }
-                _ => None,
-            })
-            .flatten()
+        NodeEnum::MergeStmt(merge) => merged_columns(merge)
+            .into_iter()
             .map(|(name, value)| (name, value, false))
             .collect(),
         _ => Vec::new(),
@@ -515,6 +509,19 @@ pub(crate) fn refuse_assigned_defaults(
     Ok(())
 }
 
+/// What the UPDATE actions of a MERGE assign.
+fn merged_columns(merge: &protobuf::MergeStmt) -> Vec<(&str, Option<&NodeEnum>)> {
+    nodes(&merge.merge_when_clauses)
+        .filter_map(|node| match node {
+            NodeEnum::MergeWhenClause(when) if when.command_type() == CmdType::CmdUpdate => {
+                Some(assigned_columns(&when.target_list))
+            }
+            _ => None,
+        })
+        .flatten()
+        .collect()
+}
+
 fn assigned_anywhere(node: &NodeEnum) -> Vec<(&str, Option<&NodeEnum>)> {
     match node {
         NodeEnum::UpdateStmt(update) => assigned_columns(&update.target_list),
@@ -523,15 +530,7 @@ fn assigned_anywhere(node: &NodeEnum) -> Vec<(&str, Option<&NodeEnum>)> {
             .as_ref()
             .map(|conflict| assigned_columns(&conflict.target_list))
             .unwrap_or_default(),
-        NodeEnum::MergeStmt(merge) => nodes(&merge.merge_when_clauses)
-            .filter_map(|node| match node {
-                NodeEnum::MergeWhenClause(when) if when.command_type() == CmdType::CmdUpdate => {
-                    Some(assigned_columns(&when.target_list))
-                }
-                _ => None,
-            })
-            .flatten()
-            .collect(),
+        NodeEnum::MergeStmt(merge) => merged_columns(merge),
         _ => Vec::new(),
     }
 }

@@ -670,6 +670,15 @@ def reference_tables():
         equal(found, [("de", 10), ("fr", 10)])
 
 
+async def is_running(text):
+    """Waits until a server runs this statement."""
+    seen = "select count(*) from pg_stat_activity where state = 'active' and query = %s"
+    deadline = time.monotonic() + 20
+    async with await psycopg.AsyncConnection.connect(URL, autocommit=True) as watcher:
+        while (await (await watcher.execute(seen, [text])).fetchone()) == (0,):
+            assert time.monotonic() < deadline, f"{text} does not run"
+
+
 async def asynchronous():
     conn = await psycopg.AsyncConnection.connect(URL, autocommit=True)
     async with conn:
@@ -683,7 +692,7 @@ async def asynchronous():
             cur = await conn.execute("select count(*) from py_async")
             equal(await cur.fetchone(), (50,))
         task = asyncio.create_task(conn.execute("select pg_sleep(25)"))
-        await asyncio.sleep(0.3)
+        await is_running("select pg_sleep(25)")
         task.cancel()
         try:
             await task

@@ -6,7 +6,6 @@ use pg_query::{NodeEnum, protobuf};
 
 use super::{Analysis, Place};
 use crate::{
-    catalog::Placement,
     facts::ColumnId,
     scope::{Names, Output, Visible},
     tree::{self, Child, inner, nodes, strings},
@@ -94,20 +93,14 @@ impl<'t> Analysis<'t> {
             .and_then(|item| self.items[*item].occurrence);
         let Some(occurrence) = occurrence else { return };
         self.occurrences[occurrence].inserted = true;
-        let Some(relation) = self.occurrences[occurrence].found.distributed() else {
-            return;
-        };
-        let Placement::Distributed { key, .. } = &relation.placement else {
-            return;
-        };
-        let Some(column) = relation.columns.iter().position(|one| one.name == *key) else {
+        let Some((key, column)) = self.named_key(occurrence) else {
             return;
         };
         let position = match when.target_list.as_slice() {
             [] => Some(column),
             list => assigned_columns(list)
                 .iter()
-                .position(|(name, _)| name == key),
+                .position(|(name, _)| *name == key),
         };
         let value = position
             .and_then(|at| when.values.get(at))
@@ -115,6 +108,13 @@ impl<'t> Analysis<'t> {
         if let Some(value) = value {
             self.column_equals(ColumnId { occurrence, column }, value, scope, names);
         }
+    }
+
+    /// The shard key of a distributed table: its name, and which column it is.
+    fn named_key(&self, occurrence: usize) -> Option<(&'t str, usize)> {
+        let ColumnId { column, .. } = self.key_of(occurrence)?;
+        let relation = self.occurrences[occurrence].found.distributed()?;
+        Some((&relation.columns.get(column)?.name, column))
     }
 
     /// The rows of an INSERT have the keys that its query gives them.
@@ -196,20 +196,14 @@ impl<'t> Analysis<'t> {
             .first()
             .and_then(|item| self.items[*item].occurrence);
         let Some(occurrence) = occurrence else { return };
-        let Some(relation) = self.occurrences[occurrence].found.distributed() else {
-            return;
-        };
-        let Placement::Distributed { key, .. } = &relation.placement else {
-            return;
-        };
-        let Some(column) = relation.columns.iter().position(|one| one.name == *key) else {
+        let Some((key, column)) = self.named_key(occurrence) else {
             return;
         };
         let position = match insert.cols.as_slice() {
             [] => Some(column),
             columns => nodes(columns).position(|node| {
                 matches!(node, NodeEnum::ResTarget(target)
-                    if target.name == *key && target.indirection.is_empty())
+                    if target.name == key && target.indirection.is_empty())
             }),
         };
         let Some(position) = position else { return };
