@@ -20,6 +20,7 @@ mod expressions;
 mod joins;
 mod writes;
 
+pub(crate) use expressions::{is_star, keeps_groups, listed};
 pub(crate) use writes::{assigned_columns, listed_columns, plain_columns};
 
 /// The text that a location is in: the client's.
@@ -50,6 +51,8 @@ pub(crate) struct Occurrence<'t> {
     pub(crate) whole: bool,
     /// Conditions on its own columns that every row must meet, as SQL.
     pub(crate) filters: Vec<String>,
+    /// The SELECT that names it.
+    pub(crate) block: Option<usize>,
 }
 
 /// A view that is judged by its text, where it is named.
@@ -91,6 +94,42 @@ pub(crate) enum WholeRow {
     View(usize),
 }
 
+/// How a SELECT stands in the statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It is the statement.
+    Statement,
+    /// It is an arm of UNION, INTERSECT or EXCEPT.
+    Arm,
+    /// In FROM, also by the name of a CTE or view: its rows are joined with others.
+    From,
+    /// In an expression.
+    Expression,
+    /// Its rows are not looked through: a recursive CTE, or one that nobody uses.
+    Opaque,
+}
+
+/// One SELECT of a statement. A CTE or view that is used twice is there twice.
+#[derive(Debug)]
+pub(crate) struct Block<'t> {
+    /// It.
+    pub(crate) select: &'t protobuf::SelectStmt,
+    /// How it stands in its parent.
+    pub(crate) role: Role,
+    /// The one around it.
+    pub(crate) parent: Option<usize>,
+    /// The text that it is in.
+    pub(crate) text: usize,
+    /// The scope it stands in.
+    pub(crate) outer_scope: usize,
+    /// The scope whose facts are true for the rows of its FROM.
+    pub(crate) scope: usize,
+    /// What its expressions see.
+    pub(crate) names: Rc<Names>,
+    /// A name in it is, or may be, one that is given outside of it.
+    pub(crate) correlated: bool,
+}
+
 /// Everything that is known about a statement.
 #[derive(Debug)]
 pub(crate) struct Analysis<'t> {
@@ -99,6 +138,8 @@ pub(crate) struct Analysis<'t> {
     views: &'t Views<'t>,
     /// Relations, in the order of the walk.
     pub(crate) occurrences: Vec<Occurrence<'t>>,
+    /// Every SELECT, outer ones first.
+    pub(crate) blocks: Vec<Block<'t>>,
     /// Views on placed tables.
     pub(crate) view_uses: Vec<ViewUse<'t>>,
     /// Equalities.
@@ -115,12 +156,15 @@ pub(crate) struct Analysis<'t> {
     pub(crate) writes_in_with: bool,
     /// GROUP BY somewhere.
     pub(crate) groups: bool,
+    /// `GROUP BY 1`, `DISTINCT ON (1)` somewhere: what is proved may depend on that number.
+    pub(crate) positions: bool,
     /// A node that the walk does not know: nothing is proved.
     pub(crate) strange: bool,
     /// Too many occurrences.
     too_large: bool,
-    items: Vec<Item<'t>>,
+    pub(crate) items: Vec<Item<'t>>,
     text: usize,
+    block: Option<usize>,
 }
 
 /// A name that WITH gives, and those before it.
@@ -129,6 +173,8 @@ struct Cte<'t> {
     name: &'t str,
     /// `None`: its rows are not looked through (recursive, or it writes).
     body: Option<CteBody<'t>>,
+    /// The SELECT that WITH belongs to.
+    block: Option<usize>,
     previous: Env<'t>,
 }
 
@@ -147,6 +193,7 @@ struct Place<'t> {
     scope: usize,
     outer: Rc<Names>,
     env: Env<'t>,
+    role: Role,
 }
 
 /// Looks at one statement.
@@ -161,6 +208,7 @@ pub(crate) fn analyse<'t>(
         context,
         views,
         occurrences: Vec::new(),
+        blocks: Vec::new(),
         view_uses: Vec::new(),
         facts: Facts::default(),
         traits: Traits::default(),
@@ -169,16 +217,19 @@ pub(crate) fn analyse<'t>(
         locks: false,
         writes_in_with: false,
         groups: false,
+        positions: false,
         strange: false,
         too_large: false,
         items: Vec::new(),
         text: CLIENT_TEXT,
+        block: None,
     };
     let scope = analysis.facts.scope(None);
     let place = Place {
         scope,
         outer: Rc::new(Names::default()),
         env: None,
+        role: Role::Statement,
     };
     analysis.query(node, &place);
     if analysis.too_large {
@@ -210,7 +261,7 @@ impl<'t> Analysis<'t> {
         Some(self.facts.closure(self.key_of(occurrence)?, &scope_of))
     }
 
-    fn key_of(&self, occurrence: usize) -> Option<ColumnId> {
+    pub(crate) fn key_of(&self, occurrence: usize) -> Option<ColumnId> {
         let relation = self.occurrences[occurrence].found.distributed()?;
         let Placement::Distributed { key, .. } = &relation.placement else {
             return None;
@@ -263,9 +314,22 @@ impl<'t> Analysis<'t> {
         select: &'t protobuf::SelectStmt,
         place: &Place<'t>,
     ) -> Option<Vec<Output<'t>>> {
+        let around = self.block;
+        self.block = Some(self.blocks.len());
+        self.blocks.push(Block {
+            select,
+            role: place.role,
+            parent: around,
+            text: self.text,
+            outer_scope: place.scope,
+            scope: place.scope,
+            names: place.outer.clone(),
+            correlated: false,
+        });
         let place = self.with(&select.with_clause, place);
         let outputs = self.select_body(select, &place);
         self.unused(&select.with_clause, &place);
+        self.block = around;
         outputs
     }
 
@@ -277,8 +341,12 @@ impl<'t> Analysis<'t> {
         self.locks |= !select.locking_clause.is_empty();
         let set_operation = select.op() > protobuf::SetOperation::SetopNone;
         if let (Some(left), Some(right), true) = (&select.larg, &select.rarg, set_operation) {
-            let outputs = self.select(left, place);
-            self.select(right, place);
+            let arm = Place {
+                role: Role::Arm,
+                ..place.clone()
+            };
+            let outputs = self.select(left, &arm);
+            self.select(right, &arm);
             // Names there are those of the outputs.
             let sorted = |node: &&'t NodeEnum| bare_name(node).is_none();
             let clauses = nodes(&select.sort_clause).filter(sorted);
@@ -294,11 +362,17 @@ impl<'t> Analysis<'t> {
         }
         let scope = self.facts.scope(Some(place.scope));
         let names = self.names_of_from(&select.from_clause, scope, place, Visible::default());
+        if let Some(block) = self.block {
+            self.blocks[block].scope = scope;
+            self.blocks[block].names = names.clone();
+        }
         if let Some(condition) = inner(&select.where_clause) {
             self.condition(condition, scope, &names, &place.env);
             self.note_filters(condition, scope, &names);
         }
         self.groups |= !select.group_clause.is_empty();
+        let mut listed = nodes(&select.group_clause).chain(nodes(&select.distinct_clause));
+        self.positions |= listed.any(|node| matches!(node, NodeEnum::AConst(_)));
         let mut rest: Vec<&'t NodeEnum> = Vec::new();
         tree::select_children(select, &mut |child| {
             if let Child::Node(node) = child {
@@ -376,6 +450,7 @@ impl<'t> Analysis<'t> {
                 env = Some(Rc::new(Cte {
                     name: &cte.ctename,
                     body: None,
+                    block: self.block,
                     previous: env,
                 }));
             }
@@ -393,6 +468,7 @@ impl<'t> Analysis<'t> {
             let body = if opaque {
                 let place = Place {
                     env: env.clone(),
+                    role: Role::Opaque,
                     ..place.clone()
                 };
                 self.query(query, &place);
@@ -408,6 +484,7 @@ impl<'t> Analysis<'t> {
             env = Some(Rc::new(Cte {
                 name: &cte.ctename,
                 body,
+                block: self.block,
                 previous: env,
             }));
         }
@@ -429,6 +506,7 @@ impl<'t> Analysis<'t> {
             {
                 let inside = Place {
                     env: entry.previous.clone(),
+                    role: Role::Opaque,
                     ..place.clone()
                 };
                 self.query(query, &inside);
@@ -483,6 +561,7 @@ impl<'t> Analysis<'t> {
                     scope,
                     outer,
                     env: place.env.clone(),
+                    role: Role::From,
                 };
                 let outputs = inner(&range.subquery).and_then(|node| self.query(node, &inside));
                 self.derived(&range.alias, "", outputs)
@@ -578,6 +657,7 @@ impl<'t> Analysis<'t> {
             sampled: false,
             whole: renamed,
             filters: Vec::new(),
+            block: self.block,
         });
         self.occurrences.len() - 1
     }
@@ -616,6 +696,7 @@ impl<'t> Analysis<'t> {
             view_use: None,
             qualified_only: false,
             text: self.text,
+            block: self.block,
         })
     }
 
@@ -645,10 +726,22 @@ impl<'t> Analysis<'t> {
             view_use: None,
             qualified_only: false,
             text: self.text,
+            block: self.block,
         })
     }
 
+    /// Every SELECT from the current one up to `outer`, which is not one of them, needs what is
+    /// given outside of it.
+    fn mark_correlated(&mut self, outer: Option<usize>) {
+        let mut at = self.block;
+        while let Some(block) = at.filter(|_| at != outer) {
+            self.blocks[block].correlated = true;
+            at = self.blocks[block].parent;
+        }
+    }
+
     fn cte(&mut self, entry: &Cte<'t>, range: &'t protobuf::RangeVar, scope: usize) -> Visible {
+        self.mark_correlated(entry.block);
         let outputs = match &entry.body {
             Some(body) if !self.too_large => {
                 body.used.set(true);
@@ -658,6 +751,7 @@ impl<'t> Analysis<'t> {
                     scope,
                     outer,
                     env: entry.previous.clone(),
+                    role: Role::From,
                 };
                 let outputs = inner(&body.cte.ctequery).and_then(|node| self.query(node, &inside));
                 renamed_by(outputs, &body.cte.aliascolnames)
@@ -690,6 +784,7 @@ impl<'t> Analysis<'t> {
             scope,
             outer: Rc::new(Names::default()),
             env: None,
+            role: Role::From,
         };
         let outputs = if self.too_large {
             None
@@ -723,6 +818,7 @@ impl<'t> Analysis<'t> {
             view_use: Some(view_use),
             qualified_only: false,
             text: constants_text,
+            block: self.block,
         })
     }
 }

@@ -60,6 +60,8 @@ pub struct Catalog {
     pub functions: HashMap<String, FunctionSafety>,
     /// Unqualified names of functions that are not built in and have a volatile overload.
     pub volatile_functions: HashSet<String>,
+    /// Unqualified names of all aggregates, built in or not.
+    pub aggregates: HashSet<String>,
     /// User-defined operators, by unqualified name, whose function is not [`FunctionSafety::Safe`].
     pub operators: HashMap<String, FunctionSafety>,
     /// All foreign keys between relations of the snapshot.

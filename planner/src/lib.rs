@@ -4,7 +4,7 @@
 //! - [`mod@plan`]: what a statement becomes
 //! - [`catalog`], [`ring`], [`key`]: where rows live
 //! - [`names`]: what a statement has to do with a table
-//! - `parse` -> `statement` -> `route` | `write` | `insert` | `gather` | `ddl` | `copy` |
+//! - `parse` -> `statement` -> `route` | `write` | `insert` | `scatter` | `gather` | `ddl` | `copy` |
 //!   `session` ...: how it becomes that
 //! - `analysis`, `scope`, `facts`: one walk over the tree, the names, and what is proved
 
@@ -28,6 +28,7 @@ mod gather;
 mod insert;
 mod parse;
 mod route;
+mod scatter;
 mod scope;
 mod session;
 mod splice;
@@ -38,7 +39,7 @@ mod tree;
 mod views;
 mod write;
 
-pub use statement::{Context, Reach, plan};
+pub use statement::{Context, Reach, Tier, plan};
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,12 @@
 //! statement's literals only through [`KeySource::Literal`] and [`Piece::Literal`], so one plan
 //! serves every statement with the same normalised text.
 
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
 use crate::catalog::{KeyType, QualifiedName};
 
 /// One statement of a query string, planned.
@@ -59,6 +65,8 @@ pub enum Plan {
     InsertSelect(InsertSelect),
     /// One UPDATE, DELETE, MERGE, TRUNCATE or LOCK on several shards, in one transaction.
     Multi(Multi),
+    /// A SELECT of which every shard does its part.
+    Scatter(Scatter),
     /// Rows are copied to temporary tables on the home shard, and the text runs there.
     Gather(Gather),
     /// COPY ... FROM STDIN.
@@ -294,6 +302,132 @@ pub enum ShardSet {
     Home,
     /// Those of the listed keys.
     Keys(KeyRoute),
+}
+
+/// The scatter and merge tiers: every shard runs one statement over its own rows, and what comes
+/// back is put together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scatter {
+    /// Which shards.
+    pub shards: ShardSet,
+    /// What each of them runs.
+    pub statement: Template,
+    /// How their rows become the answer.
+    pub combine: Combine,
+    /// The one-line reason a cheaper tier was not possible, for EXPLAIN.
+    pub reason: String,
+    /// Room for what the executor learns about the columns.
+    pub memo: Memo,
+}
+
+impl Scatter {
+    /// What it is called.
+    pub fn tier(&self) -> crate::Tier {
+        match self.combine {
+            Combine::Rows(_) => crate::Tier::Scatter,
+            Combine::Final(_) => crate::Tier::Merge,
+        }
+    }
+}
+
+/// How the rows of several shards become the answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Combine {
+    /// They are the answer, one shard's after the other's or in order.
+    Rows(Rows),
+    /// They are partial results; a statement on the home shard makes the answer of them.
+    Final(Vec<FinalPiece>),
+}
+
+/// Rows that are those of the answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rows {
+    /// How many columns at the end are not the client's.
+    pub hidden: usize,
+    /// ORDER BY.
+    pub order: Vec<SortColumn>,
+    /// DISTINCT: rows of different shards can be equal.
+    pub distinct: Option<Distinct>,
+    /// LIMIT. Each shard's own statement is limited to the rows that can matter.
+    pub count: Option<Count>,
+    /// OFFSET.
+    pub offset: Option<Count>,
+    /// FETCH FIRST ... WITH TIES.
+    pub ties: bool,
+}
+
+/// What DISTINCT compares.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Distinct {
+    /// All columns.
+    Rows,
+    /// DISTINCT ON.
+    On(Vec<ColumnAt>),
+}
+
+/// One element of ORDER BY.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SortColumn {
+    /// Where its value is.
+    pub column: ColumnAt,
+    /// DESC.
+    pub descending: bool,
+    /// NULLS FIRST.
+    pub nulls_first: bool,
+}
+
+/// A column of a shard's rows. How many `*` gives is known when they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnAt {
+    /// The n-th of the client's, 0-based.
+    Visible(usize),
+    /// The n-th behind the client's, 0-based.
+    Hidden(usize),
+}
+
+/// A number of rows.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Count {
+    /// Given in the text.
+    Number(i64),
+    /// The n-th literal of the normalised text.
+    Literal(usize),
+    /// `$n`, 0-based.
+    Parameter(usize),
+}
+
+/// A piece of the statement that makes an answer of partial results.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FinalPiece {
+    /// A piece that is known without the partial results.
+    Piece(Piece),
+    /// An item of FROM with the partial results, named `a67`; columns `c1`, `c2` ...
+    Rows,
+    /// The name of the n-th column's type, 0-based.
+    Type(usize),
+    /// The average, where column `sum` has sums and column `count` has numbers of values.
+    Average {
+        /// 0-based.
+        sum: usize,
+        /// 0-based.
+        count: usize,
+    },
+}
+
+/// What an executor has learned about a plan while it ran it. Plans are equal without it.
+#[derive(Clone, Default)]
+pub struct Memo(pub Arc<OnceLock<Arc<dyn Any + Send + Sync>>>);
+
+impl PartialEq for Memo {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Memo {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Memo")
+    }
 }
 
 /// The gather tier.

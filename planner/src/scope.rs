@@ -131,6 +131,8 @@ pub(crate) struct Item<'t> {
     pub(crate) view_use: Option<usize>,
     /// The text that its constants are in.
     pub(crate) text: usize,
+    /// The SELECT that has it in FROM.
+    pub(crate) block: Option<usize>,
     /// Found by qualified names only (the alias of JOIN ... USING).
     pub(crate) qualified_only: bool,
 }
@@ -279,6 +281,58 @@ fn unqualified(items: &[Item<'_>], names: &Names, name: &str) -> Meaning {
                 },
             }
         }
+    }
+}
+
+/// Who gives what a column reference means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// This item of FROM, of whichever level.
+    Item(usize),
+    /// The level itself: `*`.
+    Level,
+    /// Not known.
+    Unknown,
+}
+
+/// The item of FROM that a column reference belongs to.
+pub(crate) fn owner(items: &[Item<'_>], names: &Names, column: &protobuf::ColumnRef) -> Owner {
+    let fields = tree::strings(&column.fields);
+    let star = fields.len() < column.fields.len();
+    let item = match (fields.as_slice(), star) {
+        ([], _) => return Owner::Level,
+        ([name], false) => return unqualified_owner(items, names, name),
+        ([table], true) | ([table, _], false) => named_item(items, names, None, table),
+        ([schema, table], true) | ([schema, table, _], false) => {
+            named_item(items, names, Some(schema), table)
+        }
+        _ => None,
+    };
+    item.map_or(Owner::Unknown, Owner::Item)
+}
+
+fn unqualified_owner(items: &[Item<'_>], names: &Names, name: &str) -> Owner {
+    let visible = &names.visible;
+    let mut unsure = false;
+    for index in visible
+        .items
+        .iter()
+        .filter(|index| !items[**index].qualified_only)
+    {
+        match &items[*index].columns {
+            Some(columns) if columns.iter().any(|output| output.name == name) => {
+                return Owner::Item(*index);
+            }
+            Some(_) => unsure |= items[*index].name == name,
+            None => unsure = true,
+        }
+    }
+    if unsure {
+        return Owner::Unknown;
+    }
+    match &names.outer {
+        Some(outer) => unqualified_owner(items, outer, name),
+        None => Owner::Unknown,
     }
 }
 

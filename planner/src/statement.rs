@@ -11,6 +11,7 @@ use crate::{
     parse::{self, ParseFailure, Parsed},
     plan::{Plan, PlanError, Planned, SessionEffects, Target},
     route::{self, Statement, Verdict, count_parameters},
+    scatter,
     scope::Found,
     session, table_as, tree,
     views::Views,
@@ -28,6 +29,8 @@ pub struct Context<'a> {
     pub reach: Reach,
     /// Parameter types as the client declared them; 0 or missing is unspecified.
     pub parameter_types: &'a [u32],
+    /// No tier below this one answers a query.
+    pub tier: Tier,
     /// The session's temporary relations. None has the name of a placed table: such are refused
     /// when they are made.
     pub temporary: &'a [String],
@@ -40,6 +43,20 @@ pub enum Reach {
     Single,
     /// They name several, or cannot be read: the answer is not [`Target::Key`].
     Many,
+}
+
+/// The ways to answer a query, cheapest first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// One shard has everything.
+    #[default]
+    Single,
+    /// Every shard's rows are a part of the answer.
+    Scatter,
+    /// Shards' partial results are put together.
+    Merge,
+    /// Rows of tables are copied to the home shard.
+    Gather,
 }
 
 /// A plan without what every statement has.
@@ -166,7 +183,7 @@ pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         }
         NodeEnum::SelectStmt(select) => match admin::call(statement, select)? {
             Some(draft) => Ok(draft),
-            None => query(statement, "select"),
+            None => select_query(statement),
         },
         NodeEnum::InsertStmt(insert) => insert::insert(statement, insert),
         NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {
@@ -195,19 +212,27 @@ pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     }
 }
 
-/// A SELECT: on one shard if that is proved, else gathered.
+/// A SELECT whose rows go to the client.
+fn select_query(statement: &Statement<'_>) -> Result<Draft, PlanError> {
+    let views = Views::load(statement.catalog, statement.context, statement.node)?;
+    let analysis = analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
+    place(statement, &analysis, &views, "select", true)
+}
+
+/// A SELECT whose rows are needed on one server: on one shard if that is proved, else gathered.
 pub(crate) fn query(statement: &Statement<'_>, kind: &'static str) -> Result<Draft, PlanError> {
     let views = Views::load(statement.catalog, statement.context, statement.node)?;
     let analysis = analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
-    place_query(statement, &analysis, &views, kind)
+    place(statement, &analysis, &views, kind, false)
 }
 
-/// The plan for a query that was looked at.
-pub(crate) fn place_query(
+/// The plan for a query that was looked at. `scattered`: its rows may come from many servers.
+fn place(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
     views: &Views<'_>,
     kind: &'static str,
+    scattered: bool,
 ) -> Result<Draft, PlanError> {
     let effects = effects(analysis);
     session::refuse_set_config(statement, analysis)?;
@@ -219,6 +244,7 @@ pub(crate) fn place_query(
         }
         Verdict::Key(route, reusable) => {
             write::refuse_key_changes(statement, analysis)?;
+            let reusable = reusable && !analysis.positions;
             Draft::new(Plan::Single(Target::Key(route)), kind).reusable(reusable)
         }
         Verdict::Many(reason) => {
@@ -231,6 +257,14 @@ pub(crate) fn place_query(
             }
             if analysis.writes_in_with {
                 return Err(write::with_over_several_shards(&reason));
+            }
+            let floor = statement.context.tier;
+            let scatter = (scattered && floor < Tier::Gather)
+                .then(|| scatter::scatter(statement, analysis, &reason))
+                .flatten();
+            if let Some((plan, reusable)) = scatter.filter(|(plan, _)| plan.tier() >= floor) {
+                let draft = Draft::new(Plan::Scatter(plan), kind).reusable(reusable);
+                return Ok(draft.session(effects));
             }
             Draft::new(
                 Plan::Gather(gather::gather(statement, analysis, views, reason)?),

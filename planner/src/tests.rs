@@ -8,7 +8,7 @@
 use std::{fs, path::PathBuf};
 
 use crate::{
-    Context, Reach,
+    Context, Reach, Tier,
     catalog::Catalog,
     normalise::{Normalised, normalise},
     plan,
@@ -51,16 +51,17 @@ fn cases(text: &str) -> Vec<Case> {
 }
 
 /// Plans a case's statement and compares what comes out with what is written.
-fn run(catalog: &Catalog, case: &Case) -> String {
+fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
     let mut path: Vec<String> = vec!["public".to_owned()];
     let mut types: Vec<u32> = Vec::new();
     let mut temporary: Vec<String> = Vec::new();
-    let (mut reach, mut plain) = (Reach::Single, false);
+    let (mut reach, mut plain, mut tier) = (Reach::Single, false, floor);
     for setting in &case.settings {
         match setting.split_once(' ').unwrap_or((setting, "")) {
             ("many", _) => reach = Reach::Many,
             ("temporary", list) => temporary = list.split(", ").map(str::to_owned).collect(),
             ("plain", _) => plain = true,
+            ("tier", "merge") => tier = Tier::Merge,
             ("types", list) => {
                 types = list
                     .split(' ')
@@ -76,6 +77,7 @@ fn run(catalog: &Catalog, case: &Case) -> String {
         user: "ann",
         reach,
         parameter_types: &types,
+        tier,
         temporary: &temporary,
     };
     let text = case.statement.trim_end();
@@ -95,6 +97,11 @@ fn run(catalog: &Catalog, case: &Case) -> String {
 }
 
 fn check(name: &str) {
+    let floor = if name == "gathers" {
+        Tier::Gather
+    } else {
+        Tier::Single
+    };
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("cases");
     let path = directory.join(format!("{name}.txt"));
     let text = fs::read_to_string(&path).expect("the case file is there");
@@ -104,7 +111,7 @@ fn check(name: &str) {
     let mut written = Vec::new();
     let mut differences = Vec::new();
     for case in cases(&text) {
-        let actual = run(&catalog, &case);
+        let actual = run(&catalog, &case, floor);
         if actual.trim_end() != case.expected.trim_end() {
             differences.push(format!(
                 "{}\nexpected:\n{}\nactual:\n{actual}\n",
@@ -147,6 +154,11 @@ fn inserts() {
 }
 
 #[test]
+fn scatters() {
+    check("scatters");
+}
+
+#[test]
 fn gathers() {
     check("gathers");
 }
@@ -168,6 +180,7 @@ fn plain_context(search_path: &[String]) -> Context<'_> {
         user: "ann",
         reach: Reach::Single,
         parameter_types: &[],
+        tier: Default::default(),
         temporary: &[],
     }
 }

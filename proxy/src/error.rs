@@ -9,6 +9,8 @@ use crate::{frame::HEADER_BYTES, message};
 pub mod sqlstate {
     /// connection_failure
     pub const CONNECTION_FAILURE: &str = "08006";
+    /// invalid_text_representation
+    pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
     /// protocol_violation
     pub const PROTOCOL_VIOLATION: &str = "08P01";
     /// feature_not_supported

@@ -2,6 +2,8 @@
 //!
 //! A SELECT goes: [`listener`] -> `login` -> `session` -> `frame` -> planner -> `session/execute`
 //! -> `pool` -> `server`, and its rows come back through `relay`.
+//!
+//! [`order`] compares values as Postgres does, to merge sorted rows of several shards.
 
 mod copy_rows;
 mod deadlock;
@@ -12,6 +14,7 @@ mod guc;
 pub mod listener;
 mod login;
 mod message;
+pub mod order;
 mod plan_cache;
 mod pool;
 mod process;

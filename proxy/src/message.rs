@@ -230,6 +230,20 @@ impl Bind {
         self.result_formats.iter().any(|format| *format != 0)
     }
 
+    /// The format wanted for a result column.
+    pub fn result_format(&self, column: usize) -> i16 {
+        match self.result_formats.as_slice() {
+            [] => 0,
+            [one] => *one,
+            many => many.get(column).copied().unwrap_or(0),
+        }
+    }
+
+    /// The last part of [`Bind::rest`]: formats of results.
+    pub fn result_formats(&self) -> Bytes {
+        self.rest.slice(self.parameters().len()..)
+    }
+
     /// The parameter part of [`Bind::rest`]: formats and values, without the result formats.
     pub fn parameters(&self) -> &[u8] {
         let result_bytes = 2 + 2 * self.result_formats.len();
@@ -310,6 +324,18 @@ pub fn put_bind_with_format(
         body.extend_from_slice(parameters);
         body.put_i16(1);
         body.put_i16(result_format);
+    });
+}
+
+/// Appends `B` for the unnamed statement and portal, with one format for each result.
+pub fn put_bind_with_formats(output: &mut BytesMut, parameters: &[u8], formats: &[i16]) {
+    framed(output, b'B', |body| {
+        body.put_u16(0);
+        body.extend_from_slice(parameters);
+        body.put_i16(formats.len() as i16);
+        for format in formats {
+            body.put_i16(*format);
+        }
     });
 }
 
@@ -551,6 +577,106 @@ pub fn forget_tables(frame: &mut BytesMut) {
         field.fill(0);
         at = start + 18;
     }
+}
+
+/// The fields of a RowDescription body: where each starts and ends, the end of its name among them.
+fn field_spans(body: &[u8]) -> Option<Vec<(usize, usize, usize)>> {
+    let (count, _) = body.split_first_chunk::<2>()?;
+    let mut at = 2;
+    let mut spans = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let name_end = at + memchr::memchr(0, body.get(at..)?)?;
+        let end = name_end + 19;
+        body.get(at..end)?;
+        spans.push((at, name_end, end));
+        at = end;
+    }
+    Some(spans)
+}
+
+/// Type OID and type modifier of each column of a RowDescription body.
+pub fn columns(body: &[u8]) -> Option<Vec<(u32, i32)>> {
+    let spans = field_spans(body)?;
+    spans
+        .into_iter()
+        .map(|(_, name_end, _)| {
+            let oid = body.get(name_end + 7..)?.first_chunk::<4>()?;
+            let modifier = body.get(name_end + 13..)?.first_chunk::<4>()?;
+            Some((u32::from_be_bytes(*oid), i32::from_be_bytes(*modifier)))
+        })
+        .collect()
+}
+
+/// The names of a RowDescription body's columns.
+pub fn column_names(body: &[u8]) -> Option<Vec<String>> {
+    let spans = field_spans(body)?;
+    let name = |(start, end, _): (usize, usize, usize)| {
+        Some(String::from_utf8_lossy(body.get(start..end)?).into_owned())
+    };
+    spans.into_iter().map(name).collect()
+}
+
+/// Appends the first columns of a whole RowDescription frame.
+pub fn put_visible_columns(output: &mut BytesMut, frame: &[u8], visible: usize) {
+    let body = frame.get(crate::frame::HEADER_BYTES..).unwrap_or_default();
+    let spans = field_spans(body).unwrap_or_default();
+    let end = match visible.checked_sub(1).and_then(|last| spans.get(last)) {
+        Some((_, _, end)) => *end,
+        None => 2,
+    };
+    framed(output, b'T', |out| {
+        out.put_i16(visible as i16);
+        out.extend_from_slice(body.get(2..end).unwrap_or_default());
+    });
+}
+
+/// Where values of some columns are in a DataRow body: start and length, `None` for NULL.
+/// `None` when the body is malformed.
+pub fn value_spans(body: &[u8], columns: &[usize]) -> Option<Vec<Option<(usize, usize)>>> {
+    let mut all = Vec::with_capacity(columns.len());
+    let (count, _) = body.split_first_chunk::<2>()?;
+    let mut at = 2;
+    for _ in 0..u16::from_be_bytes(*count) {
+        let length = i32::from_be_bytes(*body.get(at..)?.first_chunk::<4>()?);
+        at += 4;
+        match usize::try_from(length) {
+            Ok(length) => {
+                body.get(at..at + length)?;
+                all.push(Some((at, length)));
+                at += length;
+            }
+            Err(_) => all.push(None),
+        }
+    }
+    columns
+        .iter()
+        .map(|column| all.get(*column).copied())
+        .collect()
+}
+
+/// Cuts a whole DataRow frame down to its first columns.
+pub fn cut_row(frame: &mut BytesMut, visible: usize) {
+    let header = crate::frame::HEADER_BYTES;
+    let Some(count) = frame.get(header..).and_then(|body| body.first_chunk::<2>()) else {
+        return;
+    };
+    if usize::from(u16::from_be_bytes(*count)) <= visible {
+        return;
+    }
+    let mut at = header + 2;
+    for _ in 0..visible {
+        let Some(length) = frame.get(at..).and_then(|rest| rest.first_chunk::<4>()) else {
+            return;
+        };
+        at += 4 + usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+    }
+    if at > frame.len() {
+        return;
+    }
+    frame.truncate(at);
+    let length = (at - 1) as u32;
+    frame[1..5].copy_from_slice(&length.to_be_bytes());
+    frame[header..header + 2].copy_from_slice(&(visible as u16).to_be_bytes());
 }
 
 /// The parameter types of a ParameterDescription body.

@@ -14,9 +14,11 @@ mod gather;
 mod insert;
 mod known_statements;
 mod links;
+mod merge;
 mod moves;
 mod multi;
 mod planning;
+mod scatter;
 mod setting;
 mod sql_prepared;
 mod statements;
@@ -51,6 +53,9 @@ use crate::{
     settings::User,
     telemetry::Tier,
 };
+
+/// `automator67.work_mem_bytes`, unless set.
+const WORK_BYTES: usize = 256 << 20;
 
 /// What `search_path` is when nobody has set it.
 const DEFAULT_SEARCH_PATH: &str = "\"$user\", public";
@@ -119,8 +124,10 @@ struct OwnSettings {
     auto_distribute: bool,
     /// `automator67.gather_max_bytes`.
     gather_bytes_max: u64,
-    /// `automator67.force_tier = 'gather'`: answer no SELECT from one shard.
-    force_gather: bool,
+    /// `automator67.force_tier`: no tier below it answers a SELECT.
+    tier: automator67_planner::Tier,
+    /// `automator67.work_mem_bytes`: what one statement may hold in memory.
+    work_bytes: usize,
     /// `client_min_messages` lets warnings through.
     warnings: bool,
 }
@@ -168,7 +175,8 @@ impl Session {
             own: OwnSettings {
                 auto_distribute: false,
                 gather_bytes_max: process.settings.gather_bytes_max,
-                force_gather: false,
+                tier: automator67_planner::Tier::Single,
+                work_bytes: WORK_BYTES,
                 warnings: true,
             },
             hidden: None,

@@ -11,6 +11,10 @@ pub enum Tier {
     Single,
     /// Writes or DDL on several shards.
     Multi,
+    /// Rows of several shards, as they come or in order.
+    Scatter,
+    /// Partial results of several shards, put together.
+    Merge,
     /// Rows copied to the home shard.
     Gather,
     /// Answered by the proxy.
@@ -23,6 +27,8 @@ impl Tier {
         match self {
             Tier::Single => "single",
             Tier::Multi => "multi",
+            Tier::Scatter => "scatter",
+            Tier::Merge => "merge",
             Tier::Gather => "gather",
             Tier::Proxy => "proxy",
         }
@@ -50,6 +56,8 @@ pub struct Telemetry {
     pub bytes_to_clients: Counter,
     /// Bytes that gather moved to the home shard.
     pub bytes_gathered: Counter,
+    /// Bytes that shards have sent as their parts of an answer.
+    pub bytes_scattered: Counter,
     /// Plans found in the cache.
     pub plan_hits: Counter,
     /// Plans made.
@@ -64,7 +72,14 @@ pub struct Telemetry {
     seconds: Vec<Histogram>,
 }
 
-const TIERS: [Tier; 4] = [Tier::Single, Tier::Multi, Tier::Gather, Tier::Proxy];
+const TIERS: [Tier; 6] = [
+    Tier::Single,
+    Tier::Multi,
+    Tier::Scatter,
+    Tier::Merge,
+    Tier::Gather,
+    Tier::Proxy,
+];
 
 impl Telemetry {
     /// Registers everything.
@@ -78,6 +93,7 @@ impl Telemetry {
             sessions: metrics::gauge!("automator67_sessions"),
             bytes_to_clients: metrics::counter!("automator67_bytes_to_clients_total"),
             bytes_gathered: metrics::counter!("automator67_bytes_gathered_total"),
+            bytes_scattered: metrics::counter!("automator67_bytes_scattered_total"),
             plan_hits: metrics::counter!("automator67_plan_cache_hits_total"),
             plan_misses: metrics::counter!("automator67_plan_cache_misses_total"),
             login_failures: metrics::counter!("automator67_login_failures_total"),

@@ -7,11 +7,11 @@ use pg_query::{
     protobuf::{self, AExprKind, SubLinkType},
 };
 
-use super::{Analysis, CLIENT_TEXT, Env, Place, Reference, WholeRow};
+use super::{Analysis, CLIENT_TEXT, Env, Place, Reference, Role, WholeRow};
 use crate::{
     facts::{self, ColumnId, elements, is_equality},
     filter, functions,
-    scope::{self, Meaning, Names, Output},
+    scope::{self, Meaning, Names, Output, Owner},
     tree::{self, Child, conjuncts, inner, nodes, strings},
 };
 
@@ -205,6 +205,7 @@ impl<'t> Analysis<'t> {
                     scope,
                     outer: names.clone(),
                     env: env.clone(),
+                    role: Role::Expression,
                 };
                 self.select(select, &place);
             }
@@ -238,6 +239,7 @@ impl<'t> Analysis<'t> {
                         scope,
                         outer: names.clone(),
                         env: env.clone(),
+                        role: Role::Expression,
                     };
                     self.select(select, &place);
                 }
@@ -268,6 +270,7 @@ impl<'t> Analysis<'t> {
             scope: inside,
             outer: names.clone(),
             env: env.clone(),
+            role: Role::Expression,
         };
         let outputs = inner(&link.subselect).and_then(|node| self.query(node, &place));
         let equality = !names_operator || is_equality(&link.oper_name);
@@ -289,11 +292,21 @@ impl<'t> Analysis<'t> {
             if let (Operand::Column(left), Some(right)) =
                 (self.operand(tested, names), output.column)
             {
-                self.columns_equal(inside, left, right);
+                // A row whose column is NULL has an influence on NOT IN as well.
+                if conjunct || self.is_not_null(right) {
+                    self.columns_equal(inside, left, right);
+                }
                 if conjunct {
                     self.columns_equal(scope, left, right);
                 }
             }
+        }
+    }
+
+    fn is_not_null(&self, column: ColumnId) -> bool {
+        match self.occurrences[column.occurrence].found {
+            scope::Found::Known(relation) => relation.columns[column.column].not_null,
+            scope::Found::Proxy(_) | scope::Found::Home => false,
         }
     }
 
@@ -313,6 +326,11 @@ impl<'t> Analysis<'t> {
         let starred = fields.len() < column.fields.len();
         let qualifiers = fields.len().saturating_sub(if starred { 1 } else { 2 });
         let (mut whole_row, mut table_of) = (None, None);
+        match scope::owner(&self.items, names, column) {
+            Owner::Item(item) => self.mark_correlated(self.items[item].block),
+            Owner::Level => {}
+            Owner::Unknown => self.mark_correlated(None),
+        }
         match scope::meaning(&self.items, names, column) {
             Meaning::Star => {
                 for item in names.visible.items.clone() {
@@ -385,19 +403,12 @@ impl<'t> Analysis<'t> {
     // ---- outputs ----
 
     /// The columns that a SELECT gives. Where rows are grouped, cut or numbered, a condition on an
-    /// output is not one on the stored rows, so its columns are nobody's.
-    pub(super) fn outputs(
+    /// output is not one on the stored rows, unless the output tells groups apart.
+    pub(crate) fn outputs(
         &self,
         select: &'t protobuf::SelectStmt,
         names: &Names,
     ) -> Option<Vec<Output<'t>>> {
-        let plain = select.distinct_clause.is_empty()
-            && select.group_clause.is_empty()
-            && select.having_clause.is_none()
-            && select.window_clause.is_empty()
-            && select.limit_count.is_none()
-            && select.limit_offset.is_none()
-            && !nodes(&select.target_list).any(has_window);
         let mut outputs = Vec::with_capacity(select.target_list.len());
         for node in nodes(&select.target_list) {
             let NodeEnum::ResTarget(target) = node else {
@@ -434,10 +445,19 @@ impl<'t> Analysis<'t> {
             };
             outputs.push(output);
         }
-        if !plain {
-            outputs.iter_mut().for_each(|output| output.column = None);
+        for output in &mut outputs {
+            output.column = output.column.filter(|column| {
+                keeps_groups(select, &|node| self.is_column(node, names, *column))
+            });
         }
         Some(outputs)
+    }
+
+    fn is_column(&self, node: &NodeEnum, names: &Names, column: ColumnId) -> bool {
+        let NodeEnum::ColumnRef(reference) = node else {
+            return false;
+        };
+        scope::meaning(&self.items, names, reference) == Meaning::Column(column)
     }
 
     /// `*`: merged columns first, then the others, item by item.
@@ -468,16 +488,79 @@ fn is_constant(node: &NodeEnum) -> bool {
     }
 }
 
-/// A window function stands below the node, at its own query level or a deeper one.
-fn has_window(node: &NodeEnum) -> bool {
-    let mut found = false;
-    tree::walk(node, &mut |child| {
-        if let Child::Node(NodeEnum::FuncCall(call)) = child {
-            found |= call.over.is_some();
+/// Leaving out rows by a condition on a column leaves the result for the other rows as it is:
+/// rows with different values never meet in a group, a window, or a limited number.
+///
+/// `is_column` tells whether a node is that column. DISTINCT keeps what it shows, so the caller
+/// has made sure that the column is an output where there is one.
+pub(crate) fn keeps_groups(
+    select: &protobuf::SelectStmt,
+    is_column: &dyn Fn(&NodeEnum) -> bool,
+) -> bool {
+    let limited = select.limit_count.is_some() || select.limit_offset.is_some();
+    // DISTINCT is a list with one empty node, DISTINCT ON one of expressions.
+    let is_column = |node: &NodeEnum| is_column(listed(select, node));
+    let mut on = nodes(&select.distinct_clause).peekable();
+    let distinct = on.peek().is_none() || on.any(is_column);
+    let groups = select.group_clause.is_empty() && select.having_clause.is_none()
+        || nodes(&select.group_clause).any(is_column);
+    let grouping_sets = nodes(&select.group_clause).any(|n| matches!(n, NodeEnum::GroupingSet(_)));
+    !limited && distinct && groups && !grouping_sets && windows_keep(select, &is_column)
+}
+
+/// What an element of GROUP BY, ORDER BY or DISTINCT ON stands for: `1` is the first output.
+pub(crate) fn listed<'s>(select: &'s protobuf::SelectStmt, node: &'s NodeEnum) -> &'s NodeEnum {
+    let NodeEnum::AConst(constant) = node else {
+        return node;
+    };
+    let Some(protobuf::a_const::Val::Ival(position)) = &constant.val else {
+        return node;
+    };
+    let starred = nodes(&select.target_list).any(is_star);
+    let position = usize::try_from(position.ival)
+        .ok()
+        .and_then(|at| at.checked_sub(1));
+    let target = position.and_then(|at| nodes(&select.target_list).nth(at));
+    match target {
+        Some(NodeEnum::ResTarget(target)) if !starred => inner(&target.val).unwrap_or(node),
+        _ => node,
+    }
+}
+
+/// `*`, `t.*`
+pub(crate) fn is_star(target: &NodeEnum) -> bool {
+    let NodeEnum::ResTarget(target) = target else {
+        return false;
+    };
+    match inner(&target.val) {
+        Some(NodeEnum::ColumnRef(column)) => column.fields.len() > strings(&column.fields).len(),
+        Some(NodeEnum::AIndirection(part)) => {
+            part.indirection.len() > strings(&part.indirection).len()
         }
-        if let Child::Node(NodeEnum::JsonObjectAgg(_) | NodeEnum::JsonArrayAgg(_)) = child {
-            found = true;
-        }
-    });
-    found
+        _ => false,
+    }
+}
+
+/// Every window of a SELECT is of rows with one value of a column.
+fn windows_keep(select: &protobuf::SelectStmt, is_column: &dyn Fn(&NodeEnum) -> bool) -> bool {
+    let parted = |window: &protobuf::WindowDef| {
+        window.refname.is_empty() && nodes(&window.partition_clause).any(is_column)
+    };
+    let mut definitions = nodes(&select.window_clause);
+    let defined = definitions.all(|node| matches!(node, NodeEnum::WindowDef(w) if parted(w)));
+    let mut inline = true;
+    for node in nodes(&select.target_list).chain(nodes(&select.sort_clause)) {
+        tree::walk(node, &mut |child| match child {
+            Child::Node(NodeEnum::FuncCall(call)) => {
+                if let Some(window) = &call.over {
+                    // `OVER name` and `OVER (name ...)`: the definitions are judged above.
+                    inline &=
+                        !window.name.is_empty() || !window.refname.is_empty() || parted(window);
+                }
+            }
+            Child::Node(NodeEnum::JsonObjectAgg(_) | NodeEnum::JsonArrayAgg(_)) => inline = false,
+            _ => {}
+        });
+    }
+    defined && inline
 }

@@ -73,6 +73,7 @@ impl<'t> Analysis<'t> {
                 occurrence: None,
                 view_use: None,
                 text: self.text,
+                block: self.block,
                 qualified_only: true,
             };
             let alias = self.item(item);

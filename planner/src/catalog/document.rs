@@ -27,6 +27,7 @@ struct Document {
     foreign_keys: Option<Vec<StoredForeignKey>>,
     functions: Option<Vec<Function>>,
     volatile_functions: Option<Vec<String>>,
+    aggregates: Option<Vec<String>>,
     safe_functions: Option<Vec<String>>,
     function_calls: Option<Vec<(u32, u32)>>,
     relation_calls: Option<Vec<(u32, u32)>>,
@@ -219,6 +220,7 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         has_placed_relations: relations.values().any(placed),
         functions: functions_by_name(&functions, &verdicts),
         volatile_functions: document.volatile_functions.into_iter().flatten().collect(),
+        aggregates: document.aggregates.into_iter().flatten().collect(),
         operators: operators(document.operators.unwrap_or_default(), &verdicts),
         relations: relations
             .into_values()

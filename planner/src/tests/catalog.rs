@@ -49,6 +49,8 @@ pub(super) fn read(text: &str) -> Catalog {
         relation = start(&mut catalog, line);
     }
     finish(&mut catalog, relation.take());
+    let aggregates = "count sum avg min max array_agg string_agg bool_and every stddev mode";
+    catalog.aggregates = aggregates.split(' ').map(str::to_owned).collect();
     catalog
 }
 

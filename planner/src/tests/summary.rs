@@ -1,8 +1,8 @@
 //! Plans in a few lines.
 
 use crate::plan::{
-    Fetch, FetchSource, InsertSplit, KeyRoute, KeySource, Piece, Plan, PlanError, Planned, RowKey,
-    ShardSet, Target,
+    ColumnAt, Combine, Distinct, Fetch, FetchSource, FinalPiece, InsertSplit, KeyRoute, KeySource,
+    Piece, Plan, PlanError, Planned, RowKey, ShardSet, Target,
 };
 
 pub(super) fn of(planned: &Planned) -> Vec<String> {
@@ -75,6 +75,10 @@ fn first(plan: &Plan) -> String {
             if multi.copies { " copies" } else { "" },
             if multi.returning { " returning" } else { "" }
         ),
+        Plan::Scatter(scatter) => {
+            let tier = format!("{:?}", scatter.tier()).to_lowercase();
+            format!("{tier} {}: {}", set(&scatter.shards), scatter.reason)
+        }
         Plan::Gather(gather) => format!("gather: {}", gather.reason),
         Plan::Ddl(ddl) => format!(
             "ddl{}{}{}",
@@ -119,6 +123,14 @@ fn rest(plan: &Plan) -> Vec<String> {
             lines
         }
         Plan::Multi(multi) => multi.sql.iter().map(|sql| format!("  {sql}")).collect(),
+        Plan::Scatter(scatter) => {
+            let statement = template(&scatter.statement).replace('\n', " ");
+            let combine = match &scatter.combine {
+                Combine::Rows(rows) => rows_text(rows),
+                Combine::Final(pieces) => final_text(pieces),
+            };
+            vec![format!("  {statement}"), format!("  {combine}")]
+        }
         Plan::Gather(gather) => {
             let mut lines: Vec<String> = gather.fetches.iter().map(fetch).collect();
             lines.push(format!("  {}", gather.statement.replace('\n', " ")));
@@ -160,6 +172,49 @@ fn insert_lines(insert: &InsertSplit) -> Vec<String> {
         lines.push(format!("  sequences {}", insert.sequences.join(", ")));
     }
     lines
+}
+
+fn rows_text(rows: &crate::plan::Rows) -> String {
+    let order = rows.order.iter().map(|sort| {
+        let direction = if sort.descending { " desc" } else { "" };
+        let nulls = if sort.nulls_first { " nulls first" } else { "" };
+        format!(" {}{direction}{nulls}", column_at(sort.column))
+    });
+    let distinct = match &rows.distinct {
+        None => String::new(),
+        Some(Distinct::Rows) => " distinct".to_owned(),
+        Some(Distinct::On(columns)) => {
+            let columns: Vec<String> = columns.iter().map(|at| column_at(*at)).collect();
+            format!(" distinct on {}", columns.join(" "))
+        }
+    };
+    let order: String = order.collect();
+    let ties = if rows.ties { " ties" } else { "" };
+    let (count, offset) = (&rows.count, &rows.offset);
+    format!(
+        "rows hidden={} order={order}{distinct} count={count:?} offset={offset:?}{ties}",
+        rows.hidden
+    )
+}
+
+fn column_at(at: ColumnAt) -> String {
+    match at {
+        ColumnAt::Visible(n) => format!("{n}"),
+        ColumnAt::Hidden(n) => format!("hidden{n}"),
+    }
+}
+
+fn final_text(pieces: &[FinalPiece]) -> String {
+    let text: String = pieces
+        .iter()
+        .map(|piece| match piece {
+            FinalPiece::Piece(piece) => template(std::slice::from_ref(piece)),
+            FinalPiece::Rows => "⟨rows⟩".to_owned(),
+            FinalPiece::Type(n) => format!("⟨type {n}⟩"),
+            FinalPiece::Average { sum, count } => format!("⟨average {sum} {count}⟩"),
+        })
+        .collect();
+    text.replace('\n', " ")
 }
 
 fn template(pieces: &[Piece]) -> String {

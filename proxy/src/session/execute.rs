@@ -36,6 +36,7 @@ impl Session {
             Plan::Multi(multi) => self.multi(multi, request).await,
             Plan::Insert(insert) => self.insert(insert, request).await,
             Plan::InsertSelect(insert) => self.insert_select(insert, request).await,
+            Plan::Scatter(scatter) => self.scatter(scatter, request).await,
             Plan::Gather(gather) => self.gather(gather, request).await,
             Plan::CopyIn(copy) => self.copy_in(copy, request).await,
             Plan::CopyOut(copy) => self.copy_out(copy, request).await,

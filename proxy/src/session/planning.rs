@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use automator67_planner::{
-    Context, Reach,
+    Context, Reach, Tier,
     catalog::{Catalog, KeyType, ShardId},
     key::{self, KeyValue},
     normalise::{self, Literal, LiteralClass, Normalised},
@@ -134,6 +134,24 @@ pub enum Resolved {
     Unknown,
 }
 
+/// What a plan is made for.
+#[derive(Debug, Clone, Copy)]
+struct Goal {
+    reach: Reach,
+    tier: Tier,
+}
+
+impl Goal {
+    /// No tier below this one.
+    fn of(tier: Tier) -> Goal {
+        let reach = match tier {
+            Tier::Single => Reach::Single,
+            Tier::Scatter | Tier::Merge | Tier::Gather => Reach::Many,
+        };
+        Goal { reach, tier }
+    }
+}
+
 impl Session {
     /// The snapshot for the next statement.
     pub(super) fn catalog(&self) -> Arc<Catalog> {
@@ -164,10 +182,13 @@ impl Session {
         let cacheable = normalise::normalise(text, &mut normalised)
             && normalised.statements == 1
             && self.transaction.catalog.is_none()
-            && !self.settings.own.force_gather;
+            && self.settings.own.tier == Tier::Single;
         if cacheable {
-            let found =
-                lock(&self.thread.plans).get(catalog.epoch, &normalised.text, &surroundings);
+            let mut plans = lock(&self.thread.plans);
+            let found = plans
+                .get(catalog.epoch, &normalised.text, &surroundings)
+                .or_else(|| plans.get(catalog.epoch, text, &surroundings));
+            drop(plans);
             if let Some(planned) = found {
                 self.process.telemetry.plan_hits.increment(1);
                 return Ok(Prepared {
@@ -180,18 +201,20 @@ impl Session {
             }
         }
         self.process.telemetry.plan_misses.increment(1);
-        let reach = if self.settings.own.force_gather {
-            Reach::Many
-        } else {
-            Reach::Single
-        };
+        let goal = Goal::of(self.settings.own.tier);
         let statements =
-            self.plan_fresh(&catalog, text, parameter_types, reach, Some(&normalised))?;
-        if let ([planned], true) = (statements.as_slice(), cacheable)
-            && planned.reusable
-        {
-            let surroundings = surroundings.clone();
-            lock(&self.thread.plans).put(&normalised.text, surroundings, planned.clone());
+            self.plan_fresh(&catalog, text, parameter_types, goal, Some(&normalised))?;
+        if let ([planned], true) = (statements.as_slice(), cacheable) {
+            let reads = matches!(planned.plan, Plan::Scatter(_) | Plan::Gather(_));
+            if planned.reusable || reads {
+                // What depends on the literals serves the same text.
+                let key = if planned.reusable {
+                    &normalised.text
+                } else {
+                    text
+                };
+                lock(&self.thread.plans).put(key, surroundings.clone(), planned.clone());
+            }
         }
         let depends_on_order = statements.iter().any(|planned| {
             planned.session.changes_catalog || matches!(planned.plan, Plan::Setting(_))
@@ -211,13 +234,14 @@ impl Session {
         catalog: &Catalog,
         text: &str,
         parameter_types: &[u32],
-        reach: Reach,
+        goal: Goal,
         normalised: Option<&Normalised>,
     ) -> Outcome<Vec<Arc<Planned>>> {
         let context = Context {
             search_path: &self.settings.search_path,
             user: &self.user.name,
-            reach,
+            reach: goal.reach,
+            tier: goal.tier,
             parameter_types,
             temporary: &self.temporary_names,
         };
@@ -230,7 +254,13 @@ impl Session {
         let catalog = self.catalog();
         let mut normalised = Normalised::default();
         normalise::normalise(text, &mut normalised);
-        let statements = self.plan_fresh(&catalog, text, &[], Reach::Single, Some(&normalised))?;
+        let statements = self.plan_fresh(
+            &catalog,
+            text,
+            &[],
+            Goal::of(Tier::Single),
+            Some(&normalised),
+        )?;
         statements.into_iter().nth(position).ok_or_else(|| {
             Report::error(
                 sqlstate::INTERNAL_ERROR,
@@ -242,9 +272,21 @@ impl Session {
 
     /// Plans a statement whose keys name several shards, or cannot be read.
     pub(super) fn plan_for_many(&self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
+        let goal = Goal {
+            reach: Reach::Many,
+            tier: self.settings.own.tier,
+        };
+        self.plan_again(request, goal)
+    }
+
+    /// Plans a statement for the home shard.
+    pub(super) fn plan_for_gather(&self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
+        self.plan_again(request, Goal::of(Tier::Gather))
+    }
+
+    fn plan_again(&self, request: &Request<'_>, goal: Goal) -> Outcome<Arc<Planned>> {
         let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
-        let statements =
-            self.plan_fresh(&request.catalog, request.text, types, Reach::Many, None)?;
+        let statements = self.plan_fresh(&request.catalog, request.text, types, goal, None)?;
         statements.into_iter().next().ok_or_else(|| {
             Report::error(
                 sqlstate::INTERNAL_ERROR,

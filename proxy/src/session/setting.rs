@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use automator67_planner::plan::SettingCommand;
+use automator67_planner::{Tier as Floor, plan::SettingCommand};
 
 use super::{DEFAULT_SEARCH_PATH, Session, planning::Request};
 use crate::{
@@ -262,13 +262,14 @@ impl Session {
                 }
             }
             "automator67.gather_max_bytes" => own.gather_bytes_max.to_string(),
-            "automator67.force_tier" => {
-                if own.force_gather {
-                    "gather".to_owned()
-                } else {
-                    "auto".to_owned()
-                }
+            "automator67.work_mem_bytes" => own.work_bytes.to_string(),
+            "automator67.force_tier" => match own.tier {
+                Floor::Single => "auto",
+                Floor::Scatter => "scatter",
+                Floor::Merge => "merge",
+                Floor::Gather => "gather",
             }
+            .to_owned(),
             other => {
                 return Err(Report::error(
                     "42704",
@@ -311,15 +312,27 @@ impl Session {
                     )
                 })?;
             }
+            "automator67.work_mem_bytes" => {
+                let given = bytes(value_text).and_then(|bytes| usize::try_from(bytes).ok());
+                self.settings.own.work_bytes = given.ok_or_else(|| {
+                    invalid_value(
+                        name,
+                        value_text,
+                        "Give a number of bytes, or one with kB, MB or GB.",
+                    )
+                })?;
+            }
             "automator67.force_tier" => {
-                self.settings.own.force_gather = match value_text {
-                    "gather" => true,
-                    "" | "auto" => false,
+                self.settings.own.tier = match value_text {
+                    "scatter" => Floor::Scatter,
+                    "merge" => Floor::Merge,
+                    "gather" => Floor::Gather,
+                    "" | "auto" => Floor::Single,
                     _ => {
                         return Err(invalid_value(
                             name,
                             value_text,
-                            "Available values: auto, gather.",
+                            "Available values: auto, scatter, merge, gather.",
                         ));
                     }
                 };
@@ -375,7 +388,8 @@ impl Session {
             "automator67.gather_max_bytes" => {
                 self.settings.own.gather_bytes_max = self.process.settings.gather_bytes_max;
             }
-            "automator67.force_tier" => self.settings.own.force_gather = false,
+            "automator67.force_tier" => self.settings.own.tier = Floor::Single,
+            "automator67.work_mem_bytes" => self.settings.own.work_bytes = super::WORK_BYTES,
             "client_min_messages" => self.settings.own.warnings = true,
             _ => {}
         }
@@ -386,6 +400,7 @@ impl Session {
             "search_path",
             "automator67.auto_distribute",
             "automator67.gather_max_bytes",
+            "automator67.work_mem_bytes",
             "automator67.force_tier",
             "client_min_messages",
         ] {

@@ -294,7 +294,7 @@ impl Session {
     fn plans_like_others(&self) -> bool {
         self.transaction.catalog.is_none()
             && self.temporary_names.is_empty()
-            && !self.settings.own.force_gather
+            && self.settings.own.tier == automator67_planner::Tier::Single
     }
 
     /// A statement by name, with a plan of the current catalog.

@@ -1,0 +1,245 @@
+//! The scatter and merge tiers: one statement for every shard, and how their rows are put
+//! together.
+//!
+//! `separable` finds which shards' rows must meet. Where rows of different shards never meet, the
+//! shards' rows are the answer ([`rows`]); where they meet only in groups, shards make parts of
+//! groups and a last statement puts those together ([`aggregates`]). Everything that is computed is
+//! computed by Postgres, from the client's own words.
+
+mod aggregates;
+pub(crate) mod clauses;
+mod rows;
+pub(crate) mod separable;
+
+use pg_query::{NodeEnum, protobuf};
+
+use self::{
+    clauses::{Base, Clauses},
+    separable::Anchored,
+};
+use crate::{
+    analysis::Analysis,
+    plan::{Combine, Count, Memo, Piece, Scatter, ShardSet},
+    route::Statement,
+    splice::Source,
+    tree::{inner, nodes},
+};
+
+/// The cheapest way to answer a SELECT from all shards without moving rows of tables.
+/// The flag: the plan holds for other literals, too.
+pub(crate) fn scatter(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    reason: &str,
+) -> Option<(Scatter, bool)> {
+    let NodeEnum::SelectStmt(select) = statement.node else {
+        return None;
+    };
+    if !is_movable(analysis) {
+        return None;
+    }
+    let anchored = separable::anchors(analysis)
+        .into_iter()
+        .find(|anchored| anchored.moved.is_empty())?;
+    let traits = &analysis.traits;
+    if !traits.clocks.is_empty() || traits.statement_clock {
+        return None;
+    }
+    let base = base(statement);
+    let (shards, same_keys) = shards(statement, analysis, &anchored);
+    let composed = compose(analysis, &base, statement.span, select, &anchored)?;
+    let scatter = Scatter {
+        shards,
+        statement: composed.statement,
+        combine: composed.combine,
+        reason: reason.to_owned(),
+        memo: Memo::default(),
+    };
+    let positions = analysis.positions || has_positions(select);
+    let reusable = composed.reusable && same_keys && !positions;
+    Some((scatter, reusable))
+}
+
+/// Nothing in the statement has to happen on one certain shard, or once.
+fn is_movable(analysis: &Analysis<'_>) -> bool {
+    let traits = &analysis.traits;
+    traits.home.is_none()
+        && !analysis.strange
+        && !analysis.locks
+        && !analysis.writes_in_with
+        && !traits.pins
+        && !traits.writes
+        && !traits.set_config
+        && !traits.moves_sequence
+        && !traits.reads_sequence
+        && traits.system_column.is_none()
+        && !analysis.occurrences.iter().any(|one| one.sampled)
+}
+
+/// What shards run, and what becomes of their rows.
+struct Composition {
+    /// Other literals would be composed alike.
+    reusable: bool,
+    statement: Vec<Piece>,
+    combine: Combine,
+}
+
+fn compose(
+    analysis: &Analysis<'_>,
+    base: &Base<'_>,
+    span: (usize, usize),
+    select: &protobuf::SelectStmt,
+    anchored: &Anchored,
+) -> Option<Composition> {
+    let clauses = clauses::clauses(base, span, select)?;
+    let grouped = !select.group_clause.is_empty() || separable::has_aggregate(analysis, select);
+    if anchored.whole || !grouped && !has_window(analysis, select) {
+        let volatile = analysis.traits.volatile.is_some();
+        return rows::compose(base, &clauses, select, anchored.whole, volatile);
+    }
+    if grouped {
+        return aggregates::compose(analysis, base, &clauses, select);
+    }
+    None
+}
+
+/// A window function of the SELECT's own.
+fn has_window(_: &Analysis<'_>, select: &protobuf::SelectStmt) -> bool {
+    fn holds(node: &NodeEnum) -> bool {
+        let mut found = matches!(node, NodeEnum::FuncCall(call) if call.over.is_some());
+        crate::tree::children(node, &mut |child| {
+            if let crate::tree::Child::Node(node) = child {
+                found |= holds(node);
+            }
+        });
+        found
+    }
+    let mut parts = nodes(&select.target_list).chain(nodes(&select.sort_clause));
+    parts.any(holds)
+}
+
+/// The client's text; its literals where all of them are known.
+fn base<'t>(statement: &Statement<'t>) -> Base<'t> {
+    let literals = statement.normalised.map_or_else(Vec::new, |normalised| {
+        let all = normalised.literals.iter().enumerate();
+        all.map(|(slot, literal)| (literal.start, literal.end, slot))
+            .collect()
+    });
+    Base {
+        source: Source::new(statement.text),
+        literals,
+    }
+}
+
+/// The shards whose rows can matter.
+fn shards(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    anchored: &Anchored,
+) -> (ShardSet, bool) {
+    let keys = analysis.key_values(anchored.anchor);
+    let relation = analysis.occurrences[anchored.anchor].found.distributed();
+    let (Some(keys), Some((key_type, _))) = (keys, relation.and_then(crate::route::group)) else {
+        return (ShardSet::All, true);
+    };
+    let (sources, reusable) = statement.sources(&keys);
+    let route = crate::plan::KeyRoute { key_type, sources };
+    (ShardSet::Keys(route), reusable)
+}
+
+/// `ORDER BY 1`: another number would make another plan.
+fn has_positions(select: &protobuf::SelectStmt) -> bool {
+    let lists = nodes(&select.sort_clause).chain(nodes(&select.group_clause));
+    let mut lists = lists.chain(nodes(&select.distinct_clause));
+    lists.any(|node| match node {
+        NodeEnum::SortBy(sort) => matches!(inner(&sort.node), Some(NodeEnum::AConst(_))),
+        NodeEnum::GroupingSet(_) => true,
+        other => matches!(other, NodeEnum::AConst(_)),
+    })
+}
+
+/// LIMIT and OFFSET, where they are numbers or parameters.
+#[derive(Debug, Default)]
+struct Limits {
+    count: Option<Count>,
+    offset: Option<Count>,
+    ties: bool,
+}
+
+fn limits(base: &Base<'_>, select: &protobuf::SelectStmt) -> Option<Limits> {
+    let read = |node: Option<&NodeEnum>| match node {
+        None => Some(None),
+        Some(node) if crate::tree::is_null(node) => Some(None),
+        Some(node) => count(base, node).map(Some),
+    };
+    Some(Limits {
+        count: read(inner(&select.limit_count))?,
+        offset: read(inner(&select.limit_offset))?,
+        ties: select.limit_option() == protobuf::LimitOption::WithTies,
+    })
+}
+
+fn count(base: &Base<'_>, node: &NodeEnum) -> Option<Count> {
+    use protobuf::a_const::Val;
+    let number = match node {
+        NodeEnum::ParamRef(parameter) => {
+            let index = usize::try_from(parameter.number).ok()?.checked_sub(1)?;
+            return Some(Count::Parameter(index));
+        }
+        NodeEnum::AConst(constant) => match constant.val.as_ref()? {
+            Val::Ival(number) => i64::from(number.ival),
+            Val::Fval(number) => number.fval.parse().ok()?,
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let at = clauses::location(node).and_then(|at| usize::try_from(at).ok());
+    let literal = base.literals.iter().find(|(start, ..)| Some(*start) == at);
+    (number >= 0).then(|| match literal {
+        Some((_, _, slot)) => Count::Literal(*slot),
+        None => Count::Number(number),
+    })
+}
+
+/// ` LIMIT` for one shard: as many rows as can be among those that are wanted of all.
+fn shard_limit(limits: &Limits) -> Vec<Piece> {
+    let Some(count) = &limits.count else {
+        return Vec::new();
+    };
+    let mut pieces = Vec::new();
+    let open = if limits.ties {
+        " FETCH FIRST ("
+    } else {
+        " LIMIT ("
+    };
+    pieces.push(Piece::Text(open.to_owned()));
+    put_count(&mut pieces, count);
+    if let Some(offset) = &limits.offset {
+        pieces.push(Piece::Text(" + ".to_owned()));
+        put_count(&mut pieces, offset);
+    }
+    let close = if limits.ties { ") ROWS WITH TIES" } else { ")" };
+    pieces.push(Piece::Text(close.to_owned()));
+    pieces
+}
+
+fn put_count(pieces: &mut Vec<Piece>, count: &Count) {
+    match count {
+        Count::Number(number) => pieces.push(Piece::Text(format!("{number}::bigint"))),
+        Count::Literal(slot) => {
+            pieces.push(Piece::Literal(*slot));
+            pieces.push(Piece::Text("::bigint".to_owned()));
+        }
+        Count::Parameter(index) => pieces.push(Piece::Text(format!("${}::bigint", index + 1))),
+    }
+}
+
+/// The shape of a tree has a literal in it.
+fn holds_literal(shape: &str) -> bool {
+    shape.contains("AConst(")
+}
+
+/// The parts of a WITH clause come before the word SELECT.
+fn has_with(clauses: &Clauses, base: &Base<'_>) -> bool {
+    base.text(clauses.head).len() > "select".len()
+}

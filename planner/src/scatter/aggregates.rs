@@ -1,0 +1,643 @@
+//! Groups that have rows on several shards: each shard makes a part of every group, and a last
+//! statement over the parts makes the groups, and all that is done with them.
+//!
+//! The last statement is the client's own, with aggregates replaced by what puts their parts
+//! together, and everything else that rows are grouped by replaced by a column of the parts.
+
+use pg_query::{NodeEnum, protobuf};
+
+use super::{
+    Composition,
+    clauses::{self, Base, Clauses, Composed, Edit, Span, shape},
+    has_with,
+    separable::is_aggregate,
+};
+use crate::{
+    analysis::{Analysis, is_star, listed},
+    functions,
+    plan::{Combine, FinalPiece, Piece, Template},
+    sql::identifier,
+    tree::{Child, children, inner, nodes, strings},
+};
+
+/// Aggregates whose parts are put together by the same aggregate.
+const SAME: &[&str] = &[
+    "min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or", "bit_xor",
+];
+
+/// Aggregates of which DISTINCT values may come from anywhere: NULLs do not count in them.
+const DISTINCT: &[&str] = &[
+    "count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or",
+];
+
+/// Stands in edits of the last statement for what an executor fills in.
+const TYPE_MARK: &str = "\u{1}type\u{1}";
+const AVERAGE_MARK: &str = "\u{1}average\u{1}";
+const END_MARK: &str = "\u{1}";
+
+/// What shards run, and the last statement.
+pub(super) fn compose(
+    analysis: &Analysis<'_>,
+    base: &Base<'_>,
+    clauses: &Clauses,
+    select: &protobuf::SelectStmt,
+) -> Option<Composition> {
+    if base.source.text.contains(END_MARK) {
+        return None;
+    }
+    let mut split = Split::new(analysis, base, select);
+    split.name_groups(clauses, select)?;
+    split.targets(clauses, select)?;
+    let within = (clauses.grouping.0, clauses.order.1.max(clauses.grouping.1));
+    let having = select
+        .having_clause
+        .as_deref()
+        .and_then(|node| node.node.as_ref());
+    for node in having.into_iter().chain(nodes(&select.window_clause)) {
+        split.walk(node, within)?;
+    }
+    for (node, span) in nodes(&select.group_clause).zip(&clauses.groups) {
+        split.group(node, *span)?;
+    }
+    for (node, span) in nodes(&select.sort_clause).zip(&clauses.sorts) {
+        let NodeEnum::SortBy(sort) = node else {
+            return None;
+        };
+        let sorted = inner(&sort.node)?;
+        if !split.is_output(sorted) {
+            split.walk(sorted, *span)?;
+        }
+    }
+    for node in nodes(&select.distinct_clause) {
+        if !split.is_output(node) {
+            split.walk(node, clauses.distinct)?;
+        }
+    }
+    if has_with(clauses, base) && split.subqueries {
+        return None;
+    }
+    split.finish(clauses, select)
+}
+
+/// A column of the parts.
+struct Column {
+    /// What it is on a shard.
+    text: Template,
+    shape: String,
+    /// Groups have one value of it.
+    key: bool,
+}
+
+struct Split<'s, 't> {
+    analysis: &'s Analysis<'t>,
+    base: &'s Base<'t>,
+    outputs: Vec<Option<String>>,
+    columns: Vec<Column>,
+    edits: Vec<Edit>,
+    /// Shapes of what the client groups by, other than plain columns.
+    group_shapes: Vec<String>,
+    /// Grouping sets: a column that is none of them has no value in a group.
+    sets: bool,
+    subqueries: bool,
+}
+
+impl<'s, 't> Split<'s, 't> {
+    fn new(
+        analysis: &'s Analysis<'t>,
+        base: &'s Base<'t>,
+        select: &protobuf::SelectStmt,
+    ) -> Split<'s, 't> {
+        let outputs = nodes(&select.target_list).map(|node| match node {
+            NodeEnum::ResTarget(target) if !target.name.is_empty() => Some(target.name.clone()),
+            NodeEnum::ResTarget(target) => functions::output_name(inner(&target.val)?),
+            _ => None,
+        });
+        Split {
+            analysis,
+            base,
+            outputs: outputs.collect(),
+            columns: Vec::new(),
+            edits: Vec::new(),
+            group_shapes: Vec::new(),
+            sets: nodes(&select.group_clause).any(|n| matches!(n, NodeEnum::GroupingSet(_))),
+            subqueries: false,
+        }
+    }
+
+    /// ORDER BY and DISTINCT ON mean an output by a bare name or a number.
+    fn is_output(&self, node: &NodeEnum) -> bool {
+        match node {
+            NodeEnum::AConst(_) => true,
+            NodeEnum::ColumnRef(column) => {
+                let names = strings(&column.fields);
+                let named = |output: &Option<String>| output.as_deref() == names.first().copied();
+                names.len() == 1 && column.fields.len() == 1 && self.outputs.iter().any(named)
+            }
+            _ => false,
+        }
+    }
+
+    /// Notes what the client groups by, before outputs are looked at.
+    fn name_groups(&mut self, clauses: &Clauses, select: &protobuf::SelectStmt) -> Option<()> {
+        for (node, span) in nodes(&select.group_clause).zip(&clauses.groups) {
+            self.name_group(node, *span, clauses, select)?;
+        }
+        Some(())
+    }
+
+    fn name_group(
+        &mut self,
+        node: &NodeEnum,
+        span: Span,
+        clauses: &Clauses,
+        select: &protobuf::SelectStmt,
+    ) -> Option<()> {
+        match node {
+            NodeEnum::GroupingSet(set) => {
+                for node in nodes(&set.content) {
+                    self.name_group(node, span, clauses, select)?;
+                }
+                Some(())
+            }
+            NodeEnum::RowExpr(row) if self.sets => {
+                for node in nodes(&row.args) {
+                    self.name_group(node, span, clauses, select)?;
+                }
+                Some(())
+            }
+            NodeEnum::AConst(_) => {
+                // A position: the output is what rows are grouped by.
+                let meant = listed(select, node);
+                if std::ptr::eq(meant, node) {
+                    return None;
+                }
+                self.name_target(meant, clauses, select)
+            }
+            NodeEnum::ColumnRef(column) => {
+                let names = strings(&column.fields);
+                let block = &self.analysis.blocks[0];
+                // A bare name is a column of FROM first, then an output.
+                let owner = crate::scope::owner(&self.analysis.items, &block.names, column);
+                match (owner, names.as_slice()) {
+                    (crate::scope::Owner::Item(_), _) => {
+                        let column = self.base.source.name(place(node)?)?;
+                        self.key(self.part(column), shape(node));
+                        Some(())
+                    }
+                    (_, [name]) => {
+                        let at = self
+                            .outputs
+                            .iter()
+                            .position(|o| o.as_deref() == Some(name))?;
+                        let NodeEnum::ResTarget(target) = nodes(&select.target_list).nth(at)?
+                        else {
+                            return None;
+                        };
+                        self.name_target(inner(&target.val)?, clauses, select)
+                    }
+                    _ => None,
+                }
+            }
+            other => {
+                let span = clauses::extent(self.base, span, other)?;
+                let shape = shape(other);
+                self.key(self.part(span), shape.clone());
+                self.group_shapes.push(shape);
+                Some(())
+            }
+        }
+    }
+
+    /// An output that rows are grouped by.
+    fn name_target(
+        &mut self,
+        meant: &NodeEnum,
+        clauses: &Clauses,
+        select: &protobuf::SelectStmt,
+    ) -> Option<()> {
+        let mut targets = nodes(&select.target_list).zip(&clauses.targets);
+        let (target, span) = targets.find_map(|(node, span)| match node {
+            NodeEnum::ResTarget(target)
+                if inner(&target.val).is_some_and(|v| std::ptr::eq(v, meant)) =>
+            {
+                Some((target, *span))
+            }
+            _ => None,
+        })?;
+        if self.holds_aggregate(meant) {
+            return None;
+        }
+        let span = clauses::expression_of(self.base, span, target)?;
+        let shape = shape(meant);
+        self.key(self.part(span), shape.clone());
+        if !matches!(meant, NodeEnum::ColumnRef(_)) {
+            self.group_shapes.push(shape);
+        }
+        Some(())
+    }
+
+    fn holds_aggregate(&self, node: &NodeEnum) -> bool {
+        super::separable::holds_aggregate(self.analysis, node)
+    }
+
+    fn part(&self, span: Span) -> Template {
+        let mut text = Composed::default();
+        text.part(self.base, span, &[]);
+        text.pieces
+    }
+
+    /// The column that has a key; made if it is not there yet.
+    fn key(&mut self, text: Template, shape: String) -> usize {
+        let known = self
+            .columns
+            .iter()
+            .position(|column| column.key && column.shape == shape);
+        known.unwrap_or_else(|| {
+            self.columns.push(Column {
+                text,
+                shape,
+                key: true,
+            });
+            self.columns.len() - 1
+        })
+    }
+
+    fn partial(&mut self, text: Template) -> usize {
+        self.columns.push(Column {
+            text,
+            shape: String::new(),
+            key: false,
+        });
+        self.columns.len() - 1
+    }
+
+    fn targets(&mut self, clauses: &Clauses, select: &protobuf::SelectStmt) -> Option<()> {
+        let mut targets = nodes(&select.target_list).zip(&clauses.targets).enumerate();
+        targets.try_for_each(|(index, (node, span))| {
+            let NodeEnum::ResTarget(target) = node else {
+                return None;
+            };
+            if is_star(node) {
+                return None;
+            }
+            let value = inner(&target.val)?;
+            let expression = clauses::expression_of(self.base, *span, target)?;
+            if !self.replace_group(value, expression) {
+                self.walk(value, *span)?;
+            }
+            if target.name.is_empty() {
+                let name = self.outputs[index].clone()?;
+                let label = format!(" AS {}", identifier(&name));
+                self.edits.push(Edit::new((span.1, span.1), label));
+            }
+            Some(())
+        })
+    }
+
+    /// An element of GROUP BY in the last statement.
+    fn group(&mut self, node: &NodeEnum, span: Span) -> Option<()> {
+        match node {
+            NodeEnum::AConst(_) => Some(()),
+            NodeEnum::GroupingSet(set) => {
+                nodes(&set.content).try_for_each(|node| self.group(node, span))
+            }
+            NodeEnum::RowExpr(row) if self.sets => {
+                nodes(&row.args).try_for_each(|node| self.group(node, span))
+            }
+            NodeEnum::ColumnRef(column) => {
+                let block = &self.analysis.blocks[0];
+                let owner = crate::scope::owner(&self.analysis.items, &block.names, column);
+                if matches!(owner, crate::scope::Owner::Item(_)) {
+                    self.walk(node, span)
+                } else {
+                    Some(())
+                }
+            }
+            other => {
+                let span = clauses::extent(self.base, span, other)?;
+                self.replace_group(other, span).then_some(())
+            }
+        }
+    }
+
+    /// Puts the column of a group's value in the place of an expression that rows are grouped by.
+    fn replace_group(&mut self, node: &NodeEnum, span: Span) -> bool {
+        if self.group_shapes.is_empty() {
+            return false;
+        }
+        let wanted = shape(node);
+        if !self.group_shapes.contains(&wanted) {
+            return false;
+        }
+        let at = self
+            .columns
+            .iter()
+            .position(|column| column.key && column.shape == wanted);
+        let Some(at) = at else { return false };
+        self.edits.push(Edit::new(span, format!("a67.c{}", at + 1)));
+        true
+    }
+
+    /// Replaces what the last statement cannot compute from the parts.
+    fn walk(&mut self, node: &NodeEnum, within: Span) -> Option<()> {
+        if is_aggregate(self.analysis, node) {
+            let NodeEnum::FuncCall(call) = node else {
+                return None;
+            };
+            return self.aggregate(call);
+        }
+        if !self.group_shapes.is_empty()
+            && !matches!(node, NodeEnum::ColumnRef(_))
+            && self.group_shapes.contains(&shape(node))
+        {
+            let span = clauses::extent(self.base, within, node)?;
+            return self.replace_group(node, span).then_some(());
+        }
+        match node {
+            NodeEnum::ColumnRef(_) => self.column(node),
+            NodeEnum::SubLink(_) => {
+                // It may read what every shard has, but nothing of the rows that are grouped.
+                self.subqueries = true;
+                let mut own = true;
+                crate::tree::walk(node, &mut |child| {
+                    own &= !matches!(child, Child::Node(NodeEnum::ColumnRef(_)));
+                });
+                let reads = self.analysis.occurrences.iter().any(|one| {
+                    one.found.distributed().is_some() && one.block.is_some_and(|block| block != 0)
+                });
+                (own && !reads).then_some(())
+            }
+            _ => {
+                let mut below = Vec::new();
+                children(node, &mut |child| below.push(child));
+                below.into_iter().try_for_each(|child| match child {
+                    Child::Node(node) => self.walk(node, within),
+                    Child::Select(_) | Child::Range(_) | Child::Strange => None,
+                })
+            }
+        }
+    }
+
+    fn column(&mut self, node: &NodeEnum) -> Option<()> {
+        let NodeEnum::ColumnRef(reference) = node else {
+            return None;
+        };
+        let span = self.base.source.name(place(node)?)?;
+        if strings(&reference.fields).len() < reference.fields.len() {
+            return None;
+        }
+        let shape = shape(node);
+        let known = self
+            .columns
+            .iter()
+            .any(|column| column.key && column.shape == shape);
+        if self.sets && !known {
+            return None;
+        }
+        let at = self.key(self.part(span), shape);
+        self.edits.push(Edit::new(span, format!("a67.c{}", at + 1)));
+        Some(())
+    }
+
+    fn aggregate(&mut self, call: &protobuf::FuncCall) -> Option<()> {
+        let name = match strings(&call.funcname).as_slice() {
+            [name] | ["pg_catalog", name] => (*name).to_owned(),
+            _ => return None,
+        };
+        let plain = call.agg_order.is_empty()
+            && !call.agg_within_group
+            && !call.func_variadic
+            && !self.analysis.catalog.functions.contains_key(&name);
+        if !plain {
+            return None;
+        }
+        let whole = self.call_span(call)?;
+        let pieces = if call.agg_distinct {
+            self.distinct(call, &name)?
+        } else {
+            self.parts(call, &name, whole)?
+        };
+        self.edits.push(Edit {
+            span: whole,
+            pieces: vec![Piece::Text(pieces)],
+        });
+        Some(())
+    }
+
+    /// `name(...) FILTER (...)`
+    fn call_span(&self, call: &protobuf::FuncCall) -> Option<Span> {
+        let source = &self.base.source;
+        let start = usize::try_from(call.location).ok()?;
+        let (_, end) = source.call(start)?;
+        let behind = source.token_from(end);
+        if call.agg_filter.is_none() {
+            return Some((start, end));
+        }
+        if !source.is_word(behind, "filter") || !source.is_mark(behind + 1, '(') {
+            return None;
+        }
+        let close = source.closing(behind + 1)?;
+        Some((start, source.tokens[close].end))
+    }
+
+    fn parts(&mut self, call: &protobuf::FuncCall, name: &str, whole: Span) -> Option<String> {
+        if SAME.contains(&name) {
+            let at = self.partial(self.part(whole));
+            return Some(format!("{name}(a67.c{})", at + 1));
+        }
+        match name {
+            "count" => {
+                let at = self.partial(self.part(whole));
+                Some(format!("coalesce(sum(a67.c{}), 0)::bigint", at + 1))
+            }
+            "sum" => {
+                let at = self.partial(self.part(whole));
+                Some(format!("sum(a67.c{})::{TYPE_MARK}{at}{END_MARK}", at + 1))
+            }
+            "avg" => {
+                let named = self
+                    .base
+                    .source
+                    .name(usize::try_from(call.location).ok()?)?;
+                let mut other = |name: &str| {
+                    let mut text = Composed::default();
+                    text.part(self.base, whole, &[Edit::new(named, name)]);
+                    self.partial(text.pieces)
+                };
+                let sum = other("pg_catalog.sum");
+                let count = other("pg_catalog.count");
+                Some(format!("{AVERAGE_MARK}{sum},{count}{END_MARK}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// Rows are also grouped by the values, so that each comes at most once from every shard.
+    fn distinct(&mut self, call: &protobuf::FuncCall, name: &str) -> Option<String> {
+        let [argument] = call.args.as_slice() else {
+            return None;
+        };
+        let argument = argument.node.as_ref()?;
+        if !DISTINCT.contains(&name) || matches!(argument, NodeEnum::RowExpr(_)) {
+            return None;
+        }
+        let source = &self.base.source;
+        let start = source.token_at(usize::try_from(call.location).ok()?)?;
+        let open = (start..start + 4).find(|at| source.is_mark(*at, '('))?;
+        let close = source.closing(open)?;
+        if !source.is_word(open + 1, "distinct") {
+            return None;
+        }
+        let span = (
+            source.tokens.get(open + 2)?.start,
+            source.tokens.get(close - 1)?.end,
+        );
+        let mut text = Composed::default();
+        if call.agg_filter.is_some() {
+            let filter = (source.tokens.get(close + 3)?.start, self.call_span(call)?.1);
+            let last = source.token_from(filter.1).checked_sub(2)?;
+            let condition = (filter.0, source.tokens.get(last)?.end);
+            let word = source.is_word(close + 3, "where");
+            let condition = (source.tokens.get(close + 4)?.start, condition.1);
+            if !word {
+                return None;
+            }
+            text.word("CASE WHEN ")
+                .part(self.base, condition, &[])
+                .word(" THEN ")
+                .part(self.base, span, &[])
+                .word(" END");
+        } else {
+            text.part(self.base, span, &[]);
+        }
+        let printed = format!("distinct {:?}", text.pieces);
+        let at = self.key_of_distinct(text.pieces, printed);
+        Some(format!("{name}(DISTINCT a67.c{})", at + 1))
+    }
+
+    /// Not one of the client's groups: the last statement does not group by it.
+    fn key_of_distinct(&mut self, text: Template, shape: String) -> usize {
+        self.key(text, shape)
+    }
+
+    fn finish(mut self, clauses: &Clauses, select: &protobuf::SelectStmt) -> Option<Composition> {
+        self.edits.sort_by_key(|edit| edit.span);
+        self.edits
+            .dedup_by(|a, b| a.span == b.span && a.pieces == b.pieces);
+        let base = self.base;
+        let mut shard = Composed::default();
+        shard.part(base, clauses.head, &[]).word(" ");
+        for (index, column) in self.columns.iter().enumerate() {
+            shard.word(if index > 0 { ", " } else { "" });
+            shard.pieces.extend(column.text.iter().cloned());
+            shard.word(&format!(" AS c{}", index + 1));
+        }
+        if self.columns.is_empty() {
+            return None;
+        }
+        shard.word(" ").part(base, clauses.body, &[]);
+        let keys: Vec<usize> = (0..self.columns.len())
+            .filter(|at| self.columns[*at].key)
+            .collect();
+        if !keys.is_empty() {
+            let list: Vec<String> = keys.iter().map(|at| (at + 1).to_string()).collect();
+            shard.word(&format!(" GROUP BY {}", list.join(", ")));
+        }
+        let mut last = Composed::default();
+        last.word("SELECT ")
+            .part(base, clauses.distinct, &self.edits)
+            .word(" ");
+        for (index, target) in clauses.targets.iter().enumerate() {
+            last.word(if index > 0 { ", " } else { "" });
+            last.part(base, *target, &self.edits);
+        }
+        let mut pieces = finished(last.pieces)?;
+        pieces.push(FinalPiece::Piece(Piece::Text(" FROM ".to_owned())));
+        pieces.push(FinalPiece::Rows);
+        let mut rest = Composed::default();
+        self.put_grouping(&mut rest, clauses, select);
+        for part in [clauses.order, clauses.limit] {
+            rest.word(" ").part(base, part, &self.edits);
+        }
+        pieces.extend(finished(rest.pieces)?);
+        let literal = |shape: &String| super::holds_literal(shape);
+        Some(Composition {
+            reusable: !self.group_shapes.iter().any(literal),
+            statement: merged(shard.pieces),
+            combine: Combine::Final(pieces),
+        })
+    }
+
+    /// GROUP BY, HAVING and WINDOW. Columns that depend on the client's groups are grouped by, too.
+    fn put_grouping(&self, rest: &mut Composed, clauses: &Clauses, select: &protobuf::SelectStmt) {
+        let (start, end) = clauses.grouping;
+        rest.word(" ");
+        let Some(last) = clauses.groups.last().filter(|_| !self.sets) else {
+            rest.part(self.base, (start, end), &self.edits);
+            return;
+        };
+        rest.part(self.base, (start, last.1), &self.edits);
+        let grouped = |column: &&usize| {
+            let column = &self.columns[**column];
+            column.key && !column.shape.starts_with("distinct ")
+        };
+        let all: Vec<usize> = (0..self.columns.len()).collect();
+        for at in all.iter().filter(grouped) {
+            rest.word(&format!(", a67.c{}", at + 1));
+        }
+        rest.part(self.base, (last.1, end), &self.edits);
+        debug_assert!(!select.group_clause.is_empty());
+    }
+}
+
+/// Where a node says that it is.
+fn place(node: &NodeEnum) -> Option<usize> {
+    clauses::location(node).and_then(|at| usize::try_from(at).ok())
+}
+
+/// Texts that stand side by side become one.
+fn merged(pieces: Template) -> Template {
+    let mut text = Composed::default();
+    for piece in pieces {
+        match piece {
+            Piece::Text(part) => {
+                text.word(&part);
+            }
+            other => text.pieces.push(other),
+        }
+    }
+    text.pieces
+}
+
+/// Marks become what they stand for.
+fn finished(pieces: Template) -> Option<Vec<FinalPiece>> {
+    let mut done = Vec::new();
+    for piece in pieces {
+        let Piece::Text(text) = piece else {
+            done.push(FinalPiece::Piece(piece));
+            continue;
+        };
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find(END_MARK) {
+            done.push(FinalPiece::Piece(Piece::Text(rest[..at].to_owned())));
+            rest = &rest[at..];
+            let (average, behind) = match rest.strip_prefix(TYPE_MARK) {
+                Some(behind) => (false, behind),
+                None => (true, rest.strip_prefix(AVERAGE_MARK)?),
+            };
+            let (numbers, behind) = behind.split_once(END_MARK)?;
+            done.push(if average {
+                let (sum, count) = numbers.split_once(',')?;
+                FinalPiece::Average {
+                    sum: sum.parse().ok()?,
+                    count: count.parse().ok()?,
+                }
+            } else {
+                FinalPiece::Type(numbers.parse().ok()?)
+            });
+            rest = behind;
+        }
+        done.push(FinalPiece::Piece(Piece::Text(rest.to_owned())));
+    }
+    Some(done)
+}

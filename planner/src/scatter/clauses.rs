@@ -1,0 +1,433 @@
+//! The clauses of a SELECT in its own text, and the text of what its tree points to.
+//!
+//! Trees say where things start, not where they end. Every part that is cut out here is parsed
+//! again and compared with the tree it was cut for; what does not come out equal is not used.
+
+use std::fmt::{self, Write};
+
+use pg_query::{NodeEnum, protobuf};
+
+use crate::{
+    parse,
+    plan::{Piece, Template},
+    splice::Source,
+    tree::{self, Child, inner, nodes},
+};
+
+/// A range of bytes.
+pub(crate) type Span = (usize, usize);
+
+/// A statement's text, and which of its bytes are literals that were cut out of it.
+#[derive(Debug)]
+pub(crate) struct Base<'t> {
+    pub(crate) source: Source<'t>,
+    /// Start, end, number. Empty where other literals would make another plan.
+    pub(crate) literals: Vec<(usize, usize, usize)>,
+}
+
+impl<'t> Base<'t> {
+    /// The text of a part.
+    pub(crate) fn text(&self, span: Span) -> &'t str {
+        self.source.text.get(span.0..span.1).unwrap_or("")
+    }
+}
+
+/// Text that is put together from parts of a [`Base`] and words between them.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Composed {
+    pub(crate) pieces: Template,
+}
+
+impl Composed {
+    /// Words of our own.
+    pub(crate) fn word(&mut self, text: &str) -> &mut Self {
+        match self.pieces.last_mut() {
+            Some(Piece::Text(last)) => last.push_str(text),
+            _ => self.pieces.push(Piece::Text(text.to_owned())),
+        }
+        self
+    }
+
+    /// A part of the statement, with replacements inside of it (in order, without overlaps).
+    pub(crate) fn part(&mut self, base: &Base<'_>, span: Span, edits: &[Edit]) -> &mut Self {
+        let mut at = span.0;
+        let inside = |edit: &&Edit| edit.span.0 >= span.0 && edit.span.1 <= span.1;
+        for edit in edits.iter().filter(inside) {
+            self.plain(base, (at, edit.span.0));
+            for piece in &edit.pieces {
+                match piece {
+                    Piece::Text(text) => {
+                        self.word(text);
+                    }
+                    other => self.pieces.push(other.clone()),
+                }
+            }
+            at = edit.span.1;
+        }
+        self.plain(base, (at, span.1));
+        self
+    }
+
+    fn plain(&mut self, base: &Base<'_>, span: Span) {
+        let mut at = span.0;
+        for (start, end, slot) in &base.literals {
+            if *start >= at && *end <= span.1 {
+                self.word(base.text((at, *start)));
+                self.pieces.push(Piece::Literal(*slot));
+                at = *end;
+            }
+        }
+        self.word(base.text((at, span.1)));
+    }
+}
+
+/// What takes the place of a part.
+#[derive(Debug, Clone)]
+pub(crate) struct Edit {
+    pub(crate) span: Span,
+    pub(crate) pieces: Template,
+}
+
+impl Edit {
+    /// A replacement by words.
+    pub(crate) fn new(span: Span, text: impl Into<String>) -> Self {
+        Edit {
+            span,
+            pieces: vec![Piece::Text(text.into())],
+        }
+    }
+}
+
+/// Where the clauses of a plain SELECT are. Spans of lists are without the key words.
+#[derive(Debug, Clone)]
+pub(crate) struct Clauses {
+    /// From the statement's start to behind SELECT: `WITH ... SELECT`.
+    pub(crate) head: Span,
+    /// `DISTINCT`, `DISTINCT ON (...)` or `ALL`, or nothing.
+    pub(crate) distinct: Span,
+    /// Each output.
+    pub(crate) targets: Vec<Span>,
+    /// From FROM to the end of WHERE.
+    pub(crate) body: Span,
+    /// Each element of GROUP BY.
+    pub(crate) groups: Vec<Span>,
+    /// GROUP BY, HAVING and WINDOW with their key words.
+    pub(crate) grouping: Span,
+    /// ORDER BY with its key words.
+    pub(crate) order: Span,
+    /// Each element of ORDER BY.
+    pub(crate) sorts: Vec<Span>,
+    /// LIMIT, OFFSET and FETCH.
+    pub(crate) limit: Span,
+}
+
+/// Key words that start a clause, in the order in which clauses come.
+const CLAUSES: &[&str] = &[
+    "from", "where", "group", "having", "window", "order", "limit", "offset", "fetch", "for",
+];
+
+/// The clauses of a SELECT that fills a span. `None` when its text is not understood.
+pub(crate) fn clauses(
+    base: &Base<'_>,
+    span: Span,
+    select: &protobuf::SelectStmt,
+) -> Option<Clauses> {
+    let source = &base.source;
+    let first = source.token_from(span.0);
+    let depth = source.tokens.get(first)?.depth;
+    let end = source.token_from(span.1);
+    let words: Vec<usize> = (first..end)
+        .filter(|at| source.tokens[*at].depth == depth)
+        .collect();
+    let start = *words.iter().find(|at| source.is_word(**at, "select"))?;
+    let mut starts: Vec<(&str, usize)> = Vec::new();
+    for at in words.iter().copied().filter(|at| *at > start) {
+        if let Some(word) = clause_at(source, at, start) {
+            let known = |name: &str| starts.iter().any(|(other, _)| *other == name);
+            // `IS DISTINCT FROM` and `ROWS FROM` behind FROM.
+            if word == "from" && known("from") {
+                continue;
+            }
+            if known(word) {
+                return None;
+            }
+            starts.push((word, at));
+        }
+    }
+    let begins = |word: &str| {
+        starts
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, at)| *at)
+    };
+    let offset = |token: usize| {
+        source
+            .tokens
+            .get(token)
+            .map_or(span.1, |token| token.start.min(span.1))
+    };
+    // Where the first of some clauses starts, else where the statement ends.
+    let border = |names: &[&str]| {
+        let first = names.iter().filter_map(|name| begins(name)).min();
+        first.unwrap_or(end)
+    };
+    let tokens_to_span = |from: usize, to: usize| -> Span {
+        match (
+            source.tokens.get(from),
+            to.checked_sub(1).and_then(|last| source.tokens.get(last)),
+        ) {
+            (Some(first), Some(last)) if to > from => (first.start, last.end),
+            _ => (offset(from), offset(from)),
+        }
+    };
+    let list = |from: usize, to: usize| -> Vec<Span> {
+        let mut parts = Vec::new();
+        let mut at = from;
+        for token in from..=to {
+            if token == to || (source.is_mark(token, ',') && source.tokens[token].depth == depth) {
+                if token > at {
+                    parts.push(tokens_to_span(at, token));
+                }
+                at = token + 1;
+            }
+        }
+        parts
+    };
+    let body_start = border(&CLAUSES[..2]).min(border(&CLAUSES[2..]));
+    let grouping_start = border(&CLAUSES[2..]);
+    let order_start = border(&CLAUSES[5..]);
+    let limit_start = border(&CLAUSES[6..9]).min(border(&CLAUSES[9..]));
+    let limit_end = border(&CLAUSES[9..]);
+    let mut targets_start = start + 1;
+    if source.is_word(targets_start, "all") {
+        targets_start += 1;
+    } else if source.is_word(targets_start, "distinct") {
+        targets_start += 1;
+        if source.is_word(targets_start, "on") && source.is_mark(targets_start + 1, '(') {
+            targets_start = source.closing(targets_start + 1)? + 1;
+        }
+    }
+    let groups = match begins("group") {
+        Some(at) => {
+            let from = at + 2;
+            let quantified = source.is_word(from, "distinct") || source.is_word(from, "all");
+            list(from + usize::from(quantified), border(&CLAUSES[3..]))
+        }
+        None => Vec::new(),
+    };
+    let found = Clauses {
+        head: (span.0, source.tokens.get(start)?.end),
+        distinct: tokens_to_span(start + 1, targets_start),
+        targets: list(targets_start, body_start),
+        body: tokens_to_span(body_start, grouping_start),
+        groups,
+        grouping: tokens_to_span(grouping_start, order_start),
+        order: tokens_to_span(order_start, limit_start),
+        sorts: begins("order").map_or_else(Vec::new, |at| list(at + 2, limit_start)),
+        limit: tokens_to_span(limit_start, limit_end),
+    };
+    (is_proved(base, &found, select)).then_some(found)
+}
+
+/// The clause that a token begins.
+fn clause_at(source: &Source<'_>, at: usize, start: usize) -> Option<&'static str> {
+    let word = CLAUSES.iter().find(|word| source.is_word(at, word))?;
+    // A label (`AS order`) or a part of a name (`t.order`).
+    if source.is_word(at - 1, "as") && at - 1 > start || source.is_mark(at - 1, '.') {
+        return None;
+    }
+    let belongs = match *word {
+        "from" => {
+            let distinct = source.is_word(at - 1, "distinct");
+            let is = at >= 2 && (source.is_word(at - 2, "is") || source.is_word(at - 2, "not"));
+            !(distinct && is)
+        }
+        "group" => source.is_word(at + 1, "by") && !source.is_word(at - 1, "within"),
+        "order" => source.is_word(at + 1, "by"),
+        _ => true,
+    };
+    belongs.then_some(*word)
+}
+
+/// The parts, parsed on their own, are those of the tree.
+fn is_proved(base: &Base<'_>, found: &Clauses, select: &protobuf::SelectStmt) -> bool {
+    let counts = found.targets.len() == select.target_list.len()
+        && found.groups.len() == select.group_clause.len()
+        && found.sorts.len() == select.sort_clause.len();
+    if !counts || !select.values_lists.is_empty() || select.into_clause.is_some() {
+        return false;
+    }
+    let mut text = String::from("SELECT ");
+    let _ = write!(text, "{} ", base.text(found.distinct));
+    let targets: Vec<&str> = found.targets.iter().map(|span| base.text(*span)).collect();
+    text.push_str(&targets.join(", "));
+    for span in [found.body, found.grouping, found.order, found.limit] {
+        text.push(' ');
+        text.push_str(base.text(span));
+    }
+    let Some(NodeEnum::SelectStmt(parsed)) = parse::parse_one(&text) else {
+        return false;
+    };
+    let mut expected = select.clone();
+    expected.with_clause = None;
+    expected.locking_clause = Vec::new();
+    shape(&*parsed) == shape(&expected)
+        && nodes(&select.target_list)
+            .zip(&found.targets)
+            .all(|(node, span)| is_list_element(base, *span, node, ""))
+        && nodes(&select.group_clause)
+            .zip(&found.groups)
+            .all(|(node, span)| is_list_element(base, *span, node, "GROUP BY "))
+        && nodes(&select.sort_clause)
+            .zip(&found.sorts)
+            .all(|(node, span)| is_list_element(base, *span, node, "ORDER BY "))
+}
+
+fn is_list_element(base: &Base<'_>, span: Span, node: &NodeEnum, clause: &str) -> bool {
+    let text = format!("SELECT {clause}{}", base.text(span));
+    let Some(NodeEnum::SelectStmt(parsed)) = parse::parse_one(&text) else {
+        return false;
+    };
+    let list = match clause {
+        "" => &parsed.target_list,
+        "GROUP BY " => &parsed.group_clause,
+        _ => &parsed.sort_clause,
+    };
+    let mut parsed = nodes(list);
+    let same = parsed
+        .next()
+        .is_some_and(|parsed| shape(parsed) == shape(node));
+    same && parsed.next().is_none()
+}
+
+/// The span of an output's expression, without its label.
+pub(crate) fn expression_of(
+    base: &Base<'_>,
+    span: Span,
+    target: &protobuf::ResTarget,
+) -> Option<Span> {
+    let value = inner(&target.val)?;
+    if target.name.is_empty() {
+        return proves(base, span, value).then_some(span);
+    }
+    let source = &base.source;
+    let label = source.token_from(span.1).checked_sub(1)?;
+    let labelled = label.checked_sub(usize::from(source.is_word(label - 1, "as")))?;
+    let last = source.tokens.get(labelled.checked_sub(1)?)?;
+    let found = (span.0, last.end);
+    proves(base, found, value).then_some(found)
+}
+
+/// The span of a node inside of `within`: the shortest text around its known places that parses
+/// to it.
+pub(crate) fn extent(base: &Base<'_>, within: Span, node: &NodeEnum) -> Option<Span> {
+    let (first, last) = places(node)?;
+    let source = &base.source;
+    let low = source.token_from(within.0);
+    let high = source.token_from(within.1);
+    let (first, last) = (source.token_at(first)?, source.token_at(last)?);
+    // An expression starts at most a few brackets before its first known place.
+    for start in (low..=first).rev().take(4) {
+        for end in last..high.min(last + 24) {
+            let span = (source.tokens[start].start, source.tokens[end].end);
+            if source.tokens[start].depth == source.tokens[end].depth && proves(base, span, node) {
+                return Some(span);
+            }
+        }
+    }
+    None
+}
+
+fn proves(base: &Base<'_>, span: Span, node: &NodeEnum) -> bool {
+    parse::parse_expression(base.text(span)).is_some_and(|parsed| shape(&parsed) == shape(node))
+}
+
+/// The lowest and the highest place that a tree names.
+fn places(node: &NodeEnum) -> Option<Span> {
+    let mut found: Option<Span> = None;
+    let mut take = |node: &NodeEnum| {
+        if let Some(at) = location(node).and_then(|at| usize::try_from(at).ok()) {
+            let (low, high) = found.unwrap_or((at, at));
+            found = Some((low.min(at), high.max(at)));
+        }
+    };
+    take(node);
+    tree::walk(node, &mut |child| {
+        if let Child::Node(node) = child {
+            take(node);
+        }
+    });
+    found
+}
+
+/// Where a node of an expression says that it is.
+pub(crate) fn location(node: &NodeEnum) -> Option<i32> {
+    Some(match node {
+        NodeEnum::ColumnRef(node) => node.location,
+        NodeEnum::AConst(node) => node.location,
+        NodeEnum::ParamRef(node) => node.location,
+        NodeEnum::FuncCall(node) => node.location,
+        NodeEnum::AExpr(node) => node.location,
+        NodeEnum::BoolExpr(node) => node.location,
+        NodeEnum::CaseExpr(node) => node.location,
+        NodeEnum::CoalesceExpr(node) => node.location,
+        NodeEnum::MinMaxExpr(node) => node.location,
+        NodeEnum::NullTest(node) => node.location,
+        NodeEnum::BooleanTest(node) => node.location,
+        NodeEnum::RowExpr(node) => node.location,
+        NodeEnum::AArrayExpr(node) => node.location,
+        NodeEnum::SqlvalueFunction(node) => node.location,
+        NodeEnum::SubLink(node) => node.location,
+        NodeEnum::CollateClause(node) => node.location,
+        NodeEnum::TypeCast(node) => node.location,
+        NodeEnum::GroupingFunc(node) => node.location,
+        _ => return None,
+    })
+}
+
+/// A tree without the places it points to: equal shapes mean the same.
+pub(crate) fn shape(tree: &dyn fmt::Debug) -> String {
+    let mut shape = Shape::default();
+    let _ = write!(shape, "{tree:?}");
+    shape.text
+}
+
+/// Fields of nodes that are places in a text.
+const PLACES: &[&str] = &["location: ", "list_start: ", "list_end: "];
+
+/// Takes a tree's printed form and leaves out places.
+#[derive(Default)]
+struct Shape {
+    text: String,
+    quoted: bool,
+    escaped: bool,
+    /// The number behind a field of places is passed over.
+    skipping: bool,
+}
+
+impl fmt::Write for Shape {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        for letter in part.chars() {
+            if self.skipping {
+                if letter == '-' || letter.is_ascii_digit() {
+                    continue;
+                }
+                self.skipping = false;
+            }
+            self.text.push(letter);
+            if self.quoted {
+                match letter {
+                    _ if self.escaped => self.escaped = false,
+                    '\\' => self.escaped = true,
+                    '"' => self.quoted = false,
+                    _ => {}
+                }
+            } else if letter == '"' {
+                self.quoted = true;
+            } else if letter == ' ' && PLACES.iter().any(|field| self.text.ends_with(field)) {
+                self.skipping = true;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,758 @@
+//! The merge tier: shards' partial results are brought to the home shard, where a last statement
+//! makes the answer of them. Postgres itself adds, divides, sorts and compares, so the answer has
+//! the digits and the order that one Postgres gives.
+//!
+//! Few rows travel as arrays, one parameter for each column; many go into a temporary table.
+
+use std::time::Instant;
+
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{ColumnAt, Distinct, FinalPiece, Rows},
+};
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    Session,
+    planning::Request,
+    scatter::{COLLATABLE, Learned, Part, malformed, without_position},
+};
+use crate::{
+    copy_rows,
+    error::{Failure, Outcome},
+    frame::{Frame, HEADER_BYTES},
+    guc, message, relay,
+    server::Step,
+};
+
+/// More bytes than this do not travel as parameters.
+const ARRAY_BYTES_MAX: usize = 4 << 20;
+/// A temporary table of more rows gets statistics.
+const ANALYZE_ROWS_MIN: u64 = 10_000;
+const PARTS_TABLE: &str = "a67_parts";
+
+/// How a column's type is written.
+#[derive(Debug, Clone)]
+pub struct TypeNames {
+    /// With its modifier: `numeric(10,2)`.
+    pub full: String,
+    /// Without it.
+    pub base: String,
+    /// ` COLLATE "x"`, or nothing where the type has no collation, or its default.
+    pub collate: String,
+    /// Values travel in binary.
+    binary: bool,
+    oid: u32,
+}
+
+/// `text`
+const TEXT_OID: u32 = 25;
+
+/// Built-in types whose binary values are elements of arrays as they are.
+const ELEMENTS: &[u32] = &[
+    16, 17, 20, 21, 23, 25, 26, 700, 701, 790, 869, 650, 829, 1042, 1043, 1082, 1083, 1114, 1184,
+    1186, 1266, 1560, 1562, 1700, 2950, 3220, 3802, 114,
+];
+
+/// `record`, `record[]`: values that cannot be read back.
+const RECORDS: &[u32] = &[2249, 2287];
+
+/// Partial results, column by column, in the form of array elements.
+struct Parts {
+    columns: Vec<BytesMut>,
+    nulls: Vec<bool>,
+    rows: u64,
+}
+
+impl Parts {
+    fn new(count: usize) -> Parts {
+        Parts {
+            columns: vec![BytesMut::new(); count],
+            nulls: vec![false; count],
+            rows: 0,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.columns.iter().map(BytesMut::len).sum()
+    }
+
+    fn add(&mut self, row: &Frame) -> Outcome {
+        let values = message::data_row(row.body()).ok_or_else(malformed)?;
+        if values.len() != self.columns.len() {
+            return Err(malformed());
+        }
+        for (index, value) in values.into_iter().enumerate() {
+            let column = &mut self.columns[index];
+            match value {
+                None => {
+                    column.put_i32(-1);
+                    self.nulls[index] = true;
+                }
+                Some(bytes) => {
+                    column.put_i32(bytes.len() as i32);
+                    column.extend_from_slice(bytes);
+                }
+            }
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Rows again, as COPY wants them: the columns are read side by side.
+    fn put_rows(&self, binary: bool, output: &mut BytesMut) {
+        let mut rest: Vec<&[u8]> = self.columns.iter().map(|column| &column[..]).collect();
+        for _ in 0..self.rows {
+            let values: Vec<Option<&[u8]>> =
+                rest.iter_mut().map(|column| next_element(column)).collect();
+            if binary {
+                output.put_i16(values.len() as i16);
+                for value in values {
+                    match value {
+                        None => output.put_i32(-1),
+                        Some(bytes) => {
+                            output.put_i32(bytes.len() as i32);
+                            output.extend_from_slice(bytes);
+                        }
+                    }
+                }
+            } else {
+                copy_rows::put_text_row(output, values.into_iter());
+            }
+        }
+    }
+
+    /// One column as a value of an array type (`src/backend/utils/adt/arrayfuncs.c`, array_recv).
+    fn put_array(&self, index: usize, oid: u32, output: &mut BytesMut) {
+        let elements = &self.columns[index];
+        let dimensions = i32::from(self.rows > 0);
+        let length = 12 + 8 * dimensions + elements.len() as i32;
+        output.put_i32(length);
+        output.put_i32(dimensions);
+        output.put_i32(i32::from(self.nulls[index]));
+        output.put_u32(oid);
+        if dimensions > 0 {
+            output.put_i32(self.rows as i32);
+            output.put_i32(1);
+            output.extend_from_slice(elements);
+        }
+    }
+}
+
+fn next_element<'c>(column: &mut &'c [u8]) -> Option<&'c [u8]> {
+    let (length, rest) = column.split_first_chunk::<4>()?;
+    *column = rest;
+    let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+    let (value, rest) = column.split_at_checked(length)?;
+    *column = rest;
+    Some(value)
+}
+
+/// Where the partial results are.
+enum Brought {
+    /// Parameters behind the client's.
+    Arrays(Parts),
+    /// A temporary table on the home shard.
+    Table,
+}
+
+impl Session {
+    /// Groups that have rows on several shards.
+    pub(super) async fn merge(
+        &mut self,
+        pieces: &[FinalPiece],
+        shards: &[ShardId],
+        text: &str,
+        learned: &Learned,
+        request: &Request<'_>,
+    ) -> Outcome<Option<Vec<Part>>> {
+        if learned.columns.iter().any(|(oid, _)| RECORDS.contains(oid)) {
+            self.gather_instead(request).await?;
+            return Ok(None);
+        }
+        let names = self.type_names(learned, text, request).await?;
+        let Some(last) = last_statement(pieces, &names, request) else {
+            // The average of single precision values is not made of their sum.
+            self.gather_instead(request).await?;
+            return Ok(None);
+        };
+        let (brought, parts) = self.bring(shards, text, &names, request).await?;
+        self.finish_merge(&last, brought, &names, request).await?;
+        self.note_parts(&parts);
+        Ok(Some(parts))
+    }
+
+    /// Rows whose order, or whose equality, only Postgres knows.
+    pub(super) async fn merge_rows(
+        &mut self,
+        rows: &Rows,
+        shards: &[ShardId],
+        text: &str,
+        learned: &Learned,
+        request: &Request<'_>,
+    ) -> Outcome<Option<Vec<Part>>> {
+        if learned.columns.iter().any(|(oid, _)| RECORDS.contains(oid)) {
+            self.gather_instead(request).await?;
+            return Ok(None);
+        }
+        let names = self.type_names(learned, text, request).await?;
+        let last = self.ordered_statement(rows, learned, request)?;
+        let (brought, parts) = self.bring(shards, text, &names, request).await?;
+        self.finish_merge(&last, brought, &names, request).await?;
+        self.note_parts(&parts);
+        Ok(Some(parts))
+    }
+
+    /// Names of the columns' types, from the home shard; asked once for each plan.
+    async fn type_names(
+        &mut self,
+        learned: &Learned,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<TypeNames>> {
+        if let Some(known) = learned.names.get() {
+            return Ok(known.clone());
+        }
+        let columns = learned.columns.iter().enumerate();
+        let questions: Vec<String> = columns
+            .map(|(index, (oid, modifier))| {
+                let name = format!("a67.c{}", index + 1);
+                let collation = match COLLATABLE.contains(oid) {
+                    true => format!(
+                        "CASE WHEN pg_catalog.pg_collation_for({name}) <> '\"default\"' \
+                         THEN ' COLLATE ' || pg_catalog.pg_collation_for({name}) END"
+                    ),
+                    false => "NULL".to_owned(),
+                };
+                format!(
+                    "pg_catalog.format_type({oid}, {modifier}), \
+                     pg_catalog.format_type({oid}, -1), {collation}"
+                )
+            })
+            .collect();
+        let names: Vec<String> = (1..=learned.columns.len())
+            .map(|number| format!("c{number}"))
+            .collect();
+        let question = format!(
+            "SELECT {} FROM (VALUES (1)) a67_one LEFT JOIN ({text}) a67 ({}) ON false",
+            questions.join(", "),
+            names.join(", ")
+        );
+        let rows = self.ask_home(&question, request).await?;
+        let mut values = rows.into_iter().next().unwrap_or_default().into_iter();
+        let mut known = Vec::with_capacity(learned.columns.len());
+        for (oid, _) in &learned.columns {
+            let mut next = || values.next().flatten();
+            let (full, base, collate) = (next(), next(), next());
+            let collate = collate.unwrap_or_default();
+            known.push(TypeNames {
+                full: full.ok_or_else(malformed)?,
+                base: base.ok_or_else(malformed)?,
+                collate,
+                binary: ELEMENTS.contains(oid),
+                oid: *oid,
+            });
+        }
+        let _ = learned.names.set(known.clone());
+        Ok(known)
+    }
+
+    /// Runs the shards' statement and brings its rows to the home shard.
+    async fn bring(
+        &mut self,
+        shards: &[ShardId],
+        text: &str,
+        names: &[TypeNames],
+        request: &Request<'_>,
+    ) -> Outcome<(Brought, Vec<Part>)> {
+        let formats: Vec<i16> = names.iter().map(|name| i16::from(name.binary)).collect();
+        let started = Instant::now();
+        let mut parts = Vec::with_capacity(shards.len());
+        for shard in shards {
+            if let Err(failure) = self.send_select(*shard, text, &formats, request).await {
+                self.stop_parts(shards).await?;
+                return Err(failure);
+            }
+        }
+        // The home shard's rows are read first: then its connection is free for those of others.
+        let home = self.home();
+        let mut order: Vec<ShardId> = shards.to_vec();
+        order.sort_by_key(|shard| *shard != home);
+        let mut loader = Loader {
+            parts: Parts::new(names.len()),
+            table: false,
+        };
+        for shard in order {
+            let mut part = Part {
+                shard,
+                rows: 0,
+                bytes: 0,
+                milliseconds: 0.0,
+            };
+            let result = self.bring_from(&mut part, &mut loader, names).await;
+            part.milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+            parts.push(part);
+            match result {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.stop_parts(shards).await?;
+                    return self.bring_by_table(shards, text, names, request).await;
+                }
+                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+                Err(failure) => {
+                    self.stop_parts(shards).await?;
+                    return Err(failure);
+                }
+            }
+        }
+        if !loader.table {
+            return Ok((Brought::Arrays(loader.parts), parts));
+        }
+        self.load_parts(&mut loader.parts, names).await?;
+        let rows: u64 = parts.iter().map(|part| part.rows).sum();
+        self.end_parts(names, rows).await?;
+        Ok((Brought::Table, parts))
+    }
+
+    /// Reads one shard's rows. False: those of the home shard are too many to be held.
+    async fn bring_from(
+        &mut self,
+        part: &mut Part,
+        loader: &mut Loader,
+        names: &[TypeNames],
+    ) -> Outcome<bool> {
+        let home = self.home();
+        while let Some(row) = self.next_row(part.shard).await? {
+            part.rows += 1;
+            part.bytes += row.bytes.len() as u64;
+            loader.parts.add(&row)?;
+            let high = if part.shard == home {
+                self.settings.own.work_bytes
+            } else if loader.table {
+                copy_rows::COPY_CHUNK_BYTES
+            } else {
+                ARRAY_BYTES_MAX
+            };
+            if loader.parts.bytes() <= high {
+                continue;
+            }
+            if part.shard == home {
+                return Ok(false);
+            }
+            if !loader.table {
+                self.start_parts(names).await?;
+                loader.table = true;
+            }
+            self.load_parts(&mut loader.parts, names).await?;
+        }
+        Ok(true)
+    }
+
+    /// The home shard's own rows go straight into the table, then those of the others.
+    async fn bring_by_table(
+        &mut self,
+        shards: &[ShardId],
+        text: &str,
+        names: &[TypeNames],
+        request: &Request<'_>,
+    ) -> Outcome<(Brought, Vec<Part>)> {
+        let home = self.home();
+        self.begin_implicit();
+        self.create_parts(names).await?;
+        let own = self.insert_parts(text, request).await?;
+        let mut parts = vec![Part {
+            shard: home,
+            rows: own,
+            bytes: 0,
+            milliseconds: 0.0,
+        }];
+        let others: Vec<ShardId> = shards
+            .iter()
+            .copied()
+            .filter(|shard| *shard != home)
+            .collect();
+        let formats: Vec<i16> = names.iter().map(|name| i16::from(name.binary)).collect();
+        for shard in &others {
+            self.send_select(*shard, text, &formats, request).await?;
+        }
+        self.copy_parts(names).await?;
+        let mut loader = Loader {
+            parts: Parts::new(names.len()),
+            table: true,
+        };
+        for shard in others.iter().copied() {
+            let mut part = Part {
+                shard,
+                rows: 0,
+                bytes: 0,
+                milliseconds: 0.0,
+            };
+            if let Err(failure) = self.bring_from(&mut part, &mut loader, names).await {
+                self.stop_parts(&others).await?;
+                return Err(failure);
+            }
+            parts.push(part);
+        }
+        self.load_parts(&mut loader.parts, names).await?;
+        let rows: u64 = parts.iter().map(|part| part.rows).sum();
+        self.end_parts(names, rows).await?;
+        Ok((Brought::Table, parts))
+    }
+
+    /// The shards' statement on the home shard, into the table. Returns the number of rows.
+    async fn insert_parts(&mut self, text: &str, request: &Request<'_>) -> Outcome<u64> {
+        let types = self.types_for_shards(request).await?;
+        let index = self.link(self.home()).await?;
+        let server = &mut self.links[index].server;
+        let text = format!("INSERT INTO pg_temp.{PARTS_TABLE} {text}");
+        let parameters = request
+            .bound
+            .map_or(message::NO_PARAMETERS, |bound| bound.bind.parameters());
+        message::put_parse(&mut server.wire.output, "", &text, &types);
+        message::put_bind_with_format(&mut server.wire.output, "", "", parameters, 0);
+        message::put_execute(&mut server.wire.output, "", 0);
+        server.expect(Step::Parse, false);
+        server.expect(Step::Bind, false);
+        server.expect(Step::Execute, true);
+        server.sync();
+        server.unnamed = None;
+        let mut rows = 0;
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'C' {
+                rows = message::tag_rows(message::command_tag(frame.body())).unwrap_or(0);
+            }
+            Ok(())
+        })
+        .await
+        .map_err(without_position)?;
+        self.hidden_error(index)?;
+        Ok(rows)
+    }
+
+    /// Makes the temporary table and starts to copy into it.
+    async fn start_parts(&mut self, names: &[TypeNames]) -> Outcome {
+        self.begin_implicit();
+        self.create_parts(names).await?;
+        self.copy_parts(names).await
+    }
+
+    async fn create_parts(&mut self, names: &[TypeNames]) -> Outcome {
+        let home = self.home();
+        self.lift_guard().await?;
+        let columns: Vec<String> = names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| format!("c{} {}{}", index + 1, name.full, name.collate))
+            .collect();
+        let create = format!(
+            "DROP TABLE IF EXISTS pg_temp.{PARTS_TABLE}; \
+             CREATE TEMPORARY TABLE {PARTS_TABLE} ({}) ON COMMIT DROP",
+            columns.join(", ")
+        );
+        self.run_hidden(home, &create).await
+    }
+
+    async fn copy_parts(&mut self, names: &[TypeNames]) -> Outcome {
+        let home = self.home();
+        let binary = names.iter().all(|name| name.binary);
+        let format = if binary { " (FORMAT binary)" } else { "" };
+        self.start_copy(
+            home,
+            &format!("COPY pg_temp.{PARTS_TABLE} FROM STDIN{format}"),
+        )
+        .await?;
+        if binary {
+            self.put_copy(home, copy_rows::BINARY_HEADER).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_parts(&mut self, parts: &mut Parts, names: &[TypeNames]) -> Outcome {
+        let binary = names.iter().all(|name| name.binary);
+        let mut rows = BytesMut::with_capacity(parts.bytes() + 2 * parts.rows as usize);
+        parts.put_rows(binary, &mut rows);
+        *parts = Parts::new(names.len());
+        self.put_copy(self.home(), &rows).await
+    }
+
+    async fn end_parts(&mut self, names: &[TypeNames], rows: u64) -> Outcome {
+        let home = self.home();
+        if names.iter().all(|name| name.binary) {
+            self.put_copy(home, copy_rows::BINARY_TRAILER).await?;
+        }
+        self.end_copy(home).await?;
+        if rows > ANALYZE_ROWS_MIN {
+            self.run_hidden(home, &format!("ANALYZE pg_temp.{PARTS_TABLE}"))
+                .await?;
+        }
+        self.close_guard().await
+    }
+
+    /// Runs the last statement; its rows are the client's.
+    async fn finish_merge(
+        &mut self,
+        last: &[Last],
+        brought: Brought,
+        names: &[TypeNames],
+        request: &Request<'_>,
+    ) -> Outcome {
+        let given = request
+            .bound
+            .map_or(0, |bound| bound.bind.parameter_count());
+        let source = match &brought {
+            Brought::Table => format!("pg_temp.{PARTS_TABLE} a67"),
+            Brought::Arrays(_) => arrays_as_rows(names, given),
+        };
+        let text: String = last
+            .iter()
+            .map(|piece| match piece {
+                Last::Text(text) => text.as_str(),
+                Last::Rows => source.as_str(),
+            })
+            .collect();
+        let parameter_types = self.types_for_shards(request).await?;
+        let index = self.link(self.home()).await?;
+        let server = &mut self.links[index].server;
+        message::put_parse(&mut server.wire.output, "", &text, &parameter_types);
+        server.expect(Step::Parse, false);
+        let arrays = match &brought {
+            Brought::Arrays(parts) => Some(parts),
+            Brought::Table => None,
+        };
+        put_last_bind(&mut server.wire.output, arrays, names, request);
+        server.expect(Step::Bind, false);
+        if request.bound.is_none() {
+            message::put_describe(&mut server.wire.output, b'P', "");
+            server.expect(Step::Describe, true);
+        }
+        message::put_execute(&mut server.wire.output, "", 0);
+        server.expect(Step::Execute, true);
+        server.sync();
+        server.unnamed = None;
+        server.forget_tables = true;
+        let relayed = relay::exchange(&mut self.client, server).await;
+        if let Some(index) = self.link_position(self.home()) {
+            self.links[index].server.forget_tables = false;
+        }
+        let relayed = relayed?;
+        self.process
+            .telemetry
+            .bytes_to_clients
+            .increment(relayed.bytes);
+        self.hidden_error(index).map_err(without_position)?;
+        if relayed.failed {
+            return Err(Failure::Told);
+        }
+        if matches!(brought, Brought::Table)
+            && self.transaction.is_explicit()
+            && !self.transaction.read_only
+        {
+            let drop = format!("DROP TABLE IF EXISTS pg_temp.{PARTS_TABLE}");
+            self.run_hidden(self.home(), &drop).await?;
+        }
+        Ok(())
+    }
+
+    /// `SELECT columns FROM parts ORDER BY ... LIMIT ...`, with the names that the client knows.
+    fn ordered_statement(
+        &self,
+        rows: &Rows,
+        learned: &Learned,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<Last>> {
+        let visible = learned.columns.len().saturating_sub(rows.hidden);
+        let names =
+            message::column_names(&learned.description[HEADER_BYTES..]).ok_or_else(malformed)?;
+        let at = |column: ColumnAt| match column {
+            ColumnAt::Visible(at) => format!("a67.c{}", at + 1),
+            ColumnAt::Hidden(at) => format!("a67.c{}", visible + at + 1),
+        };
+        let mut text = String::from("SELECT ");
+        match &rows.distinct {
+            None => {}
+            Some(Distinct::Rows) => text.push_str("DISTINCT "),
+            Some(Distinct::On(columns)) => {
+                let columns: Vec<String> = columns.iter().map(|column| at(*column)).collect();
+                text.push_str(&format!("DISTINCT ON ({}) ", columns.join(", ")));
+            }
+        }
+        let shown: Vec<String> = names
+            .iter()
+            .take(visible)
+            .enumerate()
+            .map(|(index, name)| format!("a67.c{} AS {}", index + 1, guc::quote_identifier(name)))
+            .collect();
+        text.push_str(&shown.join(", "));
+        text.push_str(" FROM ");
+        let mut behind = String::new();
+        let order: Vec<String> = rows
+            .order
+            .iter()
+            .map(|sort| {
+                let direction = if sort.descending { " DESC" } else { "" };
+                let nulls = if sort.nulls_first { "FIRST" } else { "LAST" };
+                let column = at(sort.column);
+                format!("{column}{direction} NULLS {nulls}")
+            })
+            .collect();
+        if !order.is_empty() {
+            behind.push_str(&format!(" ORDER BY {}", order.join(", ")));
+        }
+        let number = |count: &automator67_planner::plan::Count| count_text(count, request);
+        if let Some(offset) = &rows.offset {
+            behind.push_str(&format!(" OFFSET {}", number(offset)?));
+        }
+        if let Some(count) = &rows.count {
+            let number = number(count)?;
+            behind.push_str(&if rows.ties {
+                format!(" FETCH FIRST ({number}) ROWS WITH TIES")
+            } else {
+                format!(" LIMIT {number}")
+            });
+        }
+        Ok(vec![Last::Text(text), Last::Rows, Last::Text(behind)])
+    }
+}
+
+/// What is read at the moment.
+struct Loader {
+    parts: Parts,
+    /// Rows go to the temporary table.
+    table: bool,
+}
+
+/// A piece of the last statement.
+enum Last {
+    Text(String),
+    Rows,
+}
+
+/// The last statement with types filled in; `None` where these do not allow it.
+fn last_statement(
+    pieces: &[FinalPiece],
+    names: &[TypeNames],
+    request: &Request<'_>,
+) -> Option<Vec<Last>> {
+    let mut done = Vec::new();
+    let mut text = String::new();
+    for piece in pieces {
+        match piece {
+            FinalPiece::Piece(piece) => {
+                request.render(std::slice::from_ref(piece), &|_, _| {}, &mut text);
+            }
+            FinalPiece::Type(at) => text.push_str(&names.get(*at)?.base),
+            FinalPiece::Average { sum, count } => {
+                text.push_str(&average(names.get(*sum)?.oid, sum + 1, count + 1)?);
+            }
+            FinalPiece::Rows => {
+                done.push(Last::Text(std::mem::take(&mut text)));
+                done.push(Last::Rows);
+            }
+        }
+    }
+    done.push(Last::Text(text));
+    Some(done)
+}
+
+/// The average as Postgres makes it of sum and number, by the type of the sum.
+fn average(oid: u32, sum: usize, count: usize) -> Option<String> {
+    let number = format!("nullif(sum(a67.c{count}), 0)");
+    match oid {
+        // bigint, numeric: int8_avg and numeric_avg divide numerics.
+        20 | 1700 => Some(format!("(sum(a67.c{sum})::numeric / {number}::numeric)")),
+        // double precision, interval
+        701 | 1186 => Some(format!("(sum(a67.c{sum}) / {number}::double precision)")),
+        _ => None,
+    }
+}
+
+fn count_text(count: &automator67_planner::plan::Count, request: &Request<'_>) -> Outcome<String> {
+    use automator67_planner::plan::Count;
+    match count {
+        Count::Number(number) => Ok(number.to_string()),
+        Count::Literal(slot) => {
+            let literal = request.literals.get(*slot).ok_or_else(malformed)?;
+            let text = request.whole.get(literal.start..literal.end);
+            Ok(text.ok_or_else(malformed)?.to_owned())
+        }
+        Count::Parameter(index) => Ok(format!("${}::bigint", index + 1)),
+    }
+}
+
+/// An item of FROM that has the arrays' elements as rows.
+fn arrays_as_rows(names: &[TypeNames], given: usize) -> String {
+    let arrays: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let element = if name.binary {
+                name.base.as_str()
+            } else {
+                "text"
+            };
+            format!("${}::{element}[]", given + index + 1)
+        })
+        .collect();
+    let columns: Vec<String> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let number = index + 1;
+            format!("u.c{number}::{}{} AS c{number}", name.full, name.collate)
+        })
+        .collect();
+    let list: Vec<String> = (1..=names.len())
+        .map(|number| format!("c{number}"))
+        .collect();
+    format!(
+        "(SELECT {} FROM unnest({}) u ({})) a67",
+        columns.join(", "),
+        arrays.join(", "),
+        list.join(", ")
+    )
+}
+
+/// Bind of the last statement: the client's parameters, then the arrays, in binary.
+fn put_last_bind(
+    output: &mut BytesMut,
+    arrays: Option<&Parts>,
+    names: &[TypeNames],
+    request: &Request<'_>,
+) {
+    let given = request
+        .bound
+        .map_or(0, |bound| bound.bind.parameter_count());
+    let added = arrays.map_or(0, |_| names.len());
+    message::framed(output, b'B', |body| {
+        message::put_string(body, "");
+        message::put_string(body, "");
+        body.put_i16((given + added) as i16);
+        for index in 0..given {
+            let binary = request
+                .bound
+                .is_some_and(|bound| bound.bind.is_binary(index));
+            body.put_i16(i16::from(binary));
+        }
+        (0..added).for_each(|_| body.put_i16(1));
+        body.put_i16((given + added) as i16);
+        for index in 0..given {
+            match request.bound.and_then(|bound| bound.bind.value(index)) {
+                None => body.put_i32(-1),
+                Some(value) => {
+                    body.put_i32(value.len() as i32);
+                    body.extend_from_slice(value);
+                }
+            }
+        }
+        if let Some(parts) = arrays {
+            for (index, name) in names.iter().enumerate() {
+                let oid = if name.binary { name.oid } else { TEXT_OID };
+                parts.put_array(index, oid, body);
+            }
+        }
+        let formats: Bytes = request.bound.map_or(Bytes::from_static(&[0, 0]), |bound| {
+            bound.bind.result_formats()
+        });
+        body.extend_from_slice(&formats);
+    });
+}

@@ -1,0 +1,714 @@
+//! The scatter tier: every shard runs one statement, and its rows go to the client as they come:
+//! one shard's after the other's, or merged in order.
+//!
+//! Rows are never decoded. Values that ORDER BY compares come in binary, in columns behind the
+//! client's, and are cut off again.
+
+use std::{
+    cmp::Ordering,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{ColumnAt, Combine, Count, Rows, Scatter},
+};
+use bytes::BytesMut;
+
+use super::{Session, merge::TypeNames, planning::Request};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    frame::{Frame, HEADER_BYTES},
+    message,
+    order::{self, Kernel, SortKey},
+    relay,
+    server::{self, Step},
+    telemetry::Tier,
+    types,
+};
+
+/// The columns of what shards run, learned from the home shard once for each plan.
+pub struct Learned {
+    /// RowDescription, as the home shard has it.
+    pub description: BytesMut,
+    /// Type and type modifier of each.
+    pub columns: Vec<(u32, i32)>,
+    /// For each: its collation compares bytes.
+    pub bytewise: OnceLock<Vec<bool>>,
+    /// Names of their types, where the last statement needs them.
+    pub names: OnceLock<Vec<TypeNames>>,
+}
+
+/// What a shard has done for a statement.
+#[derive(Debug, Clone, Copy)]
+pub struct Part {
+    /// Which.
+    pub shard: ShardId,
+    /// Rows that came from it.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When its last row was there.
+    pub milliseconds: f64,
+}
+
+/// How a number of rows was given, read.
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    skip: u64,
+    take: Option<u64>,
+}
+
+/// A shard's rows in order, the first of them at hand.
+struct Stream {
+    part: usize,
+    row: Frame,
+    /// Start and length of each hidden column's value in the row.
+    keys: Vec<Option<(usize, usize)>>,
+}
+
+impl Session {
+    /// A SELECT of which every shard does its part.
+    pub(super) async fn scatter(
+        &mut self,
+        scatter: &Scatter,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        let shards = self.shard_set(&scatter.shards, request).await?;
+        if let [shard] = shards.as_slice() {
+            self.run_text(request, request.text, *shard).await?;
+            return Ok(Tier::Single);
+        }
+        if request.bound.is_some_and(|bound| bound.limit > 0) {
+            // A portal that is read in parts lives on one server.
+            return self.gather_instead(request).await;
+        }
+        let text = self.shard_text(scatter, request);
+        let learned = self.learned(scatter, &text, request).await?;
+        match &scatter.combine {
+            Combine::Final(pieces) => {
+                let done = self
+                    .merge(pieces, &shards, &text, &learned, request)
+                    .await?;
+                Ok(done.map_or(Tier::Gather, |_| Tier::Merge))
+            }
+            Combine::Rows(rows) => {
+                let window = self.window(rows, request)?;
+                match sort_keys(
+                    rows,
+                    &learned,
+                    &self.bytewise(&learned, rows, &text, request).await?,
+                ) {
+                    Some(keys) if rows.distinct.is_none() => {
+                        let parts = self
+                            .stream(rows, &keys, window, &shards, &text, &learned, request)
+                            .await?;
+                        self.note_parts(&parts);
+                        Ok(Tier::Scatter)
+                    }
+                    _ => {
+                        let done = self
+                            .merge_rows(rows, &shards, &text, &learned, request)
+                            .await?;
+                        Ok(done.map_or(Tier::Gather, |_| Tier::Merge))
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same statement by way of the home shard.
+    pub(super) async fn gather_instead(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+        let planned = self.plan_for_gather(request)?;
+        let request = request.with_plan(&planned);
+        Box::pin(self.execute(&request)).await
+    }
+
+    /// What each shard runs.
+    pub(super) fn shard_text(&self, scatter: &Scatter, request: &Request<'_>) -> String {
+        let mut text = String::new();
+        request.render(&scatter.statement, &|_, _| {}, &mut text);
+        text
+    }
+
+    /// The columns of a plan's shard statement.
+    pub(super) async fn learned(
+        &mut self,
+        scatter: &Scatter,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Arc<Learned>> {
+        let memo = &scatter.memo.0;
+        if let Some(known) = memo.get()
+            && let Ok(known) = known.clone().downcast::<Learned>()
+        {
+            return Ok(known);
+        }
+        if request.bound.is_none() {
+            // What is wrong with the client's own text is said of that.
+            self.check_on_home(request).await?;
+        }
+        let description = self.describe_text(text, request).await?;
+        let columns = message::columns(&description[HEADER_BYTES..]).ok_or_else(|| {
+            Report::error(sqlstate::INTERNAL_ERROR, "a shard's answer is malformed")
+        })?;
+        let learned = Arc::new(Learned {
+            description,
+            columns,
+            bytewise: OnceLock::new(),
+            names: OnceLock::new(),
+        });
+        // Another session may have been quicker; both have learned the same.
+        let _ = memo.set(learned.clone());
+        Ok(learned)
+    }
+
+    /// RowDescription of a statement of ours, from the home shard.
+    async fn describe_text(&mut self, text: &str, request: &Request<'_>) -> Outcome<BytesMut> {
+        let parameter_types = self.types_for_shards(request).await?;
+        let index = self.link(self.home()).await?;
+        let server = &mut self.links[index].server;
+        message::put_parse(&mut server.wire.output, "", text, &parameter_types);
+        server.expect(Step::Parse, false);
+        message::put_describe(&mut server.wire.output, b'S', "");
+        server.expect(Step::Describe, true);
+        server.sync();
+        server.unnamed = None;
+        let mut description = None;
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'T' {
+                description = Some(frame.bytes);
+            }
+            Ok(())
+        })
+        .await
+        .map_err(without_position)?;
+        self.hidden_error(index).map_err(without_position)?;
+        description.ok_or_else(|| {
+            Report::error(
+                sqlstate::INTERNAL_ERROR,
+                "a shard did not describe its rows",
+            )
+            .into()
+        })
+    }
+
+    /// Which columns compare as bytes; asked only where one holds text that is compared.
+    async fn bytewise(
+        &mut self,
+        learned: &Learned,
+        rows: &Rows,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<bool>> {
+        if let Some(known) = learned.bytewise.get() {
+            return Ok(known.clone());
+        }
+        let visible = learned.columns.len().saturating_sub(rows.hidden);
+        let collatable = rows.order.iter().any(|sort| {
+            let (oid, _) = column_of(sort.column, visible, &learned.columns).unwrap_or((25, -1));
+            COLLATABLE.contains(&oid)
+        });
+        let known = if collatable {
+            self.ask_bytewise(&learned.columns, text, request)
+                .await?
+        } else {
+            vec![false; learned.columns.len()]
+        };
+        let _ = learned.bytewise.set(known.clone());
+        Ok(known)
+    }
+
+    /// The home shard says by which collation each column compares.
+    async fn ask_bytewise(
+        &mut self,
+        columns: &[(u32, i32)],
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<bool>> {
+        let names: Vec<String> = (1..=columns.len()).map(|number| format!("c{number}")).collect();
+        let tests: Vec<String> = names
+            .iter()
+            .zip(columns)
+            .map(|(name, (oid, _))| match COLLATABLE.contains(oid) {
+                true => format!("coalesce(({BYTEWISE_TEST}), false)").replace("$column", name),
+                false => "false".to_owned(),
+            })
+            .collect();
+        let question = format!(
+            "SELECT {} FROM (VALUES (1)) a67_one LEFT JOIN ({text}) a67 ({}) ON false",
+            tests.join(", "),
+            names.join(", ")
+        );
+        let rows = self.ask_home(&question, request).await?;
+        let row = rows.into_iter().next().unwrap_or_default();
+        Ok(row
+            .iter()
+            .map(|value| value.as_deref() == Some("t"))
+            .collect())
+    }
+
+    /// Rows of a question to the home shard that holds the client's parameters, as text.
+    pub(super) async fn ask_home(
+        &mut self,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<Vec<Option<String>>>> {
+        let home = self.home();
+        self.send_select(home, text, &[0], request).await?;
+        let mut rows = Vec::new();
+        while let Some(frame) = self.next_row(home).await? {
+            let values = message::data_row(frame.body()).unwrap_or_default();
+            let text = |value: Option<&[u8]>| {
+                value.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            };
+            rows.push(values.into_iter().map(text).collect());
+        }
+        Ok(rows)
+    }
+
+    /// Sends a SELECT of ours with the client's parameters; its rows are read later.
+    pub(super) async fn send_select(
+        &mut self,
+        shard: ShardId,
+        text: &str,
+        formats: &[i16],
+        request: &Request<'_>,
+    ) -> Outcome {
+        let parameter_types = self.types_for_shards(request).await?;
+        let index = self.link(shard).await?;
+        self.note_effects(index, request.planned.session)?;
+        types::learn_for_shard(&self.links[index].server.shard, &parameter_types).await?;
+        let server = &mut self.links[index].server;
+        let parameters = request
+            .bound
+            .map_or(message::NO_PARAMETERS, |bound| bound.bind.parameters());
+        server.put_parse("", text, &parameter_types);
+        message::put_bind_with_formats(&mut server.wire.output, parameters, formats);
+        server.expect(Step::Parse, false);
+        server.expect(Step::Bind, false);
+        let binary = formats.iter().any(|format| *format != 0);
+        server.execute("", 0, true, binary, None);
+        server.sync();
+        server.unnamed = None;
+        relay::send(server).await
+    }
+
+    /// The next row of a shard that was sent a SELECT. `None`: that was all.
+    pub(super) async fn next_row(&mut self, shard: ShardId) -> Outcome<Option<Frame>> {
+        loop {
+            let Some(index) = self.link_position(shard) else {
+                return Ok(None);
+            };
+            let server = &mut self.links[index].server;
+            if server.expected.is_empty() {
+                self.hidden_error(index).map_err(without_position)?;
+                return Ok(None);
+            }
+            match relay::next_answer(&mut self.client, server).await? {
+                Some(frame) if frame.tag == b'D' => return Ok(Some(frame)),
+                Some(frame) if frame.tag == b'E' => {
+                    self.drain_link(index).await?;
+                    return Err(without_position(Failure::Shard(frame.bytes)));
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Stops what shards still do for a statement that has failed or has enough.
+    pub(super) async fn stop_parts(&mut self, shards: &[ShardId]) -> Outcome {
+        for shard in shards {
+            let Some(index) = self.link_position(*shard) else {
+                continue;
+            };
+            if self.links[index].server.expected.is_empty() {
+                continue;
+            }
+            let key = self.links[index].server.key.clone();
+            if let Err(error) = server::cancel(&key).await {
+                tracing::debug!(%error, "could not cancel a part of a statement");
+            }
+            self.drain_link(index).await?;
+            self.links[index].server.hidden_error = None;
+        }
+        Ok(())
+    }
+
+    /// Passes shards' rows on to the client.
+    #[allow(clippy::too_many_arguments)]
+    async fn stream(
+        &mut self,
+        rows: &Rows,
+        keys: &[SortKey],
+        window: Window,
+        shards: &[ShardId],
+        text: &str,
+        learned: &Learned,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<Part>> {
+        let visible = learned.columns.len().saturating_sub(rows.hidden);
+        let (wrapped, key_columns) = key_columns(rows, visible, text, learned.columns.len());
+        let formats = formats(request, visible, learned.columns.len() + wrapped.extra);
+        for shard in shards {
+            if let Err(failure) = self
+                .send_select(*shard, &wrapped.text, &formats, request)
+                .await
+            {
+                self.stop_parts(shards).await?;
+                return Err(failure);
+            }
+        }
+        if request.bound.is_none() {
+            let output = self.client.output();
+            message::put_visible_columns(output, &learned.description, visible);
+        }
+        let mut passing = Passing {
+            window,
+            passed: 0,
+            seen: 0,
+            ties: rows.ties,
+            visible,
+            last: None,
+            parts: shards
+                .iter()
+                .map(|shard| Part {
+                    shard: *shard,
+                    rows: 0,
+                    bytes: 0,
+                    milliseconds: 0.0,
+                })
+                .collect(),
+            started: Instant::now(),
+        };
+        let result = if keys.is_empty() {
+            self.concatenate(shards, &mut passing).await
+        } else {
+            self.merge_in_order(shards, keys, &key_columns, &mut passing)
+                .await
+        };
+        // What a limit has left over is not much, unless something failed.
+        match result {
+            Ok(()) => {
+                for shard in shards {
+                    while self.next_row(*shard).await?.is_some() {}
+                }
+            }
+            Err(Failure::ClientGone) => return Err(Failure::ClientGone),
+            Err(failure) => {
+                self.stop_parts(shards).await?;
+                return Err(failure);
+            }
+        }
+        let tag = format!("SELECT {}", passing.passed);
+        message::put_command_complete(self.client.output(), &tag);
+        Ok(passing.parts)
+    }
+
+    async fn concatenate(&mut self, shards: &[ShardId], passing: &mut Passing) -> Outcome {
+        for (part, shard) in shards.iter().enumerate() {
+            while let Some(row) = self.next_row(*shard).await? {
+                passing.note(part, &row);
+                if passing.is_full() {
+                    return Ok(());
+                }
+                let bytes = passing.pass(row, self.client.output());
+                self.process.telemetry.bytes_to_clients.increment(bytes);
+                self.client.flush_if_high().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn merge_in_order(
+        &mut self,
+        shards: &[ShardId],
+        keys: &[SortKey],
+        key_columns: &[usize],
+        passing: &mut Passing,
+    ) -> Outcome {
+        let mut streams: Vec<Stream> = Vec::with_capacity(shards.len());
+        for part in 0..shards.len() {
+            if let Some(stream) = self.advance(shards, part, key_columns, passing).await? {
+                insert(&mut streams, stream, keys)?;
+            }
+        }
+        // The last of `streams` has the first row.
+        while let Some(stream) = streams.pop() {
+            if passing.is_full() && !passing.is_tied(&stream, keys)? {
+                return Ok(());
+            }
+            let part = stream.part;
+            passing.remember(&stream);
+            let bytes = passing.pass(stream.row, self.client.output());
+            self.process.telemetry.bytes_to_clients.increment(bytes);
+            self.client.flush_if_high().await?;
+            if let Some(next) = self.advance(shards, part, key_columns, passing).await? {
+                insert(&mut streams, next, keys)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn advance(
+        &mut self,
+        shards: &[ShardId],
+        part: usize,
+        key_columns: &[usize],
+        passing: &mut Passing,
+    ) -> Outcome<Option<Stream>> {
+        let Some(row) = self.next_row(shards[part]).await? else {
+            return Ok(None);
+        };
+        passing.note(part, &row);
+        let keys = message::value_spans(row.body(), key_columns).ok_or_else(malformed)?;
+        Ok(Some(Stream { part, row, keys }))
+    }
+
+    /// LIMIT and OFFSET as numbers.
+    fn window(&self, rows: &Rows, request: &Request<'_>) -> Outcome<Window> {
+        let read = |count: &Option<Count>, word: &str, code: &'static str| match count {
+            None => Ok(None),
+            Some(count) => match read_count(count, request)? {
+                Some(number) if number < 0 => Err(Failure::from(Report::error(
+                    code,
+                    format!("{word} must not be negative"),
+                ))),
+                number => Ok(number.and_then(|number| u64::try_from(number).ok())),
+            },
+        };
+        Ok(Window {
+            take: read(&rows.count, "LIMIT", "2201W")?,
+            skip: read(&rows.offset, "OFFSET", "2201X")?.unwrap_or(0),
+        })
+    }
+
+    /// Metrics of what shards have sent.
+    pub(super) fn note_parts(&self, parts: &[Part]) {
+        let bytes = parts.iter().map(|part| part.bytes).sum();
+        self.process.telemetry.bytes_scattered.increment(bytes);
+    }
+}
+
+/// Built-in types that have a collation: text, varchar, char, name, and arrays of them.
+pub const COLLATABLE: &[u32] = &[19, 25, 1042, 1043, 1003, 1009, 1014, 1015];
+
+/// True where a collation compares bytes. `C.UTF-8` orders by code point, which is the same.
+const BYTEWISE_TEST: &str = "CASE replace(pg_catalog.pg_collation_for($column), '\"', '') \
+    WHEN 'C' THEN true WHEN 'POSIX' THEN true WHEN 'ucs_basic' THEN true \
+    WHEN 'C.UTF-8' THEN true WHEN 'C.utf8' THEN true WHEN 'pg_c_utf8' THEN true \
+    WHEN 'default' THEN (SELECT datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8') \
+        AND coalesce(to_jsonb(d) ->> 'datlocprovider', 'c') <> 'i' \
+        FROM pg_catalog.pg_database d WHERE datname = pg_catalog.current_database()) END";
+
+/// What is passed on, and what was.
+struct Passing {
+    window: Window,
+    passed: u64,
+    seen: u64,
+    ties: bool,
+    visible: usize,
+    /// The last row's keys, where later rows may be tied with it.
+    last: Option<(Frame, Vec<Option<(usize, usize)>>)>,
+    parts: Vec<Part>,
+    started: Instant,
+}
+
+impl Passing {
+    fn note(&mut self, part: usize, row: &Frame) {
+        let part = &mut self.parts[part];
+        part.rows += 1;
+        part.bytes += row.bytes.len() as u64;
+        part.milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
+    }
+
+    fn is_full(&self) -> bool {
+        self.window.take.is_some_and(|take| self.passed >= take)
+    }
+
+    /// Passes a row on, without what the client did not ask for. Returns the bytes.
+    fn pass(&mut self, mut row: Frame, output: &mut BytesMut) -> u64 {
+        self.seen += 1;
+        if self.seen <= self.window.skip {
+            return 0;
+        }
+        self.passed += 1;
+        message::cut_row(&mut row.bytes, self.visible);
+        output.extend_from_slice(&row.bytes);
+        row.bytes.len() as u64
+    }
+
+    fn remember(&mut self, stream: &Stream) {
+        let last = self.window.take.is_some_and(|take| self.passed + 1 == take);
+        if self.ties && last && self.seen >= self.window.skip {
+            let copy = Frame {
+                tag: stream.row.tag,
+                bytes: stream.row.bytes.clone(),
+            };
+            self.last = Some((copy, stream.keys.clone()));
+        }
+    }
+
+    fn is_tied(&self, stream: &Stream, keys: &[SortKey]) -> Outcome<bool> {
+        let Some((row, spans)) = self.last.as_ref().filter(|_| self.ties) else {
+            return Ok(false);
+        };
+        let left = values(row, spans);
+        let right = values(&stream.row, &stream.keys);
+        let ordering = order::compare_keys(keys, &left, &right).map_err(|_| malformed())?;
+        Ok(ordering == Ordering::Equal)
+    }
+}
+
+fn values<'r>(row: &'r Frame, spans: &[Option<(usize, usize)>]) -> Vec<Option<&'r [u8]>> {
+    let body = row.body();
+    spans
+        .iter()
+        .map(|span| span.and_then(|(start, length)| body.get(start..start + length)))
+        .collect()
+}
+
+/// Puts a stream where its row belongs: the first row last. Among equals the lower shard goes
+/// first, so that the same rows come in the same order every time.
+fn insert(streams: &mut Vec<Stream>, stream: Stream, keys: &[SortKey]) -> Outcome {
+    let new = values(&stream.row, &stream.keys);
+    let (mut low, mut high) = (0, streams.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        let other = values(&streams[middle].row, &streams[middle].keys);
+        let ordering = order::compare_keys(keys, &other, &new).map_err(|_| malformed())?;
+        let other_first = ordering
+            .then(streams[middle].part.cmp(&stream.part))
+            .is_lt();
+        if other_first {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    streams.insert(low, stream);
+    Ok(())
+}
+
+/// A statement that also gives the compared columns in a format of ours.
+struct Wrapped {
+    text: String,
+    extra: usize,
+}
+
+/// The statement, with compared columns behind the client's, and where those are.
+fn key_columns(rows: &Rows, visible: usize, text: &str, count: usize) -> (Wrapped, Vec<usize>) {
+    let mut extra: Vec<usize> = Vec::new();
+    let columns = rows.order.iter().map(|sort| match sort.column {
+        ColumnAt::Hidden(at) => visible + at,
+        ColumnAt::Visible(at) => {
+            extra.push(at);
+            count + extra.len() - 1
+        }
+    });
+    let columns: Vec<usize> = columns.collect();
+    if extra.is_empty() {
+        let text = text.to_owned();
+        return (Wrapped { text, extra: 0 }, columns);
+    }
+    let names: Vec<String> = (1..=count).map(|number| format!("c{number}")).collect();
+    let again: Vec<String> = extra.iter().map(|at| format!("a67.c{}", at + 1)).collect();
+    let text = format!(
+        "SELECT a67.*, {} FROM ({text}) a67 ({})",
+        again.join(", "),
+        names.join(", ")
+    );
+    let extra = extra.len();
+    (Wrapped { text, extra }, columns)
+}
+
+/// The client's formats for its columns, binary for the others.
+fn formats(request: &Request<'_>, visible: usize, count: usize) -> Vec<i16> {
+    (0..count)
+        .map(|column| match request.bound {
+            _ if column >= visible => 1,
+            Some(bound) => bound.bind.result_format(column),
+            None => 0,
+        })
+        .collect()
+}
+
+/// How rows compare; `None` where not every key can be compared here.
+fn sort_keys(rows: &Rows, learned: &Learned, bytewise: &[bool]) -> Option<Vec<SortKey>> {
+    let visible = learned.columns.len().checked_sub(rows.hidden)?;
+    let key = |sort: &automator67_planner::plan::SortColumn| {
+        let at = match sort.column {
+            ColumnAt::Visible(at) => at,
+            ColumnAt::Hidden(at) => visible + at,
+        };
+        let (oid, _) = learned.columns.get(at)?;
+        Some(SortKey {
+            kernel: Kernel::of_type(*oid, bytewise.get(at).copied().unwrap_or(false))?,
+            descending: sort.descending,
+            nulls_first: sort.nulls_first,
+        })
+    };
+    rows.order.iter().map(key).collect()
+}
+
+/// Type and modifier of a column.
+pub fn column_of(at: ColumnAt, visible: usize, columns: &[(u32, i32)]) -> Option<(u32, i32)> {
+    let index = match at {
+        ColumnAt::Visible(at) => at,
+        ColumnAt::Hidden(at) => visible + at,
+    };
+    columns.get(index).copied()
+}
+
+/// A number of rows; `None` is NULL.
+fn read_count(count: &Count, request: &Request<'_>) -> Outcome<Option<i64>> {
+    let unreadable = || {
+        Failure::from(Report::error(
+            sqlstate::INVALID_TEXT_REPRESENTATION,
+            "the number of rows cannot be read",
+        ))
+    };
+    match count {
+        Count::Number(number) => Ok(Some(*number)),
+        Count::Literal(slot) => {
+            let literal = request.literals.get(*slot).ok_or_else(unreadable)?;
+            let text = literal.unquoted(request.whole);
+            text.trim().parse().map(Some).map_err(|_| unreadable())
+        }
+        Count::Parameter(index) => {
+            let bound = request.bound.ok_or_else(unreadable)?;
+            let Some(value) = bound.bind.value(*index) else {
+                return Ok(None);
+            };
+            if !bound.bind.is_binary(*index) {
+                let text = std::str::from_utf8(value).map_err(|_| unreadable())?;
+                return text.trim().parse().map(Some).map_err(|_| unreadable());
+            }
+            match value {
+                [a, b] => Ok(Some(i64::from(i16::from_be_bytes([*a, *b])))),
+                [a, b, c, d] => Ok(Some(i64::from(i32::from_be_bytes([*a, *b, *c, *d])))),
+                _ => {
+                    let value: [u8; 8] = value.try_into().map_err(|_| unreadable())?;
+                    Ok(Some(i64::from_be_bytes(value)))
+                }
+            }
+        }
+    }
+}
+
+/// A position in a text that the client has not written means nothing to it.
+pub fn without_position(failure: Failure) -> Failure {
+    match failure {
+        Failure::Shard(frame) => {
+            let mut report = Report::of_frame(&frame);
+            report.position = None;
+            report.into()
+        }
+        other => other,
+    }
+}
+
+pub fn malformed() -> Failure {
+    Report::error(sqlstate::INTERNAL_ERROR, "a row of a shard is malformed").into()
+}
