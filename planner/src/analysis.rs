@@ -633,7 +633,7 @@ impl<'t> Analysis<'t> {
         } else {
             &[]
         };
-        scope::find(self.catalog, path, range)
+        scope::find(self.catalog, self.context.moved, path, range)
     }
 
     fn occurrence(

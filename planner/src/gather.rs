@@ -30,26 +30,53 @@ pub(crate) fn gather(
     reason: String,
 ) -> Result<Gather, PlanError> {
     refuse(analysis)?;
+    let elsewhere = |index: usize| {
+        let found = analysis.occurrences[index].found;
+        found.distributed().is_some() || matches!(found, Found::Proxy(_))
+    };
+    let fetched = fetch(statement, analysis, views, &elsewhere)?;
+    Ok(Gather {
+        fetches: fetched.list,
+        statement: fetched.text,
+        reason,
+    })
+}
+
+/// Relations that are read from temporary tables, and the statement over those.
+pub(crate) struct Fetched {
+    /// What is fetched.
+    pub(crate) list: Vec<Fetch>,
+    /// For each of those, the occurrences that it stands for.
+    pub(crate) occurrences: Vec<Vec<usize>>,
+    /// The statement.
+    pub(crate) text: String,
+}
+
+/// Fetches what stands at the chosen occurrences.
+pub(crate) fn fetch(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    chosen: &dyn Fn(usize) -> bool,
+) -> Result<Fetched, PlanError> {
     let mut fetches = Fetches::default();
     let whole = whole_relations(analysis);
     let places = place_counts(analysis);
     for (index, one) in analysis.occurrences.iter().enumerate() {
         let place = (one.text, location(one.range)?);
-        if one.written || fetches.at.contains_key(&place) {
+        if one.written || !chosen(index) || fetches.at.contains_key(&place) {
             continue;
         }
         let needed = match one.found {
             Found::Proxy(view) => Needed::of_view(view),
-            Found::Known(relation)
-                if matches!(relation.placement, Placement::Distributed { .. }) =>
-            {
+            Found::Known(relation) => {
                 let once = places.get(&place) == Some(&1);
                 let keys = analysis.key_values(index).filter(|_| once);
                 let route = keys.and_then(|keys| key_route(statement, relation, &keys));
                 let all = whole.contains(&relation.name);
                 Needed::of_table(relation, analysis, all, &one.filters, route)
             }
-            Found::Known(_) | Found::Home => continue,
+            Found::Home => continue,
         };
         fetches.add(place, needed);
     }
@@ -63,10 +90,18 @@ pub(crate) fn gather(
     if parse::parse_one(&text).is_none() {
         return Err(not_rewritable());
     }
-    Ok(Gather {
-        fetches: fetches.list,
-        statement: text,
-        reason,
+    let mut occurrences = vec![Vec::new(); fetches.list.len()];
+    for (index, one) in analysis.occurrences.iter().enumerate() {
+        let temp = fetches.at.get(&(one.text, location(one.range)?));
+        let at = temp.and_then(|temp| fetches.list.iter().position(|f| f.temp_table == *temp));
+        if let (Some(at), false) = (at, one.written) {
+            occurrences[at].push(index);
+        }
+    }
+    Ok(Fetched {
+        list: fetches.list,
+        occurrences,
+        text,
     })
 }
 
@@ -192,7 +227,7 @@ impl Needed {
         if columns.is_empty() {
             let key = |column: &&Column| match &relation.placement {
                 Placement::Distributed { key, .. } => column.name == *key,
-                Placement::Local | Placement::Reference => false,
+                Placement::Local | Placement::Reference => true,
             };
             columns.extend(relation.columns.iter().find(key));
         }
@@ -218,7 +253,10 @@ impl Needed {
         });
         Needed {
             relation: relation.name.clone(),
-            from: FetchSource::Shards(route.map_or(ShardSet::All, ShardSet::Keys)),
+            from: FetchSource::Shards(match relation.placement {
+                Placement::Distributed { .. } => route.map_or(ShardSet::All, ShardSet::Keys),
+                Placement::Local | Placement::Reference => ShardSet::Home,
+            }),
             columns: columns
                 .iter()
                 .map(|column| {

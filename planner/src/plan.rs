@@ -308,6 +308,10 @@ pub enum ShardSet {
 /// back is put together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scatter {
+    /// Relations that every shard gets for the statement, before it runs.
+    pub moves: Vec<Move>,
+    /// Other ways, with other moves, to the same answer. Which is best depends on sizes.
+    pub others: Vec<Scatter>,
     /// Which shards.
     pub shards: ShardSet,
     /// What each of them runs.
@@ -318,16 +322,60 @@ pub struct Scatter {
     pub reason: String,
     /// Room for what the executor learns about the columns.
     pub memo: Memo,
+    /// Room for the executor's choice between the ways.
+    pub choice: Memo,
 }
 
 impl Scatter {
     /// What it is called.
     pub fn tier(&self) -> crate::Tier {
         match self.combine {
-            Combine::Rows(_) => crate::Tier::Scatter,
-            Combine::Final(_) => crate::Tier::Merge,
+            Combine::Rows(_) if self.moves.is_empty() => crate::Tier::Scatter,
+            Combine::Rows(_) | Combine::Final(_) => crate::Tier::Merge,
         }
     }
+}
+
+/// A relation whose rows are moved to every shard.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Move {
+    /// Its rows, and the temporary table they go to.
+    pub fetch: Fetch,
+    /// Each row matters on one shard only.
+    pub route: Option<MoveRoute>,
+    /// Rows matter only where a column has one of the values of another relation's column.
+    pub reductions: Vec<Reduction>,
+}
+
+/// Where a moved row matters: on the shard of the value of one of its columns.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MoveRoute {
+    /// Index into `Fetch::columns`.
+    pub column: usize,
+    /// The column's type.
+    pub type_oid: u32,
+    /// How values are read and hashed.
+    pub key_type: KeyType,
+}
+
+/// A restriction of a moved relation by values that are known when it is fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reduction {
+    /// The column, quoted.
+    pub column: String,
+    /// Type OID and name of the values.
+    pub value_type: (u32, String),
+    /// Where the values are.
+    pub values: ReductionValues,
+}
+
+/// Where the values of a [`Reduction`] are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReductionValues {
+    /// In a column of another moved relation: indexes into `Scatter::moves` and its columns.
+    Moved(usize, usize),
+    /// A SELECT gives them, on each shard.
+    Select(String),
 }
 
 /// How the rows of several shards become the answer.

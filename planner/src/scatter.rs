@@ -8,6 +8,7 @@
 
 mod aggregates;
 pub(crate) mod clauses;
+mod moving;
 mod rows;
 pub(crate) mod separable;
 
@@ -18,42 +19,71 @@ use self::{
     separable::Anchored,
 };
 use crate::{
-    analysis::Analysis,
+    analysis::{Analysis, Occurrence},
     plan::{Combine, Count, Memo, Piece, Scatter, ShardSet},
-    route::Statement,
+    route::{self, Statement},
     splice::Source,
     tree::{inner, nodes},
+    views::Views,
 };
 
-/// The cheapest way to answer a SELECT from all shards without moving rows of tables.
-/// The flag: the plan holds for other literals, too.
+/// Ways to answer one statement that are weighed against each other.
+const WAYS_MAX: usize = 6;
+
+/// The ways to answer a SELECT from all shards: one without moving rows of tables if there is
+/// one, else all that move some. The flag: the plan holds for other literals, too.
 pub(crate) fn scatter(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    reason: &str,
+) -> Option<(Scatter, bool)> {
+    if !is_movable(analysis) {
+        return None;
+    }
+    let anchors = separable::anchors(analysis);
+    let at_home = |one: &Occurrence<'_>| route::at_home(one.found).is_some();
+    let local = analysis.occurrences.iter().any(at_home);
+    let plain = anchors.iter().find(|anchored| anchored.moved.is_empty());
+    if let (Some(anchored), false) = (plain, local)
+        && let Some(found) = in_place(statement, analysis, anchored, reason)
+    {
+        return Some(found);
+    }
+    let ways = anchors.iter().take(WAYS_MAX);
+    let mut ways: Vec<Scatter> = ways
+        .filter_map(|anchored| moving::scatter(statement, analysis, views, anchored, reason))
+        .collect();
+    if ways.is_empty() {
+        return None;
+    }
+    let mut first = ways.remove(0);
+    first.others = ways;
+    Some((first, false))
+}
+
+/// The plan where every shard has what it needs.
+fn in_place(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    anchored: &Anchored,
     reason: &str,
 ) -> Option<(Scatter, bool)> {
     let NodeEnum::SelectStmt(select) = statement.node else {
         return None;
     };
-    if !is_movable(analysis) {
-        return None;
-    }
-    let anchored = separable::anchors(analysis)
-        .into_iter()
-        .find(|anchored| anchored.moved.is_empty())?;
-    let traits = &analysis.traits;
-    if !traits.clocks.is_empty() || traits.statement_clock {
-        return None;
-    }
     let base = base(statement);
-    let (shards, same_keys) = shards(statement, analysis, &anchored);
-    let composed = compose(analysis, &base, statement.span, select, &anchored)?;
+    let (shards, same_keys) = shards(statement, analysis, anchored);
+    let composed = compose(analysis, &base, statement.span, select, anchored)?;
     let scatter = Scatter {
+        moves: Vec::new(),
+        others: Vec::new(),
         shards,
         statement: composed.statement,
         combine: composed.combine,
         reason: reason.to_owned(),
         memo: Memo::default(),
+        choice: Memo::default(),
     };
     let positions = analysis.positions || has_positions(select);
     let reusable = composed.reusable && same_keys && !positions;
@@ -73,6 +103,8 @@ fn is_movable(analysis: &Analysis<'_>) -> bool {
         && !traits.moves_sequence
         && !traits.reads_sequence
         && traits.system_column.is_none()
+        && traits.clocks.is_empty()
+        && !traits.statement_clock
         && !analysis.occurrences.iter().any(|one| one.sampled)
 }
 

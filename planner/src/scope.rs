@@ -48,15 +48,23 @@ impl<'t> Found<'t> {
     }
 }
 
+/// Where relations are that are moved to every shard for one statement.
+pub(crate) const MOVED_SCHEMA: &str = "pg_temp";
+
 const PROXY_SCHEMA: &str = "automator67";
 
 /// What a relation's name means. The caller has made sure that it is not a CTE's.
 pub(crate) fn find<'t>(
     catalog: &'t Catalog,
+    moved: &'t [Relation],
     search_path: &[String],
     range: &protobuf::RangeVar,
 ) -> Found<'t> {
     let name = range.relname.as_str();
+    if range.schemaname == MOVED_SCHEMA {
+        let moved = moved.iter().find(|relation| relation.name.name == name);
+        return moved.map_or(Found::Home, Found::Known);
+    }
     if !range.schemaname.is_empty() {
         let schema = range.schemaname.as_str();
         if schema == PROXY_SCHEMA
@@ -85,10 +93,10 @@ pub(crate) fn find<'t>(
 /// The relation of the catalog that a name means.
 pub(crate) fn find_known<'t>(
     catalog: &'t Catalog,
-    context: &Context<'_>,
+    context: &Context<'t>,
     range: &protobuf::RangeVar,
 ) -> Option<&'t Relation> {
-    match find(catalog, context.search_path, range) {
+    match find(catalog, context.moved, context.search_path, range) {
         Found::Known(relation) => Some(relation),
         Found::Proxy(_) | Found::Home => None,
     }

@@ -5,7 +5,7 @@ use pg_query::NodeEnum;
 use crate::{
     admin,
     analysis::{self, Analysis},
-    catalog::{Catalog, Placement},
+    catalog::{Catalog, Placement, Relation},
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
@@ -31,6 +31,8 @@ pub struct Context<'a> {
     pub parameter_types: &'a [u32],
     /// No tier below this one answers a query.
     pub tier: Tier,
+    /// Relations in `pg_temp` that every shard has a copy of while the statement runs.
+    pub moved: &'a [Relation],
     /// The session's temporary relations. None has the name of a placed table: such are refused
     /// when they are made.
     pub temporary: &'a [String],
@@ -260,7 +262,7 @@ fn place(
             }
             let floor = statement.context.tier;
             let scatter = (scattered && floor < Tier::Gather)
-                .then(|| scatter::scatter(statement, analysis, &reason))
+                .then(|| scatter::scatter(statement, analysis, views, &reason))
                 .flatten();
             if let Some((plan, reusable)) = scatter.filter(|(plan, _)| plan.tier() >= floor) {
                 let draft = Draft::new(Plan::Scatter(plan), kind).reusable(reusable);

@@ -78,6 +78,7 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
         reach,
         parameter_types: &types,
         tier,
+        moved: &[],
         temporary: &temporary,
     };
     let text = case.statement.trim_end();
@@ -181,6 +182,7 @@ fn plain_context(search_path: &[String]) -> Context<'_> {
         reach: Reach::Single,
         parameter_types: &[],
         tier: Default::default(),
+        moved: &[],
         temporary: &[],
     }
 }

@@ -69,7 +69,7 @@ impl<'t> Views<'t> {
                 Child::Node(NodeEnum::RangeVar(range)) | Child::Range(range) => range,
                 _ => return,
             };
-            if let Found::Known(relation) = scope::find(catalog, search_path, range)
+            if let Found::Known(relation) = scope::find(catalog, &[], search_path, range)
                 && scope::is_view_on_placed(relation)
                 && let Err(error) = self.add(relation)
             {

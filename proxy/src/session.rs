@@ -16,6 +16,7 @@ mod known_statements;
 mod links;
 mod merge;
 mod moves;
+mod moving;
 mod multi;
 mod planning;
 mod scatter;

@@ -58,6 +58,8 @@ pub struct Telemetry {
     pub bytes_gathered: Counter,
     /// Bytes that shards have sent as their parts of an answer.
     pub bytes_scattered: Counter,
+    /// Bytes of relations that were moved to every shard.
+    pub bytes_moved: Counter,
     /// Plans found in the cache.
     pub plan_hits: Counter,
     /// Plans made.
@@ -94,6 +96,7 @@ impl Telemetry {
             bytes_to_clients: metrics::counter!("automator67_bytes_to_clients_total"),
             bytes_gathered: metrics::counter!("automator67_bytes_gathered_total"),
             bytes_scattered: metrics::counter!("automator67_bytes_scattered_total"),
+            bytes_moved: metrics::counter!("automator67_bytes_moved_total"),
             plan_hits: metrics::counter!("automator67_plan_cache_hits_total"),
             plan_misses: metrics::counter!("automator67_plan_cache_misses_total"),
             login_failures: metrics::counter!("automator67_login_failures_total"),

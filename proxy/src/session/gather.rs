@@ -121,7 +121,7 @@ impl Session {
     }
 
     /// Earlier gathers of the transaction leave their names to the next one.
-    async fn rename_kept(&mut self) -> Outcome {
+    pub(super) async fn rename_kept(&mut self) -> Outcome {
         for name in std::mem::take(&mut self.transaction.kept) {
             self.transaction.renamed += 1;
             let rename = format!(

@@ -157,7 +157,7 @@ enum Brought {
 }
 
 impl Session {
-    /// Groups that have rows on several shards.
+    /// Groups that have rows on several shards. `None`: not by this tier; nothing was sent.
     pub(super) async fn merge(
         &mut self,
         pieces: &[FinalPiece],
@@ -167,13 +167,11 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Option<Vec<Part>>> {
         if learned.columns.iter().any(|(oid, _)| RECORDS.contains(oid)) {
-            self.gather_instead(request).await?;
             return Ok(None);
         }
         let names = self.type_names(learned, text, request).await?;
         let Some(last) = last_statement(pieces, &names, request) else {
             // The average of single precision values is not made of their sum.
-            self.gather_instead(request).await?;
             return Ok(None);
         };
         let (brought, parts) = self.bring(shards, text, &names, request).await?;
@@ -182,7 +180,7 @@ impl Session {
         Ok(Some(parts))
     }
 
-    /// Rows whose order, or whose equality, only Postgres knows.
+    /// Rows whose order, or whose equality, only Postgres knows. `None`: not by this tier.
     pub(super) async fn merge_rows(
         &mut self,
         rows: &Rows,
@@ -192,7 +190,6 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Option<Vec<Part>>> {
         if learned.columns.iter().any(|(oid, _)| RECORDS.contains(oid)) {
-            self.gather_instead(request).await?;
             return Ok(None);
         }
         let names = self.type_names(learned, text, request).await?;

@@ -242,6 +242,7 @@ impl Session {
             user: &self.user.name,
             reach: goal.reach,
             tier: goal.tier,
+            moved: &[],
             parameter_types,
             temporary: &self.temporary_names,
         };

@@ -75,14 +75,45 @@ impl Session {
         scatter: &Scatter,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
-        let shards = self.shard_set(&scatter.shards, request).await?;
-        if let [shard] = shards.as_slice() {
-            self.run_text(request, request.text, *shard).await?;
-            return Ok(Tier::Single);
-        }
         if request.bound.is_some_and(|bound| bound.limit > 0) {
             // A portal that is read in parts lives on one server.
             return self.gather_instead(request).await;
+        }
+        if scatter.moves.is_empty() {
+            return match self.scatter_in_place(scatter, request).await? {
+                Some(tier) => Ok(tier),
+                None => self.gather_instead(request).await,
+            };
+        }
+        if self.transaction.read_only {
+            // Shards make no tables there; the home shard has a way around that.
+            return self.gather_instead(request).await;
+        }
+        self.check_on_home(request).await?;
+        let (way, choice) = self.choose(scatter, request).await?;
+        self.move_relations(&way.moves, &choice, request).await?;
+        let done = self.scatter_in_place(way, request).await?;
+        if done.is_none() {
+            self.drop_moved(&way.moves).await?;
+            return self.gather_instead(request).await;
+        }
+        // Where the transaction ends with the statement, so do the tables.
+        if self.transaction.is_explicit() {
+            self.drop_moved(&way.moves).await?;
+        }
+        Ok(Tier::Merge)
+    }
+
+    /// Every shard has what it needs. `None`: the columns' types do not allow it.
+    async fn scatter_in_place(
+        &mut self,
+        scatter: &Scatter,
+        request: &Request<'_>,
+    ) -> Outcome<Option<Tier>> {
+        let shards = self.shard_set(&scatter.shards, request).await?;
+        if let ([shard], true) = (shards.as_slice(), scatter.moves.is_empty()) {
+            self.run_text(request, request.text, *shard).await?;
+            return Ok(Some(Tier::Single));
         }
         let text = self.shard_text(scatter, request);
         let learned = self.learned(scatter, &text, request).await?;
@@ -91,7 +122,7 @@ impl Session {
                 let done = self
                     .merge(pieces, &shards, &text, &learned, request)
                     .await?;
-                Ok(done.map_or(Tier::Gather, |_| Tier::Merge))
+                Ok(done.map(|_| Tier::Merge))
             }
             Combine::Rows(rows) => {
                 let window = self.window(rows, request)?;
@@ -105,13 +136,13 @@ impl Session {
                             .stream(rows, &keys, window, &shards, &text, &learned, request)
                             .await?;
                         self.note_parts(&parts);
-                        Ok(Tier::Scatter)
+                        Ok(Some(Tier::Scatter))
                     }
                     _ => {
                         let done = self
                             .merge_rows(rows, &shards, &text, &learned, request)
                             .await?;
-                        Ok(done.map_or(Tier::Gather, |_| Tier::Merge))
+                        Ok(done.map(|_| Tier::Merge))
                     }
                 }
             }
@@ -211,8 +242,7 @@ impl Session {
             COLLATABLE.contains(&oid)
         });
         let known = if collatable {
-            self.ask_bytewise(&learned.columns, text, request)
-                .await?
+            self.ask_bytewise(&learned.columns, text, request).await?
         } else {
             vec![false; learned.columns.len()]
         };
@@ -227,7 +257,9 @@ impl Session {
         text: &str,
         request: &Request<'_>,
     ) -> Outcome<Vec<bool>> {
-        let names: Vec<String> = (1..=columns.len()).map(|number| format!("c{number}")).collect();
+        let names: Vec<String> = (1..=columns.len())
+            .map(|number| format!("c{number}"))
+            .collect();
         let tests: Vec<String> = names
             .iter()
             .zip(columns)

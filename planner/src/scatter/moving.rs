@@ -1,0 +1,225 @@
+//! Joins whose rows are on different shards: some relations are moved to every shard, so that they
+//! are there like reference tables, and the statement over those runs where the others are.
+
+use pg_query::NodeEnum;
+
+use super::{Anchored, in_place, separable};
+use crate::{
+    analysis::{self, Analysis},
+    catalog::{Placement, QualifiedName, Relation},
+    facts::ColumnId,
+    gather, parse,
+    plan::{Fetch, Move, MoveRoute, Reduction, ReductionValues, Scatter},
+    route::{Statement, group},
+    scope::{Found, MOVED_SCHEMA},
+    sql::{identifier, qualified},
+    statement::Context,
+    views::Views,
+};
+
+/// The plan with everything moved that cannot stay with the anchor.
+pub(super) fn scatter(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    anchored: &Anchored,
+    reason: &str,
+) -> Option<Scatter> {
+    let known = |found: Found<'_>| matches!(found, Found::Known(_));
+    if !analysis.occurrences.iter().all(|one| known(one.found)) {
+        return None;
+    }
+    let is_local = |index: usize| match analysis.occurrences[index].found {
+        Found::Known(relation) => relation.placement == Placement::Local,
+        Found::Proxy(_) | Found::Home => false,
+    };
+    let chosen = |index: usize| anchored.moved.contains(&index) || is_local(index);
+    let fetched = gather::fetch(statement, analysis, views, &chosen).ok()?;
+    let relations: Vec<Relation> = fetched
+        .list
+        .iter()
+        .zip(&fetched.occurrences)
+        .map(|(fetch, uses)| as_reference(analysis, fetch, *uses.first()?))
+        .collect::<Option<_>>()?;
+    let node = parse::parse_one(&fetched.text)?;
+    let context = Context {
+        moved: &relations,
+        ..*statement.context
+    };
+    let mut scatter = plan_again(statement, &context, &fetched.text, &node, reason)?;
+    scatter.moves = fetched
+        .list
+        .iter()
+        .zip(&fetched.occurrences)
+        .map(|(fetch, uses)| Move {
+            fetch: fetch.clone(),
+            route: route(analysis, anchored, fetch, uses),
+            reductions: Vec::new(),
+        })
+        .collect();
+    for index in 0..scatter.moves.len() {
+        let reductions = reductions(analysis, anchored, &fetched, index);
+        scatter.moves[index].reductions = reductions;
+    }
+    Some(scatter)
+}
+
+/// The statement over moved relations, planned as if those were reference tables.
+fn plan_again(
+    statement: &Statement<'_>,
+    context: &Context<'_>,
+    text: &str,
+    node: &NodeEnum,
+    reason: &str,
+) -> Option<Scatter> {
+    let views = Views::load(statement.catalog, context, node).ok()?;
+    let analysis = analysis::analyse(statement.catalog, context, &views, node).ok()?;
+    let rewritten = Statement {
+        catalog: statement.catalog,
+        context,
+        text,
+        span: (0, text.len()),
+        node,
+        normalised: None,
+        parameters: statement.parameters.clone(),
+    };
+    let anchors = separable::anchors(&analysis);
+    let anchored = anchors.iter().find(|anchored| anchored.moved.is_empty())?;
+    in_place(&rewritten, &analysis, anchored, reason).map(|(scatter, _)| scatter)
+}
+
+/// What a fetched relation is while the statement runs.
+fn as_reference(analysis: &Analysis<'_>, fetch: &Fetch, occurrence: usize) -> Option<Relation> {
+    let Found::Known(relation) = analysis.occurrences[occurrence].found else {
+        return None;
+    };
+    let mut moved = relation.clone();
+    moved.name = QualifiedName {
+        schema: MOVED_SCHEMA.to_owned(),
+        name: fetch.temp_table.clone(),
+    };
+    moved.placement = Placement::Reference;
+    moved.kind = crate::catalog::RelationKind::Table;
+    moved.view_definition = None;
+    moved.columns = fetch
+        .columns
+        .iter()
+        .map(|name| relation.column(name).cloned())
+        .collect::<Option<_>>()?;
+    Some(moved)
+}
+
+fn column_id(analysis: &Analysis<'_>, occurrence: usize, name: &str) -> Option<ColumnId> {
+    let Found::Known(relation) = analysis.occurrences[occurrence].found else {
+        return None;
+    };
+    let column = relation
+        .columns
+        .iter()
+        .position(|column| column.name == name)?;
+    Some(ColumnId { occurrence, column })
+}
+
+/// Columns whose values are equal wherever a row matters.
+fn equal_columns(analysis: &Analysis<'_>, column: ColumnId) -> Vec<ColumnId> {
+    let scope_of = |occurrence: usize| analysis.occurrences[occurrence].scope;
+    analysis.facts.closure(column, &scope_of).0
+}
+
+/// The column by which all uses of a fetched relation are joined with the anchor's key.
+fn route(
+    analysis: &Analysis<'_>,
+    anchored: &Anchored,
+    fetch: &Fetch,
+    uses: &[usize],
+) -> Option<MoveRoute> {
+    let key = analysis.key_of(anchored.anchor)?;
+    let anchor = analysis.occurrences[anchored.anchor].found.distributed()?;
+    let (key_type, _) = group(anchor)?;
+    let Found::Known(relation) = analysis.occurrences[*uses.first()?].found else {
+        return None;
+    };
+    let (index, name) = fetch.columns.iter().enumerate().find(|(_, name)| {
+        uses.iter().all(|occurrence| {
+            column_id(analysis, *occurrence, name)
+                .is_some_and(|column| equal_columns(analysis, column).contains(&key))
+        })
+    })?;
+    Some(MoveRoute {
+        column: index,
+        type_oid: relation.column(name)?.type_oid,
+        key_type,
+    })
+}
+
+/// Other relations whose values say which rows of a fetched one matter.
+fn reductions(
+    analysis: &Analysis<'_>,
+    anchored: &Anchored,
+    fetched: &gather::Fetched,
+    index: usize,
+) -> Vec<Reduction> {
+    let mut found = Vec::new();
+    let (fetch, uses) = (&fetched.list[index], &fetched.occurrences[index]);
+    let [only] = uses.as_slice() else {
+        return found;
+    };
+    for name in &fetch.columns {
+        let Some(column) = column_id(analysis, *only, name) else {
+            continue;
+        };
+        for other in equal_columns(analysis, column) {
+            if other.occurrence == *only {
+                continue;
+            }
+            let reduction = reduction(analysis, anchored, fetched, name, other, index);
+            found.extend(reduction.filter(|new| !found.contains(new)));
+        }
+    }
+    found
+}
+
+fn reduction(
+    analysis: &Analysis<'_>,
+    anchored: &Anchored,
+    fetched: &gather::Fetched,
+    name: &str,
+    other: ColumnId,
+    index: usize,
+) -> Option<Reduction> {
+    let occurrence = &analysis.occurrences[other.occurrence];
+    let Found::Known(relation) = occurrence.found else {
+        return None;
+    };
+    let column = relation.columns.get(other.column)?;
+    let values = if anchored.stay.contains(&other.occurrence) {
+        if occurrence.filters.is_empty() || !column.portable_binary {
+            return None;
+        }
+        ReductionValues::Select(format!(
+            "SELECT DISTINCT {} FROM {} WHERE {}",
+            identifier(&column.name),
+            qualified(&relation.name),
+            occurrence.filters.join(" AND ")
+        ))
+    } else {
+        let at = fetched
+            .occurrences
+            .iter()
+            .position(|uses| uses.contains(&other.occurrence))?;
+        let fetch = &fetched.list[at];
+        let of = fetch
+            .columns
+            .iter()
+            .position(|other| *other == column.name)?;
+        if at == index || !fetch.binary {
+            return None;
+        }
+        ReductionValues::Moved(at, of)
+    };
+    Some(Reduction {
+        column: identifier(name),
+        value_type: (column.type_oid, column.sql_type.clone()),
+        values,
+    })
+}

@@ -1,0 +1,736 @@
+//! Relations that are moved to every shard for one statement: their rows are read first, held by
+//! the proxy (in memory, then in a file), and copied to where they matter.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use automator67_planner::{
+    catalog::{Catalog, ShardId},
+    key,
+    plan::{FetchSource, Move, MoveRoute, ReductionValues, Scatter, ShardSet},
+};
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Session, planning::Request, planning::shard_of, scatter::malformed};
+use crate::{
+    copy_rows,
+    error::{Failure, Outcome, Report, sqlstate},
+    frame::Frame,
+    message,
+    process::lock,
+    relay,
+    server::Step,
+    types,
+};
+
+/// A choice between ways to move is made anew after this time: tables grow.
+const CHOICE_AGE_MAX: Duration = Duration::from_secs(60);
+/// More values than this are not worth to be sent as a condition.
+const REDUCTION_VALUES_MAX: usize = 100_000;
+/// A relation is not worth to be reduced that is not this many times larger than the values.
+const REDUCTION_GAIN_MIN: f64 = 2.0;
+/// Moved relations of more rows get statistics and their primary key.
+const ANALYZE_ROWS_MIN: u64 = 1000;
+/// Staged rows go to a file in pieces of this size.
+const SPILL_BYTES: usize = 1 << 20;
+
+/// Which way to take, and in which order to move.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// 0 is the plan's own, n the n-th of its others.
+    way: usize,
+    /// The moves of that way, smallest first.
+    order: Vec<usize>,
+    /// Estimated rows of each move.
+    rows: Vec<f64>,
+    made: Instant,
+}
+
+/// What was moved.
+#[derive(Debug, Clone, Default)]
+pub struct MovedRelation {
+    /// Rows that were read.
+    pub rows: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// Bytes of them that went to a file.
+    pub spilled: u64,
+    /// Conditions from other relations that were used.
+    pub reduced_by: Vec<String>,
+    /// From the first message to the last row.
+    pub milliseconds: f64,
+}
+
+/// Rows that wait to be copied.
+#[derive(Default)]
+struct Staged {
+    memory: Vec<Bytes>,
+    tail: BytesMut,
+    file: Option<File>,
+    spilled: u64,
+}
+
+impl Staged {
+    fn bytes(&self) -> usize {
+        self.memory.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.memory.push(self.tail.split().freeze());
+        }
+    }
+
+    /// Moves what is in memory to a file without a name. Writes go to the kernel's cache, so
+    /// that other sessions of the thread wait no longer than for a copy in memory.
+    fn spill(&mut self) -> std::io::Result<()> {
+        self.close_tail();
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(unnamed_file()?),
+        };
+        for piece in self.memory.drain(..) {
+            file.write_all(&piece)?;
+            self.spilled += piece.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn unnamed_file() -> std::io::Result<File> {
+    let name = format!(
+        "automator67-{}-{:016x}",
+        std::process::id(),
+        rand::random::<u64>()
+    );
+    let path = std::env::temp_dir().join(name);
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// The rows of one relation, by destination.
+struct Load {
+    /// One for all shards, or one for each.
+    staged: Vec<Staged>,
+    rows: u64,
+}
+
+/// Distinct values of a column, until they are too many.
+struct Values {
+    column: usize,
+    found: Option<HashSet<Bytes>>,
+}
+
+impl Session {
+    /// The way to take for a statement that needs relations moved.
+    pub(super) async fn choose<'p>(
+        &mut self,
+        scatter: &'p Scatter,
+        request: &Request<'_>,
+    ) -> Outcome<(&'p Scatter, Arc<Choice>)> {
+        let known = scatter
+            .choice
+            .0
+            .get_or_init(|| Arc::new(Mutex::new(None::<Arc<Choice>>)));
+        let room = known.clone().downcast::<Mutex<Option<Arc<Choice>>>>();
+        let room = room
+            .map_err(|_| Report::error(sqlstate::INTERNAL_ERROR, "a plan's choice is not one"))?;
+        let known = lock(&room).clone();
+        let choice = match known.filter(|choice| choice.made.elapsed() < CHOICE_AGE_MAX) {
+            Some(choice) => choice,
+            None => {
+                let choice = Arc::new(self.weigh(scatter, request).await?);
+                *lock(&room) = Some(choice.clone());
+                choice
+            }
+        };
+        let way = match choice.way.checked_sub(1) {
+            None => scatter,
+            Some(other) => scatter.others.get(other).unwrap_or(scatter),
+        };
+        Ok((way, choice))
+    }
+
+    async fn weigh(&mut self, scatter: &Scatter, request: &Request<'_>) -> Outcome<Choice> {
+        let shards = self.process.shards.len() as f64;
+        let mut known: Vec<(String, f64, f64)> = Vec::new();
+        let mut best: Option<(f64, Choice)> = None;
+        for (way, plan) in std::iter::once(scatter).chain(&scatter.others).enumerate() {
+            let mut rows = Vec::with_capacity(plan.moves.len());
+            let mut cost = 0.0;
+            for one in &plan.moves {
+                let (count, width) = self.estimate(one, &mut known, request).await?;
+                let copies = if one.route.is_some() { 1.0 } else { shards };
+                let reduced = if one.reductions.is_empty() { 1.0 } else { 0.3 };
+                // Reading costs once, loading for each copy.
+                cost += count * (width + 40.0) * (reduced * copies + 0.5);
+                rows.push(count);
+            }
+            let mut order: Vec<usize> = (0..rows.len()).collect();
+            order.sort_by(|a, b| rows[*a].total_cmp(&rows[*b]));
+            if best.as_ref().is_none_or(|(other, _)| cost < *other) {
+                let made = Instant::now();
+                best = Some((
+                    cost,
+                    Choice {
+                        way,
+                        order,
+                        rows,
+                        made,
+                    },
+                ));
+            }
+        }
+        best.map(|(_, choice)| choice)
+            .ok_or_else(|| Report::error(sqlstate::INTERNAL_ERROR, "a plan without a way").into())
+    }
+
+    /// Rows and bytes per row of a relation that may be moved, as a shard estimates them.
+    async fn estimate(
+        &mut self,
+        one: &Move,
+        known: &mut Vec<(String, f64, f64)>,
+        request: &Request<'_>,
+    ) -> Outcome<(f64, f64)> {
+        let select = &one.fetch.select;
+        if let Some((_, rows, width)) = known.iter().find(|(text, ..)| text == select) {
+            return Ok((*rows, *width));
+        }
+        let shards = match &one.fetch.from {
+            FetchSource::Shards(ShardSet::Home) => 1.0,
+            _ => self.process.shards.len() as f64,
+        };
+        let plan = self.ask_home(&format!("EXPLAIN {select}"), request).await?;
+        let line = plan
+            .into_iter()
+            .next()
+            .and_then(|row| row.into_iter().next().flatten());
+        let (rows, width) = line
+            .as_deref()
+            .and_then(estimated)
+            .unwrap_or((1000.0, 32.0));
+        known.push((select.clone(), rows * shards, width));
+        Ok((rows * shards, width))
+    }
+
+    /// Reads every relation and copies it to where its rows matter.
+    pub(super) async fn move_relations(
+        &mut self,
+        moves: &[Move],
+        choice: &Choice,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<MovedRelation>> {
+        self.begin_implicit();
+        self.rename_kept().await?;
+        let targets = self.all_shards();
+        let mut left = self.settings.own.gather_bytes_max;
+        let mut done: Vec<MovedRelation> = vec![MovedRelation::default(); moves.len()];
+        let mut loads: Vec<Option<Load>> = moves.iter().map(|_| None).collect();
+        let mut values: Vec<Vec<Values>> = moves.iter().map(|_| Vec::new()).collect();
+        for index in choice.order.iter().copied() {
+            let started = Instant::now();
+            values[index] = wanted_values(moves, index);
+            let (text, arrays) = self
+                .reduced(moves, index, &values, choice, &mut done[index], request)
+                .await?;
+            let load = self
+                .read_relation(
+                    &moves[index],
+                    &text,
+                    &arrays,
+                    &mut values[index],
+                    &mut done[index],
+                    &targets,
+                    left,
+                    request,
+                )
+                .await?;
+            left = left.saturating_sub(done[index].bytes);
+            self.process
+                .telemetry
+                .bytes_moved
+                .increment(done[index].bytes);
+            done[index].milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+            loads[index] = Some(load);
+        }
+        let creates: Vec<String> = moves
+            .iter()
+            .map(|one| {
+                format!(
+                    "DROP TABLE IF EXISTS pg_temp.{}; {}",
+                    one.fetch.temp_table, one.fetch.create
+                )
+            })
+            .collect();
+        self.run_hidden_on(&targets, &creates.join("; ")).await?;
+        for (one, load) in moves.iter().zip(loads) {
+            if let Some(load) = load {
+                self.copy_relation(one, load, &targets).await?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// The tables are of no use any more.
+    pub(super) async fn drop_moved(&mut self, moves: &[Move]) -> Outcome {
+        if moves.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = moves
+            .iter()
+            .map(|one| format!("pg_temp.{}", one.fetch.temp_table))
+            .collect();
+        let shards = self.all_shards();
+        self.run_hidden_on(&shards, &format!("DROP TABLE {}", names.join(", ")))
+            .await
+    }
+
+    /// The SELECT of a relation with conditions from relations that are known already.
+    async fn reduced(
+        &mut self,
+        moves: &[Move],
+        index: usize,
+        values: &[Vec<Values>],
+        choice: &Choice,
+        done: &mut MovedRelation,
+        request: &Request<'_>,
+    ) -> Outcome<(String, Vec<Bytes>)> {
+        let one = &moves[index];
+        let given = request
+            .bound
+            .map_or(0, |bound| bound.bind.parameter_count());
+        let mut text = one.fetch.select.clone();
+        let mut arrays = Vec::new();
+        let mut used: Vec<&str> = Vec::new();
+        let rows = choice.rows.get(index).copied().unwrap_or(0.0);
+        for reduction in &one.reductions {
+            if used.contains(&reduction.column.as_str()) {
+                continue;
+            }
+            let (found, name) = match &reduction.values {
+                ReductionValues::Moved(other, column) => {
+                    let of = values[*other]
+                        .iter()
+                        .find(|values| values.column == *column);
+                    let Some(found) = of.and_then(|values| values.found.as_ref()) else {
+                        continue;
+                    };
+                    (found.clone(), moves[*other].fetch.relation.name.clone())
+                }
+                ReductionValues::Select(select) => {
+                    let Some(found) = self.select_values(select, rows, request).await? else {
+                        continue;
+                    };
+                    (found, select.clone())
+                }
+            };
+            if found.len() as f64 * REDUCTION_GAIN_MIN > rows {
+                continue;
+            }
+            let word = if text.contains(" WHERE ") {
+                "AND"
+            } else {
+                "WHERE"
+            };
+            let number = given + arrays.len() + 1;
+            text.push_str(&format!(
+                " {word} {} = ANY (${number}::{}[])",
+                reduction.column, reduction.value_type.1
+            ));
+            arrays.push(array(&found, reduction.value_type.0));
+            used.push(&reduction.column);
+            done.reduced_by.push(name);
+        }
+        Ok((text, arrays))
+    }
+
+    /// Values of a relation that stays where it is; `None` when they are estimated to be too many.
+    async fn select_values(
+        &mut self,
+        select: &str,
+        rows: f64,
+        request: &Request<'_>,
+    ) -> Outcome<Option<HashSet<Bytes>>> {
+        let plan = self.ask_home(&format!("EXPLAIN {select}"), request).await?;
+        let line = plan
+            .into_iter()
+            .next()
+            .and_then(|row| row.into_iter().next().flatten());
+        let shards = self.all_shards();
+        let estimate = line
+            .as_deref()
+            .and_then(estimated)
+            .map_or(f64::MAX, |(rows, _)| rows);
+        let estimate = estimate * shards.len() as f64;
+        if estimate > REDUCTION_VALUES_MAX as f64 || estimate * 2.0 * REDUCTION_GAIN_MIN > rows {
+            return Ok(None);
+        }
+        let mut found = HashSet::new();
+        for shard in &shards {
+            self.send_select(*shard, select, &[1], request).await?;
+        }
+        for shard in &shards {
+            while let Some(row) = self.next_row(*shard).await? {
+                let values = message::data_row(row.body()).ok_or_else(malformed)?;
+                if let Some(Some(value)) = values.first() {
+                    found.insert(Bytes::copy_from_slice(value));
+                }
+            }
+        }
+        Ok((found.len() <= REDUCTION_VALUES_MAX).then_some(found))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn read_relation(
+        &mut self,
+        one: &Move,
+        text: &str,
+        arrays: &[Bytes],
+        values: &mut [Values],
+        done: &mut MovedRelation,
+        targets: &[ShardId],
+        bytes_max: u64,
+        request: &Request<'_>,
+    ) -> Outcome<Load> {
+        let FetchSource::Shards(set) = &one.fetch.from else {
+            return Err(Report::error(
+                sqlstate::INTERNAL_ERROR,
+                "a view of the proxy was to be moved",
+            )
+            .into());
+        };
+        let sources = self.shard_set(set, request).await?;
+        for source in &sources {
+            self.send_with_arrays(*source, text, one.fetch.binary, arrays, request)
+                .await?;
+        }
+        let count = if one.route.is_some() {
+            targets.len()
+        } else {
+            1
+        };
+        let mut load = Load {
+            staged: (0..count).map(|_| Staged::default()).collect(),
+            rows: 0,
+        };
+        let catalog = request.catalog.clone();
+        for source in &sources {
+            while let Some(row) = self.next_row(*source).await? {
+                done.rows += 1;
+                done.bytes += row.bytes.len() as u64;
+                if done.bytes > bytes_max {
+                    self.stop_parts(&sources).await?;
+                    return Err(over_budget(one, self.settings.own.gather_bytes_max));
+                }
+                let at = match &one.route {
+                    None => 0,
+                    Some(route) => destination(&row, route, one.fetch.binary, &catalog, targets)?,
+                };
+                note_values(values, &row)?;
+                put_row(&mut load.staged[at].tail, &row, one.fetch.binary);
+                load.rows += 1;
+                if load.staged[at].tail.len() >= SPILL_BYTES {
+                    load.staged[at].close_tail();
+                    self.spill_if_large(&mut load, done)?;
+                }
+            }
+        }
+        Ok(load)
+    }
+
+    fn spill_if_large(&self, load: &mut Load, done: &mut MovedRelation) -> Outcome {
+        let held: usize = load.staged.iter().map(Staged::bytes).sum();
+        if held <= self.settings.own.work_bytes {
+            return Ok(());
+        }
+        for staged in &mut load.staged {
+            staged.spill().map_err(|error| {
+                Report::error(
+                    "58030",
+                    format!("could not write a temporary file: {error}"),
+                )
+            })?;
+        }
+        done.spilled = load.staged.iter().map(|staged| staged.spilled).sum();
+        Ok(())
+    }
+
+    async fn send_with_arrays(
+        &mut self,
+        shard: ShardId,
+        text: &str,
+        binary: bool,
+        arrays: &[Bytes],
+        request: &Request<'_>,
+    ) -> Outcome {
+        let parameter_types = self.types_for_shards(request).await?;
+        let index = self.link(shard).await?;
+        types::learn_for_shard(&self.links[index].server.shard, &parameter_types).await?;
+        let server = &mut self.links[index].server;
+        server.put_parse("", text, &parameter_types);
+        server.expect(Step::Parse, false);
+        message::framed(&mut server.wire.output, b'B', |body| {
+            body.put_u16(0);
+            put_parameters(body, arrays, request);
+            body.put_i16(1);
+            body.put_i16(i16::from(binary));
+        });
+        server.expect(Step::Bind, false);
+        message::put_execute(&mut server.wire.output, "", 0);
+        server.expect(Step::Execute, true);
+        server.sync();
+        server.unnamed = None;
+        relay::send(server).await
+    }
+
+    async fn copy_relation(&mut self, one: &Move, load: Load, targets: &[ShardId]) -> Outcome {
+        let binary = one.fetch.binary;
+        let format = if binary { " (FORMAT binary)" } else { "" };
+        let copy = format!("COPY pg_temp.{} FROM STDIN{format}", one.fetch.temp_table);
+        for shard in targets {
+            self.start_copy(*shard, &copy).await?;
+            if binary {
+                self.put_copy(*shard, copy_rows::BINARY_HEADER).await?;
+            }
+        }
+        let routed = one.route.is_some();
+        let rows = load.rows;
+        for (position, mut staged) in load.staged.into_iter().enumerate() {
+            let to: &[ShardId] = if routed {
+                &targets[position..=position]
+            } else {
+                targets
+            };
+            self.copy_staged(&mut staged, to).await?;
+        }
+        for shard in targets {
+            if binary {
+                self.put_copy(*shard, copy_rows::BINARY_TRAILER).await?;
+            }
+            self.end_copy(*shard).await?;
+        }
+        let many = rows > ANALYZE_ROWS_MIN;
+        let mut after = Vec::new();
+        if let Some(primary_key) = &one.fetch.primary_key
+            && (many || one.fetch.needs_key)
+        {
+            after.push(primary_key.clone());
+        }
+        if many {
+            after.push(format!("ANALYZE pg_temp.{}", one.fetch.temp_table));
+        }
+        if !after.is_empty() {
+            self.run_hidden_on(targets, &after.join("; ")).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_staged(&mut self, staged: &mut Staged, to: &[ShardId]) -> Outcome {
+        if let Some(mut file) = staged.file.take() {
+            let unread = |error: std::io::Error| {
+                Failure::from(Report::error(
+                    "58030",
+                    format!("could not read a temporary file: {error}"),
+                ))
+            };
+            file.seek(SeekFrom::Start(0)).map_err(unread)?;
+            let mut piece = vec![0; SPILL_BYTES];
+            loop {
+                let count = file.read(&mut piece).map_err(unread)?;
+                if count == 0 {
+                    break;
+                }
+                for shard in to {
+                    self.put_copy(*shard, &piece[..count]).await?;
+                }
+            }
+        }
+        staged.close_tail();
+        for piece in staged.memory.drain(..) {
+            for shard in to {
+                for part in piece.chunks(copy_rows::COPY_CHUNK_BYTES) {
+                    self.put_copy(*shard, part).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A statement of our own on several shards at once; answers unseen.
+    pub(super) async fn run_hidden_on(&mut self, shards: &[ShardId], text: &str) -> Outcome {
+        for shard in shards {
+            let index = self.link(*shard).await?;
+            let server = &mut self.links[index].server;
+            server.query(text, false);
+            relay::send(server).await?;
+        }
+        let mut failure = None;
+        for shard in shards {
+            let Some(index) = self.link_position(*shard) else {
+                continue;
+            };
+            relay::exchange(&mut self.client, &mut self.links[index].server).await?;
+            if let Some(frame) = self.links[index].server.hidden_error.take() {
+                failure.get_or_insert(Failure::Shard(frame));
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Columns of a relation whose values reduce others.
+fn wanted_values(moves: &[Move], index: usize) -> Vec<Values> {
+    let mut columns: Vec<usize> = Vec::new();
+    for reduction in moves.iter().flat_map(|one| &one.reductions) {
+        if let ReductionValues::Moved(of, column) = reduction.values
+            && of == index
+            && !columns.contains(&column)
+        {
+            columns.push(column);
+        }
+    }
+    let values = columns.into_iter().map(|column| Values {
+        column,
+        found: Some(HashSet::new()),
+    });
+    values.collect()
+}
+
+fn note_values(values: &mut [Values], row: &Frame) -> Outcome {
+    for wanted in values {
+        let Some(found) = &mut wanted.found else {
+            continue;
+        };
+        let spans = message::value_spans(row.body(), &[wanted.column]).ok_or_else(malformed)?;
+        if let Some(Some((start, length))) = spans.first() {
+            let value = &row.body()[*start..start + length];
+            if !found.contains(value) {
+                found.insert(Bytes::copy_from_slice(value));
+            }
+        }
+        if found.len() > REDUCTION_VALUES_MAX {
+            wanted.found = None;
+        }
+    }
+    Ok(())
+}
+
+/// Where a routed row matters. Rows without a value match nothing; the home shard takes them.
+fn destination(
+    row: &Frame,
+    route: &MoveRoute,
+    binary: bool,
+    catalog: &Catalog,
+    targets: &[ShardId],
+) -> Outcome<usize> {
+    let spans = message::value_spans(row.body(), &[route.column]).ok_or_else(malformed)?;
+    let shard = match spans.first().copied().flatten() {
+        None => catalog.home(),
+        Some((start, length)) => {
+            let bytes = &row.body()[start..start + length];
+            let value = if binary {
+                key::from_binary(route.key_type, route.type_oid, bytes)
+            } else {
+                std::str::from_utf8(bytes)
+                    .ok()
+                    .and_then(|text| key::from_text(route.key_type, text))
+            };
+            shard_of(catalog, &value.ok_or_else(malformed)?)?
+        }
+    };
+    targets
+        .iter()
+        .position(|target| *target == shard)
+        .ok_or_else(malformed)
+}
+
+fn put_row(staged: &mut BytesMut, row: &Frame, binary: bool) {
+    if binary {
+        staged.put_slice(row.body());
+    } else {
+        let values = message::data_row(row.body()).unwrap_or_default();
+        copy_rows::put_text_row(staged, values.into_iter());
+    }
+}
+
+/// Values as an array in binary format.
+fn array(values: &HashSet<Bytes>, oid: u32) -> Bytes {
+    let mut out = BytesMut::new();
+    out.put_i32(i32::from(!values.is_empty()));
+    out.put_i32(0);
+    out.put_u32(oid);
+    if !values.is_empty() {
+        out.put_i32(values.len() as i32);
+        out.put_i32(1);
+        for value in values {
+            out.put_i32(value.len() as i32);
+            out.put_slice(value);
+        }
+    }
+    out.freeze()
+}
+
+/// The client's parameters, then arrays in binary format.
+fn put_parameters(body: &mut BytesMut, arrays: &[Bytes], request: &Request<'_>) {
+    let given = request
+        .bound
+        .map_or(0, |bound| bound.bind.parameter_count());
+    let count = (given + arrays.len()) as i16;
+    body.put_i16(count);
+    for index in 0..given {
+        let binary = request
+            .bound
+            .is_some_and(|bound| bound.bind.is_binary(index));
+        body.put_i16(i16::from(binary));
+    }
+    arrays.iter().for_each(|_| body.put_i16(1));
+    body.put_i16(count);
+    for index in 0..given {
+        match request.bound.and_then(|bound| bound.bind.value(index)) {
+            None => body.put_i32(-1),
+            Some(value) => {
+                body.put_i32(value.len() as i32);
+                body.put_slice(value);
+            }
+        }
+    }
+    for array in arrays {
+        body.put_i32(array.len() as i32);
+        body.put_slice(array);
+    }
+}
+
+/// `Seq Scan on part  (cost=0.00..5443.00 rows=12121 width=4)`
+fn estimated(line: &str) -> Option<(f64, f64)> {
+    let number = |word: &str| -> Option<f64> {
+        let rest = &line[line.find(word)? + word.len()..];
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
+        rest[..end].parse().ok()
+    };
+    Some((number("rows=")?, number("width=")?))
+}
+
+fn over_budget(one: &Move, bytes_max: u64) -> Failure {
+    Report::error(
+        sqlstate::LIMIT_EXCEEDED,
+        format!("statement would move more than {bytes_max} bytes between shards"),
+    )
+    .detail(format!(
+        "Reached while reading \"{}\".",
+        one.fetch.relation.name
+    ))
+    .hint("Restrict the statement, colocate the tables, or raise automator67.gather_max_bytes.")
+    .into()
+}
