@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 60
 BENCH_NAME ?= $(shell date -u +%Y-%m-%d)
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint unit doc fuzz bench
+.PHONY: run build test lint unit doc fuzz bench soak
 
 run: build
 	$(CARGO_TARGET_DIR)/release/automator67 dev
@@ -41,6 +41,12 @@ doc:
 
 fuzz:
 	fuzz/run $(FUZZ_SECONDS)
+
+# 100,000 generated statements on every cluster and tier; a difference names its seed and number.
+soak:
+	scripts/setup test
+	AUTOMATOR67_STATEMENTS=$${AUTOMATOR67_STATEMENTS:-100000} cargo test --release --locked \
+		--package automator67-tests --test main generated -- --nocapture
 
 bench: build
 	scripts/setup bench

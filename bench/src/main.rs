@@ -3,7 +3,9 @@
 
 mod load;
 mod report;
+mod scatter;
 mod servers;
+mod tpch;
 
 use std::{
     fs,
@@ -13,11 +15,22 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use load::{Figure, Load, Script, median};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use report::{Report, Row};
 use servers::{PASSWORD, Server, USER, psql};
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Statements for one shard, COPY and idle clients, beside plain Postgres and PgBouncer.
+    Peers,
+    /// The 22 queries of TPC-H on three shards, beside plain Postgres.
+    Tpch,
+    /// Small figures of statements over three shards.
+    Scatter,
+}
 
 /// Side by side with plain Postgres and PgBouncer.
 #[derive(Parser)]
@@ -43,6 +56,17 @@ struct Arguments {
     /// The name of this run's folder.
     #[arg(long)]
     name: String,
+    /// Measure only this; may be given several times.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    #[command(flatten)]
+    tpch: tpch::Flags,
+}
+
+impl Arguments {
+    fn includes(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
 }
 
 /// Everything that is measured.
@@ -59,6 +83,41 @@ struct Field {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     raise_open_files()?;
+    let directory = arguments.runs.join(&arguments.name);
+    let common = Common {
+        bin: servers::postgres_bin()?,
+        binary: arguments.binary.clone(),
+        directory,
+        rounds: arguments.rounds.max(1),
+        seconds: arguments.seconds,
+    };
+    if arguments.includes(Part::Tpch) {
+        tpch::run(&common, &arguments.tpch)?;
+    }
+    if arguments.includes(Part::Scatter) {
+        scatter::run(&common)?;
+    }
+    if arguments.includes(Part::Peers) {
+        peers(arguments, &common.directory)?;
+    }
+    Ok(())
+}
+
+/// What every part needs.
+pub struct Common {
+    /// Where Postgres' programs are.
+    pub bin: PathBuf,
+    /// The program under measurement.
+    pub binary: PathBuf,
+    /// Where the run is kept.
+    pub directory: PathBuf,
+    /// Measurements of each kind; the median counts.
+    pub rounds: usize,
+    /// Length of one measurement.
+    pub seconds: u32,
+}
+
+fn peers(arguments: Arguments, directory: &Path) -> Result<()> {
     let mut report = Report::new();
     let field = set_up(arguments)?;
     one_shard(&field, &mut report)?;
@@ -66,9 +125,7 @@ fn main() -> Result<()> {
     three_shards(&field, &mut report)?;
     idle_clients(&field, &mut report)?;
     copy_in(&field, &mut report)?;
-    let directory = field.arguments.runs.join(&field.arguments.name);
-    report.keep(&directory, &field.bin)?;
-    Ok(())
+    report.keep(directory, &field.bin)
 }
 
 fn raise_open_files() -> Result<()> {
@@ -378,5 +435,17 @@ impl Row {
         find(name)
             .filter(|theirs| *theirs > 0.0)
             .map(|theirs| ours / theirs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_make_sense() {
+        Arguments::command().debug_assert();
     }
 }

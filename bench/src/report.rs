@@ -49,8 +49,7 @@ impl Report {
 
     /// Writes `run.md` and `run.json`.
     pub fn keep(&self, directory: &Path, bin: &Path) -> Result<()> {
-        fs::create_dir_all(directory)?;
-        let machine = machine(bin);
+        let machine = machine(bin, &[Path::new("pgbouncer")]);
         let mut text = format!("# Benchmark run\n\n{}\n\n", machine.join(" · "));
         text.push_str("Medians of alternating rounds. CPU is the processor time of the named process per transaction (for Postgres: of the postmaster only, so it says nothing).\n\n");
         text.push_str("| load | mode | clients | server: TPS (CPU µs) | TPS to plain | TPS to PgBouncer | CPU to PgBouncer |\n|---|---|---|---|---|---|---|\n");
@@ -62,8 +61,7 @@ impl Report {
         for note in &self.notes {
             text.push_str(&format!("- {note}\n"));
         }
-        println_out(&text);
-        fs::write(directory.join("run.md"), text)?;
+        keep_text(directory, "run.md", &text)?;
         let rows: Vec<_> = self
             .rows
             .iter()
@@ -89,6 +87,14 @@ impl Report {
         )?;
         Ok(())
     }
+}
+
+/// Shows a document and keeps it.
+pub fn keep_text(directory: &Path, name: &str, text: &str) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    println_out(text);
+    fs::write(directory.join(name), text)?;
+    Ok(())
 }
 
 #[allow(clippy::print_stdout)]
@@ -125,7 +131,7 @@ impl Row {
 }
 
 /// Processor, cores, memory, versions. No names, no paths.
-fn machine(bin: &Path) -> Vec<String> {
+pub fn machine(bin: &Path, programs: &[&Path]) -> Vec<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
         .lines()
@@ -150,10 +156,11 @@ fn machine(bin: &Path) -> Vec<String> {
             },
         )
     };
-    vec![
+    let mut machine = vec![
         model.to_owned(),
         format!("{cores} cores"),
         version(&bin.join("postgres")),
-        version(Path::new("pgbouncer")),
-    ]
+    ];
+    machine.extend(programs.iter().map(|program| version(program)));
+    machine
 }

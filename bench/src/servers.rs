@@ -1,10 +1,13 @@
 //! The servers under measurement: Postgres clusters, the proxy, its peer.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -43,18 +46,32 @@ impl Server {
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .context("no VmRSS")?;
-        let kilobytes: u64 = line
-            .split_whitespace()
-            .nth(1)
-            .context("no number")?
-            .parse()?;
-        Ok(kilobytes * 1024)
+        memory(&self.child.id().to_string(), "VmRSS:")
     }
+
+    /// The most resident memory there ever was, in bytes.
+    pub fn peak_resident_bytes(&self) -> Result<u64> {
+        memory(&self.child.id().to_string(), "VmHWM:")
+    }
+}
+
+/// The most resident memory this program ever had, in bytes.
+pub fn own_peak_resident_bytes() -> Result<u64> {
+    memory("self", "VmHWM:")
+}
+
+fn memory(process: &str, name: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status
+        .lines()
+        .find(|line| line.starts_with(name))
+        .with_context(|| format!("no {name}"))?;
+    let kilobytes: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .context("no number")?
+        .parse()?;
+    Ok(kilobytes * 1024)
 }
 
 impl Drop for Server {
@@ -255,6 +272,145 @@ pub fn automator67(binary: &Path, directory: &Path, clusters: &[&Server]) -> Res
         "automator67",
     )?;
     Ok(server)
+}
+
+/// `automator67 dev`: the proxy and the shards it started.
+pub struct Dev {
+    /// The proxy.
+    pub server: Server,
+    /// Host and port of `/metrics`.
+    http: String,
+    /// How each shard is reached directly, the home shard first.
+    pub shards: Vec<String>,
+    /// Held open: the program may say more.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Dev {
+    /// Starts it on an empty directory below `directory`, which Postgres' account can enter.
+    pub fn start(binary: &Path, directory: &Path, shards: usize) -> Result<Dev> {
+        hand_over(directory)?;
+        let log = directory.join("dev.log");
+        let mut child = Command::new(binary)
+            .args(["dev", "--json", "--shards", &shards.to_string()])
+            .arg("--data-dir")
+            .arg(directory.join("dev"))
+            .args(["--sql", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--password", PASSWORD])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log)?)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("{} does not start", binary.display()))?;
+        let stdout = child.stdout.take();
+        let mut server = Server {
+            child,
+            signal: Signal::SIGTERM,
+            port: 0,
+        };
+        let mut stdout = BufReader::new(stdout.context("no standard output")?);
+        let mut line = String::new();
+        stdout.read_line(&mut line)?;
+        let state: serde_json::Value = serde_json::from_str(&line).with_context(|| {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            format!("automator67 dev did not become ready: {line}{log}")
+        })?;
+        let text = |name: &str| state[name].as_str().with_context(|| format!("no {name}"));
+        server.port = port_of(text("sql")?)?;
+        let http = text("http")?.trim_start_matches("http://").to_owned();
+        let shards = state["shards"].as_array().context("no shards")?;
+        let shards = shards
+            .iter()
+            .map(|shard| {
+                let host = shard["socket_directory"].as_str();
+                let host = host.context("no socket directory")?;
+                let port = shard["port"].as_u64().context("no port")?;
+                Ok(login(host, port))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Dev {
+            server,
+            http,
+            shards,
+            _stdout: stdout,
+        })
+    }
+
+    /// All counters, by what lies between `automator67_` and `_total` in their names; the values of
+    /// all labels added up.
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        let mut counters = BTreeMap::new();
+        for (name, _, value) in self.metrics()? {
+            *counters.entry(name).or_default() += value;
+        }
+        Ok(counters)
+    }
+
+    /// How many SELECTs ran in each tier.
+    pub fn selects(&self) -> Result<BTreeMap<String, u64>> {
+        let mut tiers = BTreeMap::new();
+        for (name, labels, value) in self.metrics()? {
+            if name != "statements" || !labels.contains("kind=\"select\"") {
+                continue;
+            }
+            let tier = labels.split("tier=\"").nth(1);
+            if let Some(tier) = tier.and_then(|rest| rest.split('"').next()) {
+                *tiers.entry(tier.to_owned()).or_default() += value;
+            }
+        }
+        Ok(tiers)
+    }
+
+    /// Counters with their labels as they are written.
+    fn metrics(&self) -> Result<Vec<(String, String, u64)>> {
+        let mut stream = TcpStream::connect(&self.http)?;
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let mut counters = Vec::new();
+        for line in answer.lines() {
+            let Some((name, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let (name, labels) = name.split_once('{').unwrap_or((name, ""));
+            let short = name
+                .strip_prefix("automator67_")
+                .and_then(|rest| rest.strip_suffix("_total"));
+            if let (Some(short), Ok(value)) = (short, value.parse::<f64>()) {
+                counters.push((short.to_owned(), labels.to_owned(), value as u64));
+            }
+        }
+        Ok(counters)
+    }
+
+    /// The counters of bytes. Whatever has that word in its name is one.
+    pub fn byte_counters(&self) -> Result<BTreeMap<String, u64>> {
+        let mut counters = self.counters()?;
+        counters.retain(|name, _| name.split('_').any(|word| word == "bytes"));
+        Ok(counters)
+    }
+}
+
+/// What the driver needs to log in.
+pub fn login(host: &str, port: impl std::fmt::Display) -> String {
+    format!("host={host} port={port} user={USER} password={PASSWORD} dbname={USER}")
+}
+
+/// Logs in. The connection ends with its client.
+pub async fn connect(login: &str) -> Result<tokio_postgres::Client> {
+    let connected = tokio_postgres::connect(login, tokio_postgres::NoTls).await;
+    let (client, connection) = connected.context("could not log in")?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn port_of(url: &str) -> Result<u16> {
+    let address = url.rsplit_once('@').map_or(url, |(_, rest)| rest);
+    let address = address.split('/').next().unwrap_or(address);
+    let port = address.rsplit_once(':').context("no port")?.1;
+    Ok(port.parse()?)
 }
 
 /// Runs statements; an error ends the run.

@@ -118,8 +118,6 @@ pub(crate) struct Block<'t> {
     pub(crate) role: Role,
     /// The one around it.
     pub(crate) parent: Option<usize>,
-    /// The text that it is in.
-    pub(crate) text: usize,
     /// The scope it stands in.
     pub(crate) outer_scope: usize,
     /// The scope whose facts are true for the rows of its FROM.
@@ -320,7 +318,6 @@ impl<'t> Analysis<'t> {
             select,
             role: place.role,
             parent: around,
-            text: self.text,
             outer_scope: place.scope,
             scope: place.scope,
             names: place.outer.clone(),

@@ -151,8 +151,10 @@ fn location(range: &protobuf::RangeVar) -> Result<usize, PlanError> {
 fn whole_relations(analysis: &Analysis<'_>) -> HashSet<QualifiedName> {
     let whole = analysis.occurrences.iter().filter(|one| one.whole);
     whole
-        .filter_map(|one| one.found.placed())
-        .map(|relation| relation.name.clone())
+        .filter_map(|one| match one.found {
+            Found::Known(relation) => Some(relation.name.clone()),
+            Found::Proxy(_) | Found::Home => None,
+        })
         .collect()
 }
 

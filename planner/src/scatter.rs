@@ -38,7 +38,12 @@ pub(crate) fn scatter(
     views: &Views<'_>,
     reason: &str,
 ) -> Option<(Scatter, bool)> {
-    if !is_movable(analysis) {
+    // A temporary table is on one server, whatever else has its name.
+    let temporary = |one: &Occurrence<'_>| {
+        let names = statement.context.temporary;
+        one.range.schemaname.is_empty() && names.contains(&one.range.relname)
+    };
+    if !is_movable(analysis) || analysis.occurrences.iter().any(temporary) {
         return None;
     }
     let anchors = separable::anchors(analysis);

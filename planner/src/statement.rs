@@ -238,7 +238,7 @@ fn place(
 ) -> Result<Draft, PlanError> {
     let effects = effects(analysis);
     session::refuse_set_config(statement, analysis)?;
-    let draft = match route::verdict(statement, analysis)? {
+    let draft = match one_shard(statement, analysis, route::verdict(statement, analysis)?) {
         Verdict::AnyCopy => Draft::new(Plan::Single(Target::AnyCopy), kind).reusable(true),
         Verdict::Home => {
             write::refuse_writes_in_with(statement, analysis)?;
@@ -275,6 +275,16 @@ fn place(
         }
     };
     Ok(draft.session(effects))
+}
+
+/// A single shard has everything that relations have; of the proxy's own views it knows nothing.
+fn one_shard(statement: &Statement<'_>, analysis: &Analysis<'_>, verdict: Verdict) -> Verdict {
+    let proxy = |one: &analysis::Occurrence<'_>| matches!(one.found, Found::Proxy(_));
+    let alone = statement.catalog.shards.len() == 1 && statement.context.tier == Tier::Single;
+    match verdict {
+        Verdict::Many(_) if alone && !analysis.occurrences.iter().any(proxy) => Verdict::Home,
+        other => other,
+    }
 }
 
 /// A reason as a sentence.

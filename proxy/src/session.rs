@@ -92,6 +92,8 @@ pub struct Session {
     skipping: bool,
     /// A COPY in the extended protocol has taken the Sync that was sent with it.
     sync_taken_by_copy: bool,
+    /// What shards did for the last statement of the scatter and merge tiers.
+    work: scatter::Work,
     /// The warning about several shards was given once for single statements.
     warned_several: bool,
 }
@@ -147,7 +149,10 @@ pub async fn serve(
         thread,
         card,
         hello.user,
-        Client { wire: hello.wire },
+        Client {
+            wire: hello.wire,
+            muted: false,
+        },
     );
     let greeted = Box::pin(session.greet(hello.settings)).await;
     let result = match greeted {
@@ -204,6 +209,7 @@ impl Session {
             sql_prepared_epoch: 0,
             skipping: false,
             sync_taken_by_copy: false,
+            work: scatter::Work::default(),
             warned_several: false,
         }
     }

@@ -4,6 +4,7 @@
 //! - [`automator`] builds and runs `automator67 dev` and `automator67 serve`.
 //! - [`wire`] is a client that shows every message, [`batch`] puts messages together.
 //! - [`answer`] is what a statement answered, in a form that can be compared.
+//! - [`generate`] makes statements from a seed, over a schema of its own.
 //! - [`cases`] reads the case files of `tests/sql`, [`play`] runs them on one server.
 //! - [`checks`] runs many checks on one set of servers.
 //! - [`tpch`] fills the eight TPC-H tables.
@@ -14,6 +15,7 @@ pub mod automator;
 pub mod batch;
 pub mod cases;
 pub mod checks;
+pub mod generate;
 pub mod play;
 pub mod postgres;
 pub mod process;

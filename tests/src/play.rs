@@ -286,7 +286,8 @@ fn put_binary(type_name: &str, value: &str, output: &mut BytesMut) -> Result<()>
     Ok(())
 }
 
-fn postgres_type(name: &str) -> Option<u32> {
+/// The OID of a built-in type by the name that case files use.
+pub fn postgres_type(name: &str) -> Option<u32> {
     let types = [
         ("bool", 16),
         ("name", 19),

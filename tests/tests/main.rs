@@ -6,5 +6,7 @@ mod deadlocks;
 mod drivers;
 mod faults;
 mod frames;
+mod generated;
+mod kernels;
 mod moves;
 mod sessions;

@@ -507,6 +507,7 @@ impl Session {
                 Last::Rows => source.as_str(),
             })
             .collect();
+        let started = Instant::now();
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
@@ -540,6 +541,9 @@ impl Session {
         if relayed.failed {
             return Err(Failure::Told);
         }
+        self.work.last_milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+        self.work.table = matches!(brought, Brought::Table);
+        self.work.last = Some(text);
         if matches!(brought, Brought::Table)
             && self.transaction.is_explicit()
             && !self.transaction.read_only

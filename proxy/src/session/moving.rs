@@ -43,11 +43,11 @@ const SPILL_BYTES: usize = 1 << 20;
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// 0 is the plan's own, n the n-th of its others.
-    way: usize,
+    pub way: usize,
     /// The moves of that way, smallest first.
     order: Vec<usize>,
     /// Estimated rows of each move.
-    rows: Vec<f64>,
+    pub rows: Vec<f64>,
     made: Instant,
 }
 

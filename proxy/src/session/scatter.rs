@@ -16,7 +16,7 @@ use automator67_planner::{
 };
 use bytes::BytesMut;
 
-use super::{Session, merge::TypeNames, planning::Request};
+use super::{Session, merge::TypeNames, moving::MovedRelation, planning::Request};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
@@ -53,6 +53,25 @@ pub struct Part {
     pub milliseconds: f64,
 }
 
+/// What was done for a statement, for EXPLAIN ANALYZE.
+#[derive(Debug, Clone, Default)]
+pub struct Work {
+    /// Which of the plan's ways was taken: 0 is its own, n the n-th of its others.
+    pub way: usize,
+    /// Relations that were moved, in the order of the plan's moves.
+    pub moved: Vec<MovedRelation>,
+    /// How many rows each of them was estimated to have.
+    pub estimated: Vec<f64>,
+    /// What each shard has sent.
+    pub parts: Vec<Part>,
+    /// The statement that made the answer of partial results, if there was one.
+    pub last: Option<String>,
+    /// Partial results were put into a temporary table on the home shard.
+    pub table: bool,
+    /// How long the last statement took.
+    pub last_milliseconds: f64,
+}
+
 /// How a number of rows was given, read.
 #[derive(Debug, Clone, Copy, Default)]
 struct Window {
@@ -79,6 +98,7 @@ impl Session {
             // A portal that is read in parts lives on one server.
             return self.gather_instead(request).await;
         }
+        self.work = Work::default();
         if scatter.moves.is_empty() {
             return match self.scatter_in_place(scatter, request).await? {
                 Some(tier) => Ok(tier),
@@ -91,7 +111,13 @@ impl Session {
         }
         self.check_on_home(request).await?;
         let (way, choice) = self.choose(scatter, request).await?;
-        self.move_relations(&way.moves, &choice, request).await?;
+        let moved = self.move_relations(&way.moves, &choice, request).await?;
+        self.work = Work {
+            way: choice.way,
+            moved,
+            estimated: choice.rows.clone(),
+            ..Work::default()
+        };
         let done = self.scatter_in_place(way, request).await?;
         if done.is_none() {
             self.drop_moved(&way.moves).await?;
@@ -517,7 +543,8 @@ impl Session {
     }
 
     /// Metrics of what shards have sent.
-    pub(super) fn note_parts(&self, parts: &[Part]) {
+    pub(super) fn note_parts(&mut self, parts: &[Part]) {
+        self.work.parts = parts.to_vec();
         let bytes = parts.iter().map(|part| part.bytes).sum();
         self.process.telemetry.bytes_scattered.increment(bytes);
     }
