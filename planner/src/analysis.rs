@@ -1,7 +1,7 @@
 //! One walk over a statement: every relation it touches, what must be equal, and what its
 //! functions do. All decisions rest on this.
 
-use std::{collections::HashSet, rc::Rc};
+use std::{collections::HashMap, rc::Rc};
 
 use pg_query::{Node, NodeEnum, protobuf};
 
@@ -49,10 +49,19 @@ pub(crate) struct Occurrence<'t> {
     pub(crate) sampled: bool,
     /// All of its columns are used.
     pub(crate) whole: bool,
-    /// Conditions on its own columns that every row must meet, as SQL.
-    pub(crate) filters: Vec<String>,
+    /// Conditions on its own columns that every row must meet.
+    pub(crate) filters: Vec<Filter<'t>>,
     /// The SELECT that names it.
     pub(crate) block: Option<usize>,
+}
+
+/// A condition that can be tested where a relation's rows are.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter<'t> {
+    /// As SQL over unqualified columns.
+    pub(crate) sql: String,
+    /// Itself.
+    pub(crate) node: &'t NodeEnum,
 }
 
 /// A view that is judged by its text, where it is named.
@@ -118,6 +127,8 @@ pub(crate) struct Block<'t> {
     pub(crate) role: Role,
     /// The one around it.
     pub(crate) parent: Option<usize>,
+    /// The text that it is in.
+    pub(crate) text: usize,
     /// The scope it stands in.
     pub(crate) outer_scope: usize,
     /// The scope whose facts are true for the rows of its FROM.
@@ -144,8 +155,8 @@ pub(crate) struct Analysis<'t> {
     pub(crate) facts: Facts,
     /// Functions.
     pub(crate) traits: Traits,
-    /// Every name in a column reference or USING.
-    pub(crate) names: HashSet<String>,
+    /// Every name in a column reference or USING, and how often it is there.
+    pub(crate) names: HashMap<String, usize>,
     /// See [`Reference`].
     pub(crate) references: Vec<Reference>,
     /// FOR UPDATE, FOR SHARE.
@@ -210,7 +221,7 @@ pub(crate) fn analyse<'t>(
         view_uses: Vec::new(),
         facts: Facts::default(),
         traits: Traits::default(),
-        names: HashSet::new(),
+        names: HashMap::new(),
         references: Vec::new(),
         locks: false,
         writes_in_with: false,
@@ -278,6 +289,11 @@ impl<'t> Analysis<'t> {
         relation.columns[column.column].key_type().ok()
     }
 
+    /// A column of this name is used.
+    fn note_name(&mut self, name: &str) {
+        *self.names.entry(name.to_owned()).or_insert(0) += 1;
+    }
+
     // ---- queries ----
 
     /// A statement, at the top or inside WITH. Returns its output columns, if known.
@@ -318,6 +334,7 @@ impl<'t> Analysis<'t> {
             select,
             role: place.role,
             parent: around,
+            text: self.text,
             outer_scope: place.scope,
             scope: place.scope,
             names: place.outer.clone(),
@@ -396,7 +413,7 @@ impl<'t> Analysis<'t> {
             if let (true, Some(name)) = (sorting, bare_name(node))
                 && outputs.iter().any(|output| output.as_deref() == Some(name))
             {
-                self.names.insert(name.to_owned());
+                self.note_name(name);
                 continue;
             }
             if !seen(node) {

@@ -3,19 +3,21 @@
 //! Only names are changed in the client's text: a distributed table's to that of a temporary
 //! table with its rows, a view's to the view's own text in brackets.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use pg_query::protobuf;
+use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    analysis::{Analysis, CLIENT_TEXT, WholeRow},
+    analysis::{Analysis, CLIENT_TEXT, Filter, WholeRow},
     catalog::{Column, Placement, QualifiedName, Relation},
     parse,
     plan::{Fetch, FetchSource, Gather, KeyRoute, PlanError, ProxyView, ShardSet},
     route::Statement,
+    scatter::clauses::{self, Base, Span},
     scope::Found,
     splice::{Edits, Source},
     sql::{identifier, qualified},
+    tree::{self, Child},
     views::Views,
 };
 
@@ -34,7 +36,7 @@ pub(crate) fn gather(
         let found = analysis.occurrences[index].found;
         found.distributed().is_some() || matches!(found, Found::Proxy(_))
     };
-    let fetched = fetch(statement, analysis, views, &elsewhere)?;
+    let fetched = fetch(statement, analysis, views, &elsewhere, &[])?;
     Ok(Gather {
         fetches: fetched.list,
         statement: fetched.text,
@@ -52,16 +54,18 @@ pub(crate) struct Fetched {
     pub(crate) text: String,
 }
 
-/// Fetches what stands at the chosen occurrences.
+/// Fetches what stands at the chosen occurrences, and replaces parts of the client's text.
 pub(crate) fn fetch(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
     views: &Views<'_>,
     chosen: &dyn Fn(usize) -> bool,
+    replaced: &[(Span, String)],
 ) -> Result<Fetched, PlanError> {
     let mut fetches = Fetches::default();
     let whole = whole_relations(analysis);
     let places = place_counts(analysis);
+    let tested = tested_elsewhere(statement, analysis, &places, chosen);
     for (index, one) in analysis.occurrences.iter().enumerate() {
         let place = (one.text, location(one.range)?);
         if one.written || !chosen(index) || fetches.at.contains_key(&place) {
@@ -74,7 +78,7 @@ pub(crate) fn fetch(
                 let keys = analysis.key_values(index).filter(|_| once);
                 let route = keys.and_then(|keys| key_route(statement, relation, &keys));
                 let all = whole.contains(&relation.name);
-                Needed::of_table(relation, analysis, all, &one.filters, route)
+                Needed::of_table(relation, analysis, all, &tested.names, &one.filters, route)
             }
             Found::Home => continue,
         };
@@ -84,6 +88,8 @@ pub(crate) fn fetch(
         analysis,
         views,
         fetches: &fetches,
+        tested: &tested.spans,
+        replaced,
         depth: 0,
     };
     let text = rewriter.rewrite(CLIENT_TEXT, statement.text, statement.span)?;
@@ -103,6 +109,63 @@ pub(crate) fn fetch(
         occurrences,
         text,
     })
+}
+
+/// Conditions as one.
+pub(crate) fn conditions(filters: &[Filter<'_>]) -> String {
+    let all: Vec<&str> = filters.iter().map(|filter| filter.sql.as_str()).collect();
+    all.join(" AND ")
+}
+
+/// Conditions that rows meet when they arrive, and what is needed without them.
+struct Tested<'a> {
+    spans: Vec<Span>,
+    /// How often each column's name is used elsewhere.
+    names: HashMap<&'a str, usize>,
+}
+
+/// Finds the text of conditions that are tested where rows are: it is not needed any more, and
+/// columns that only it uses are not fetched.
+fn tested_elsewhere<'a>(
+    statement: &Statement<'_>,
+    analysis: &'a Analysis<'_>,
+    places: &BTreeMap<Place, usize>,
+    chosen: &dyn Fn(usize) -> bool,
+) -> Tested<'a> {
+    let names = analysis
+        .names
+        .iter()
+        .map(|(name, uses)| (name.as_str(), *uses));
+    let mut tested = Tested {
+        spans: Vec::new(),
+        names: names.collect(),
+    };
+    let base = Base {
+        source: Source::new(statement.text),
+        literals: Vec::new(),
+    };
+    for (index, one) in analysis.occurrences.iter().enumerate() {
+        let once = location(one.range).is_ok_and(|at| places.get(&(one.text, at)) == Some(&1));
+        if !chosen(index) || one.written || one.text != CLIENT_TEXT || !once {
+            continue;
+        }
+        for filter in &one.filters {
+            let Some(span) = clauses::extent(&base, statement.span, filter.node) else {
+                continue;
+            };
+            tested.spans.push(span);
+            tree::walk(filter.node, &mut |child| {
+                if let Child::Node(NodeEnum::ColumnRef(column)) = child {
+                    for name in tree::strings(&column.fields) {
+                        if let Some(uses) = tested.names.get_mut(name) {
+                            *uses = uses.saturating_sub(1);
+                        }
+                    }
+                }
+            });
+        }
+    }
+    tested
 }
 
 fn refuse(analysis: &Analysis<'_>) -> Result<(), PlanError> {
@@ -218,13 +281,19 @@ impl Needed {
         relation: &Relation,
         analysis: &Analysis<'_>,
         whole: bool,
-        filters: &[String],
+        names: &HashMap<&str, usize>,
+        filters: &[Filter<'_>],
         route: Option<KeyRoute>,
     ) -> Needed {
         let mut columns: Vec<&Column> = relation
             .columns
             .iter()
-            .filter(|column| whole || analysis.names.contains(&column.name))
+            .filter(|column| {
+                whole
+                    || names
+                        .get(column.name.as_str())
+                        .is_some_and(|uses| *uses > 0)
+            })
             .collect();
         if columns.is_empty() {
             let key = |column: &&Column| match &relation.placement {
@@ -243,7 +312,7 @@ impl Needed {
             qualified(&relation.name)
         );
         if !filters.is_empty() {
-            select.push_str(&format!(" WHERE {}", filters.join(" AND ")));
+            select.push_str(&format!(" WHERE {}", conditions(filters)));
         }
         let has = |name: &String| columns.iter().any(|column| column.name == *name);
         let key = &relation.primary_key;
@@ -326,6 +395,10 @@ struct Rewriter<'r, 't> {
     analysis: &'r Analysis<'t>,
     views: &'r Views<'t>,
     fetches: &'r Fetches,
+    /// Conditions of the client's text that rows were tested by where they come from.
+    tested: &'r [Span],
+    /// Parts of the client's text that something else stands for.
+    replaced: &'r [(Span, String)],
     depth: usize,
 }
 
@@ -375,6 +448,16 @@ impl Rewriter<'_, '_> {
             replace_relation(&source, &mut edits, one.range, format!("({inside})"), alias)?;
         }
         self.edit_references(&source, &mut edits, number, &renamed)?;
+        if number == CLIENT_TEXT {
+            for span in self.tested {
+                edits.forget_inside(*span);
+                edits.replace(*span, "true");
+            }
+            for (span, replacement) in self.replaced {
+                edits.forget_inside(*span);
+                edits.replace(*span, replacement.clone());
+            }
+        }
         self.depth -= 1;
         edits.apply(text, span).ok_or_else(not_rewritable)
     }
@@ -420,7 +503,12 @@ impl Rewriter<'_, '_> {
         match whole {
             WholeRow::Relation(occurrence) => {
                 let one = &self.analysis.occurrences[occurrence];
-                let relation = one.found.distributed().filter(|_| !one.written);
+                let relation = match one.found {
+                    Found::Known(relation) if !one.written && self.is_fetched(occurrence) => {
+                        Some(relation)
+                    }
+                    _ => None,
+                };
                 let row = |relation| row_of_table(one.range, &self.alias(occurrence), relation);
                 relation.map(row).transpose()
             }

@@ -339,8 +339,11 @@ impl Scatter {
 /// A relation whose rows are moved to every shard.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Move {
-    /// Its rows, and the temporary table they go to.
+    /// Its rows, and the temporary table they go to. For a subquery, `select` is its text, and
+    /// `create` makes a table of its columns.
     pub fetch: Fetch,
+    /// A subquery with a plan of its own, that is answered first.
+    pub query: Option<Box<Planned>>,
     /// Each row matters on one shard only.
     pub route: Option<MoveRoute>,
     /// Rows matter only where a column has one of the values of another relation's column.

@@ -11,6 +11,7 @@ pub(crate) mod clauses;
 mod moving;
 mod rows;
 pub(crate) mod separable;
+mod subqueries;
 
 use pg_query::{NodeEnum, protobuf};
 
@@ -57,8 +58,11 @@ pub(crate) fn scatter(
     }
     let ways = anchors.iter().take(WAYS_MAX);
     let mut ways: Vec<Scatter> = ways
-        .filter_map(|anchored| moving::scatter(statement, analysis, views, anchored, reason))
+        .filter_map(|anchored| moving::scatter(statement, analysis, views, Some(anchored), reason))
         .collect();
+    if ways.is_empty() {
+        ways.extend(moving::scatter(statement, analysis, views, None, reason));
+    }
     if ways.is_empty() {
         return None;
     }

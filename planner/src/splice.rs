@@ -128,6 +128,11 @@ impl Edits {
         self.list.retain(|edit| (edit.0, edit.1) != (from, to));
     }
 
+    /// Leaves everything inside of bytes `from..to` as it is after all.
+    pub(crate) fn forget_inside(&mut self, (from, to): (usize, usize)) {
+        self.list.retain(|edit| edit.0 < from || edit.1 > to);
+    }
+
     /// The part `span` of a text with all edits in it made. `None` when two of them overlap.
     pub(crate) fn apply(mut self, text: &str, span: (usize, usize)) -> Option<String> {
         self.list.sort_by_key(|(from, to, _)| (*from, *to));

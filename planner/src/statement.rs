@@ -221,6 +221,16 @@ fn select_query(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     place(statement, &analysis, &views, "select", true)
 }
 
+/// A subquery as a statement of its own; `None` where it cannot be one.
+pub(crate) fn plan_subquery(statement: &Statement<'_>) -> Option<Planned> {
+    let draft = select_query(statement).ok()?;
+    match draft.plan {
+        Plan::Single(_) | Plan::Scatter(_) | Plan::Gather(_) => {}
+        _ => return None,
+    }
+    Some(finish(draft, statement.span))
+}
+
 /// A SELECT whose rows are needed on one server: on one shard if that is proved, else gathered.
 pub(crate) fn query(statement: &Statement<'_>, kind: &'static str) -> Result<Draft, PlanError> {
     let views = Views::load(statement.catalog, statement.context, statement.node)?;

@@ -239,6 +239,18 @@ impl Bind {
         }
     }
 
+    /// The same parameters with all results in text format, for the unnamed portal.
+    pub fn with_text_results(&self) -> Bind {
+        let mut rest = BytesMut::from(self.parameters());
+        rest.put_i16(0);
+        Bind {
+            portal: String::new(),
+            rest: rest.freeze(),
+            result_formats: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// The last part of [`Bind::rest`]: formats of results.
     pub fn result_formats(&self) -> Bytes {
         self.rest.slice(self.parameters().len()..)

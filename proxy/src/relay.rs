@@ -1,9 +1,9 @@
 //! From a shard to the client: the shard's own bytes, frame by frame, without decoding them.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
-    error::{Failure, Outcome},
+    error::{Failure, Outcome, Report},
     frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES},
     message,
     server::{Arrived, Expected, Server, Step},
@@ -22,6 +22,53 @@ pub struct Client {
     pub wire: Wire,
     /// Answers are thrown away: EXPLAIN ANALYZE runs a statement whose rows nobody wants.
     pub muted: bool,
+    /// Answers are kept: they are those of a part of the client's statement.
+    pub captured: Option<Box<Captured>>,
+}
+
+/// The answer to a statement that the client has not sent itself.
+#[derive(Default)]
+pub struct Captured {
+    /// DataRow bodies, one after the other, each behind its length.
+    pub rows: BytesMut,
+    /// How many.
+    pub count: u64,
+    /// ErrorResponse.
+    pub error: Option<BytesMut>,
+    /// Notices, which are the client's all the same.
+    pub notices: BytesMut,
+    /// What takes rows when they have become many.
+    pub full: Option<Box<dyn FnMut(&mut BytesMut) -> Outcome + Send>>,
+}
+
+/// Captured rows are handed on in pieces of this size.
+const CAPTURED_BYTES: usize = 1 << 20;
+
+impl Captured {
+    /// Takes whole messages from the client's output.
+    pub fn take(&mut self, output: &mut BytesMut) -> Outcome {
+        loop {
+            let frame = frame::take(output, FRAME_BYTES_MAX + 1)
+                .map_err(|error| Report::protocol(error.to_string()))?;
+            let Some(frame) = frame else { break };
+            match frame.tag {
+                b'D' => {
+                    self.count += 1;
+                    self.rows.put_u32(frame.body().len() as u32);
+                    self.rows.extend_from_slice(frame.body());
+                }
+                b'E' => {
+                    self.error.get_or_insert(frame.bytes);
+                }
+                b'N' | b'A' | b'S' => self.notices.extend_from_slice(&frame.bytes),
+                _ => {}
+            }
+        }
+        match &mut self.full {
+            Some(full) if self.rows.len() > CAPTURED_BYTES => full(&mut self.rows),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Client {
@@ -40,6 +87,9 @@ impl Client {
 
     /// Sends what is due.
     pub async fn flush(&mut self) -> Outcome {
+        if let Some(captured) = &mut self.captured {
+            return captured.take(&mut self.wire.output);
+        }
         if self.muted {
             self.wire.output.clear();
             return Ok(());
@@ -49,6 +99,9 @@ impl Client {
 
     /// Sends what is due once it is more than a buffer's worth.
     pub async fn flush_if_high(&mut self) -> Outcome {
+        if let Some(captured) = &mut self.captured {
+            return captured.take(&mut self.wire.output);
+        }
         if self.muted {
             self.wire.output.clear();
             return Ok(());

@@ -152,6 +152,7 @@ pub async fn serve(
         Client {
             wire: hello.wire,
             muted: false,
+            captured: None,
         },
     );
     let greeted = Box::pin(session.greet(hello.settings)).await;

@@ -7,7 +7,7 @@ use pg_query::{
     protobuf::{self, AExprKind, SubLinkType},
 };
 
-use super::{Analysis, CLIENT_TEXT, Env, Place, Reference, Role, WholeRow};
+use super::{Analysis, CLIENT_TEXT, Env, Filter, Place, Reference, Role, WholeRow};
 use crate::{
     facts::{self, ColumnId, elements, is_equality},
     filter, functions,
@@ -320,8 +320,9 @@ impl<'t> Analysis<'t> {
         output_without_alias: bool,
     ) {
         let fields = strings(&column.fields);
-        self.names
-            .extend(fields.iter().map(|name| (*name).to_owned()));
+        for name in &fields {
+            self.note_name(name);
+        }
         let location = usize::try_from(column.location).unwrap_or(0);
         let starred = fields.len() < column.fields.len();
         let qualifiers = fields.len().saturating_sub(if starred { 1 } else { 2 });
@@ -395,7 +396,10 @@ impl<'t> Analysis<'t> {
             };
             let one = columns.iter().all(|column| column.occurrence == first);
             if one && self.occurrences[first].scope == scope {
-                self.occurrences[first].filters.push(sql);
+                self.occurrences[first].filters.push(Filter {
+                    sql,
+                    node: conjunct,
+                });
             }
         }
     }

@@ -53,7 +53,10 @@ impl<'t> Analysis<'t> {
             outer: Some(place.outer.clone()),
         });
         match (inner(&join.quals), condition_scope) {
-            (Some(condition), Some(facts)) => self.condition(condition, facts, &names, &place.env),
+            (Some(condition), Some(facts)) => {
+                self.condition(condition, facts, &names, &place.env);
+                self.note_filters(condition, facts, &names);
+            }
             (Some(condition), None) => self.visit(condition, scope, &names, &place.env),
             (None, _) => {}
         }
@@ -113,7 +116,7 @@ impl<'t> Analysis<'t> {
         let all: Vec<usize> = left.items.iter().chain(&right.items).copied().collect();
         let mut merged = Vec::with_capacity(names.len());
         for name in names {
-            self.names.insert(name.clone());
+            self.note_name(&name);
             let side = |visible: &Visible| match scope::lookup(&self.items, visible, &name) {
                 Lookup::One(Meaning::Column(column)) => Some(column),
                 _ => None,

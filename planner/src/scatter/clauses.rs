@@ -338,6 +338,80 @@ pub(crate) fn extent(base: &Base<'_>, within: Span, node: &NodeEnum) -> Option<S
     None
 }
 
+/// The text of a SELECT in brackets.
+pub(crate) fn select_extent(base: &Base<'_>, select: &protobuf::SelectStmt) -> Option<Span> {
+    let (first, _) = places(&NodeEnum::SelectStmt(Box::new(select.clone())))?;
+    let source = &base.source;
+    let mut at = source.token_at(first)?;
+    let wanted = shape(select);
+    // Outwards, bracket by bracket.
+    loop {
+        let depth = source.tokens[at].depth.checked_sub(1)?;
+        at = (0..at)
+            .rev()
+            .find(|token| source.tokens[*token].depth == depth && source.is_mark(*token, '('))?;
+        let close = source.closing(at)?;
+        if close <= at + 1 {
+            continue;
+        }
+        let span = (source.tokens[at + 1].start, source.tokens[close - 1].end);
+        let parsed = parse::parse_one(base.text(span));
+        if let Some(NodeEnum::SelectStmt(parsed)) = parsed
+            && shape(&*parsed) == wanted
+        {
+            return Some(span);
+        }
+    }
+}
+
+/// The text of an arm of UNION, INTERSECT or EXCEPT without brackets around it.
+pub(crate) fn arm_extent(
+    base: &Base<'_>,
+    within: Span,
+    select: &protobuf::SelectStmt,
+) -> Option<Span> {
+    let (place, _) = places(&NodeEnum::SelectStmt(Box::new(select.clone())))?;
+    let source = &base.source;
+    let at = source.token_at(place)?;
+    let (low, high) = (source.token_from(within.0), source.token_from(within.1));
+    let depth = source.tokens[at].depth;
+    let wanted = shape(select);
+    let starts = (low..=at)
+        .rev()
+        .filter(|token| source.tokens[*token].depth <= depth && source.is_word(*token, "select"));
+    for start in starts.take(4) {
+        let depth = source.tokens[start].depth;
+        let ends = (at..high).filter(|token| {
+            let next = token + 1;
+            let border = [
+                "union",
+                "intersect",
+                "except",
+                "order",
+                "limit",
+                "offset",
+                "fetch",
+                "for",
+            ];
+            source.tokens[*token].depth >= depth
+                && (next == high
+                    || source.tokens[next].depth == depth
+                        && (border.iter().any(|word| source.is_word(next, word))
+                            || source.is_mark(next, ')')))
+        });
+        for end in ends {
+            let span = (source.tokens[start].start, source.tokens[end].end);
+            let parsed = parse::parse_one(base.text(span));
+            if let Some(NodeEnum::SelectStmt(parsed)) = parsed
+                && shape(&*parsed) == wanted
+            {
+                return Some(span);
+            }
+        }
+    }
+    None
+}
+
 fn proves(base: &Base<'_>, span: Span, node: &NodeEnum) -> bool {
     parse::parse_expression(base.text(span)).is_some_and(|parsed| shape(&parsed) == shape(node))
 }
@@ -381,6 +455,7 @@ pub(crate) fn location(node: &NodeEnum) -> Option<i32> {
         NodeEnum::CollateClause(node) => node.location,
         NodeEnum::TypeCast(node) => node.location,
         NodeEnum::GroupingFunc(node) => node.location,
+        NodeEnum::RangeVar(node) => node.location,
         _ => return None,
     })
 }

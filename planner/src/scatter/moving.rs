@@ -3,13 +3,16 @@
 
 use pg_query::NodeEnum;
 
-use super::{Anchored, in_place, separable};
+use super::{Anchored, in_place, separable, subqueries};
 use crate::{
     analysis::{self, Analysis},
     catalog::{Placement, QualifiedName, Relation},
     facts::ColumnId,
     gather, parse,
-    plan::{Fetch, Move, MoveRoute, Reduction, ReductionValues, Scatter},
+    plan::{
+        Combine, Fetch, Memo, Move, MoveRoute, Piece, Reduction, ReductionValues, Rows, Scatter,
+        ShardSet,
+    },
     route::{Statement, group},
     scope::{Found, MOVED_SCHEMA},
     sql::{identifier, qualified},
@@ -17,51 +20,94 @@ use crate::{
     views::Views,
 };
 
-/// The plan with everything moved that cannot stay with the anchor.
+/// The plan with everything moved that cannot stay with the anchor. Without an anchor, everything
+/// is a subquery of its own, and the statement over their rows runs on the home shard.
 pub(super) fn scatter(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
     views: &Views<'_>,
-    anchored: &Anchored,
+    anchored: Option<&Anchored>,
     reason: &str,
 ) -> Option<Scatter> {
     let known = |found: Found<'_>| matches!(found, Found::Known(_));
     if !analysis.occurrences.iter().all(|one| known(one.found)) {
         return None;
     }
+    let queries = subqueries::find(statement, analysis, anchored);
+    let inside = |index: usize| {
+        queries
+            .iter()
+            .any(|query| query.occurrences.contains(&index))
+    };
     let is_local = |index: usize| match analysis.occurrences[index].found {
         Found::Known(relation) => relation.placement == Placement::Local,
         Found::Proxy(_) | Found::Home => false,
     };
-    let chosen = |index: usize| anchored.moved.contains(&index) || is_local(index);
-    let fetched = gather::fetch(statement, analysis, views, &chosen).ok()?;
-    let relations: Vec<Relation> = fetched
+    let chosen = |index: usize| match anchored {
+        Some(anchored) => !inside(index) && (anchored.moved.contains(&index) || is_local(index)),
+        None => false,
+    };
+    let left =
+        |index: usize| analysis.occurrences[index].found.distributed().is_some() && !inside(index);
+    if anchored.is_none() && (queries.is_empty() || (0..analysis.occurrences.len()).any(left)) {
+        return None;
+    }
+    let replaced: Vec<_> = queries
+        .iter()
+        .map(|query| (query.span, query.replacement()))
+        .collect();
+    let fetched = gather::fetch(statement, analysis, views, &chosen, &replaced).ok()?;
+    let mut relations: Vec<Relation> = fetched
         .list
         .iter()
         .zip(&fetched.occurrences)
         .map(|(fetch, uses)| as_reference(analysis, fetch, *uses.first()?))
         .collect::<Option<_>>()?;
+    relations.extend(queries.iter().map(|query| query.relation.clone()));
     let node = parse::parse_one(&fetched.text)?;
     let context = Context {
         moved: &relations,
         ..*statement.context
     };
-    let mut scatter = plan_again(statement, &context, &fetched.text, &node, reason)?;
+    let mut scatter = match anchored {
+        Some(_) => plan_again(statement, &context, &fetched.text, &node, reason)?,
+        None => at_home(&fetched.text, reason),
+    };
     scatter.moves = fetched
         .list
         .iter()
         .zip(&fetched.occurrences)
         .map(|(fetch, uses)| Move {
             fetch: fetch.clone(),
-            route: route(analysis, anchored, fetch, uses),
+            query: None,
+            route: anchored.and_then(|anchored| route(analysis, anchored, fetch, uses)),
             reductions: Vec::new(),
         })
         .collect();
-    for index in 0..scatter.moves.len() {
-        let reductions = reductions(analysis, anchored, &fetched, index);
-        scatter.moves[index].reductions = reductions;
+    if let Some(anchored) = anchored {
+        for index in 0..scatter.moves.len() {
+            let reductions = reductions(analysis, anchored, &fetched, index);
+            scatter.moves[index].reductions = reductions;
+        }
     }
+    scatter
+        .moves
+        .extend(queries.into_iter().map(|query| query.into_move()));
     Some(scatter)
+}
+
+/// A statement whose relations are all there.
+fn at_home(text: &str, reason: &str) -> Scatter {
+    Scatter {
+        moves: Vec::new(),
+        others: Vec::new(),
+        shards: ShardSet::Home,
+        statement: vec![Piece::Text(text.to_owned())],
+        combine: Combine::Rows(Rows::default()),
+        reason: reason.to_owned(),
+        memo: Memo::default(),
+        choice: Memo::default(),
+    }
 }
 
 /// The statement over moved relations, planned as if those were reference tables.
@@ -200,7 +246,7 @@ fn reduction(
             "SELECT DISTINCT {} FROM {} WHERE {}",
             identifier(&column.name),
             qualified(&relation.name),
-            occurrence.filters.join(" AND ")
+            gather::conditions(&occurrence.filters)
         ))
     } else {
         let at = fetched

@@ -12,18 +12,23 @@ use std::{
 use automator67_planner::{
     catalog::{Catalog, ShardId},
     key,
-    plan::{FetchSource, Move, MoveRoute, ReductionValues, Scatter, ShardSet},
+    plan::{FetchSource, Move, MoveRoute, Planned, ReductionValues, Scatter, ShardSet},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Session, planning::Request, planning::shard_of, scatter::malformed};
+use super::{
+    Session,
+    extended::Bound,
+    planning::{Request, shard_of},
+    scatter::{malformed, without_position},
+};
 use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
     frame::Frame,
     message,
     process::lock,
-    relay,
+    relay::{self, Captured},
     server::Step,
     types,
 };
@@ -125,6 +130,15 @@ struct Load {
     rows: u64,
 }
 
+/// What is read of one relation.
+struct Reading<'r> {
+    one: &'r Move,
+    text: &'r str,
+    arrays: &'r [Bytes],
+    targets: &'r [ShardId],
+    bytes_max: u64,
+}
+
 /// Distinct values of a column, until they are too many.
 struct Values {
     column: usize,
@@ -162,6 +176,15 @@ impl Session {
     }
 
     async fn weigh(&mut self, scatter: &Scatter, request: &Request<'_>) -> Outcome<Choice> {
+        let simple = |one: &Move| one.reductions.is_empty();
+        if scatter.others.is_empty() && scatter.moves.iter().all(simple) {
+            return Ok(Choice {
+                way: 0,
+                order: (0..scatter.moves.len()).collect(),
+                rows: Vec::new(),
+                made: Instant::now(),
+            });
+        }
         let shards = self.process.shards.len() as f64;
         let mut known: Vec<(String, f64, f64)> = Vec::new();
         let mut best: Option<(f64, Choice)> = None;
@@ -203,6 +226,10 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<(f64, f64)> {
         let select = &one.fetch.select;
+        if one.query.is_some() {
+            // Most make few rows of many; their plans are not known to one shard.
+            return Ok((1000.0, 32.0));
+        }
         if let Some((_, rows, width)) = known.iter().find(|(text, ..)| text == select) {
             return Ok((*rows, *width));
         }
@@ -227,12 +254,12 @@ impl Session {
     pub(super) async fn move_relations(
         &mut self,
         moves: &[Move],
+        targets: &[ShardId],
         choice: &Choice,
         request: &Request<'_>,
     ) -> Outcome<Vec<MovedRelation>> {
         self.begin_implicit();
         self.rename_kept().await?;
-        let targets = self.all_shards();
         let mut left = self.settings.own.gather_bytes_max;
         let mut done: Vec<MovedRelation> = vec![MovedRelation::default(); moves.len()];
         let mut loads: Vec<Option<Load>> = moves.iter().map(|_| None).collect();
@@ -240,21 +267,26 @@ impl Session {
         for index in choice.order.iter().copied() {
             let started = Instant::now();
             values[index] = wanted_values(moves, index);
-            let (text, arrays) = self
-                .reduced(moves, index, &values, choice, &mut done[index], request)
-                .await?;
-            let load = self
-                .read_relation(
-                    &moves[index],
-                    &text,
-                    &arrays,
-                    &mut values[index],
-                    &mut done[index],
-                    &targets,
-                    left,
-                    request,
-                )
-                .await?;
+            let load = match &moves[index].query {
+                Some(planned) => {
+                    self.answer_subquery(&moves[index], planned, &mut done[index], request)
+                        .await?
+                }
+                None => {
+                    let (text, arrays) = self
+                        .reduced(moves, index, &values, choice, &mut done[index], request)
+                        .await?;
+                    let reading = Reading {
+                        one: &moves[index],
+                        text: &text,
+                        arrays: &arrays,
+                        targets,
+                        bytes_max: left,
+                    };
+                    self.read_relation(&reading, &mut values[index], &mut done[index], request)
+                        .await?
+                }
+            };
             left = left.saturating_sub(done[index].bytes);
             self.process
                 .telemetry
@@ -263,26 +295,108 @@ impl Session {
             done[index].milliseconds = started.elapsed().as_secs_f64() * 1000.0;
             loads[index] = Some(load);
         }
-        let creates: Vec<String> = moves
-            .iter()
-            .map(|one| {
-                format!(
-                    "DROP TABLE IF EXISTS pg_temp.{}; {}",
-                    one.fetch.temp_table, one.fetch.create
-                )
-            })
-            .collect();
-        self.run_hidden_on(&targets, &creates.join("; ")).await?;
+        self.create_moved(moves, targets, request).await?;
         for (one, load) in moves.iter().zip(loads) {
             if let Some(load) = load {
-                self.copy_relation(one, load, &targets).await?;
+                self.copy_relation(one, load, targets).await?;
             }
         }
         Ok(done)
     }
 
+    /// Makes the temporary tables that moved rows go to.
+    async fn create_moved(
+        &mut self,
+        moves: &[Move],
+        targets: &[ShardId],
+        request: &Request<'_>,
+    ) -> Outcome {
+        let mut creates = String::new();
+        for one in moves {
+            let name = &one.fetch.temp_table;
+            creates.push_str(&format!("DROP TABLE IF EXISTS pg_temp.{name}; "));
+            if one.query.is_none() {
+                creates.push_str(&format!("{}; ", one.fetch.create));
+            }
+        }
+        self.run_hidden_on(targets, &creates).await?;
+        for one in moves.iter().filter(|one| one.query.is_some()) {
+            // Its columns are those of the subquery, which may have the client's parameters in it.
+            for shard in targets {
+                self.send_with_arrays(*shard, &one.fetch.create, false, &[], request)
+                    .await?;
+            }
+            for shard in targets {
+                while self.next_row(*shard).await?.is_some() {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a subquery as a statement of its own and keeps its rows.
+    async fn answer_subquery(
+        &mut self,
+        one: &Move,
+        planned: &Planned,
+        done: &mut MovedRelation,
+        request: &Request<'_>,
+    ) -> Outcome<Load> {
+        self.client.flush().await?;
+        let staged = Arc::new(Mutex::new(Staged::default()));
+        let (room, held_max) = (staged.clone(), self.settings.own.work_bytes);
+        let captured = Captured {
+            full: Some(Box::new(move |rows| {
+                let mut staged = lock(&room);
+                stage_rows(&mut staged, rows)?;
+                if staged.bytes() > held_max {
+                    staged.spill().map_err(unwritten)?;
+                }
+                Ok(())
+            })),
+            ..Captured::default()
+        };
+        let outer = self.client.captured.replace(Box::new(captured));
+        let bound = request.bound.map(|bound| Bound {
+            bind: Arc::new(bound.bind.with_text_results()),
+            types: bound.types.clone(),
+            limit: 0,
+            portal: String::new(),
+            statement: bound.statement.clone(),
+        });
+        let inner = Request {
+            planned,
+            text: &one.fetch.select,
+            whole: &one.fetch.select,
+            literals: &[],
+            catalog: request.catalog.clone(),
+            bound: bound.as_ref(),
+        };
+        let result = Box::pin(self.execute(&inner)).await;
+        let rest = self.client.flush().await;
+        let captured = std::mem::replace(&mut self.client.captured, outer);
+        let Some(mut captured) = captured else {
+            return Err(malformed());
+        };
+        self.client.output().extend_from_slice(&captured.notices);
+        if let (Err(Failure::Told), Some(error)) = (&result, captured.error.take()) {
+            return Err(without_position(Failure::Shard(error)));
+        }
+        result?;
+        rest?;
+        captured.full = None;
+        let mut staged = std::mem::take(&mut *lock(&staged));
+        done.rows = captured.count;
+        stage_rows(&mut staged, &mut captured.rows)?;
+        done.bytes = staged.bytes() as u64 + staged.spilled;
+        done.spilled = staged.spilled;
+        Ok(Load {
+            staged: vec![staged],
+            rows: captured.count,
+        })
+    }
+
     /// The tables are of no use any more.
-    pub(super) async fn drop_moved(&mut self, moves: &[Move]) -> Outcome {
+    pub(super) async fn drop_moved(&mut self, moves: &[Move], targets: &[ShardId]) -> Outcome {
         if moves.is_empty() {
             return Ok(());
         }
@@ -290,9 +404,8 @@ impl Session {
             .iter()
             .map(|one| format!("pg_temp.{}", one.fetch.temp_table))
             .collect();
-        let shards = self.all_shards();
-        self.run_hidden_on(&shards, &format!("DROP TABLE {}", names.join(", ")))
-            .await
+        let drop = format!("DROP TABLE IF EXISTS {}", names.join(", "));
+        self.run_hidden_on(targets, &drop).await
     }
 
     /// The SELECT of a relation with conditions from relations that are known already.
@@ -390,18 +503,14 @@ impl Session {
         Ok((found.len() <= REDUCTION_VALUES_MAX).then_some(found))
     }
 
-    #[allow(clippy::too_many_arguments)]
     async fn read_relation(
         &mut self,
-        one: &Move,
-        text: &str,
-        arrays: &[Bytes],
+        reading: &Reading<'_>,
         values: &mut [Values],
         done: &mut MovedRelation,
-        targets: &[ShardId],
-        bytes_max: u64,
         request: &Request<'_>,
     ) -> Outcome<Load> {
+        let Reading { one, targets, .. } = *reading;
         let FetchSource::Shards(set) = &one.fetch.from else {
             return Err(Report::error(
                 sqlstate::INTERNAL_ERROR,
@@ -411,8 +520,14 @@ impl Session {
         };
         let sources = self.shard_set(set, request).await?;
         for source in &sources {
-            self.send_with_arrays(*source, text, one.fetch.binary, arrays, request)
-                .await?;
+            self.send_with_arrays(
+                *source,
+                reading.text,
+                one.fetch.binary,
+                reading.arrays,
+                request,
+            )
+            .await?;
         }
         let count = if one.route.is_some() {
             targets.len()
@@ -428,7 +543,7 @@ impl Session {
             while let Some(row) = self.next_row(*source).await? {
                 done.rows += 1;
                 done.bytes += row.bytes.len() as u64;
-                if done.bytes > bytes_max {
+                if done.bytes > reading.bytes_max {
                     self.stop_parts(&sources).await?;
                     return Err(over_budget(one, self.settings.own.gather_bytes_max));
                 }
@@ -586,6 +701,29 @@ impl Session {
         }
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Captured rows as COPY wants them.
+fn stage_rows(staged: &mut Staged, rows: &mut BytesMut) -> Outcome {
+    let mut rest = &rows[..];
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let (body, behind) = behind.split_at_checked(length).ok_or_else(malformed)?;
+        let values = message::data_row(body).ok_or_else(malformed)?;
+        copy_rows::put_text_row(&mut staged.tail, values.into_iter());
+        rest = behind;
+    }
+    rows.clear();
+    staged.close_tail();
+    Ok(())
+}
+
+fn unwritten(error: std::io::Error) -> Failure {
+    Report::error(
+        "58030",
+        format!("could not write a temporary file: {error}"),
+    )
+    .into()
 }
 
 /// Columns of a relation whose values reduce others.

@@ -12,7 +12,7 @@ use std::{
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{ColumnAt, Combine, Count, Rows, Scatter},
+    plan::{ColumnAt, Combine, Count, Rows, Scatter, ShardSet},
 };
 use bytes::BytesMut;
 
@@ -111,7 +111,13 @@ impl Session {
         }
         self.check_on_home(request).await?;
         let (way, choice) = self.choose(scatter, request).await?;
-        let moved = self.move_relations(&way.moves, &choice, request).await?;
+        let targets = match way.shards {
+            ShardSet::Home => vec![self.home()],
+            ShardSet::All | ShardSet::Keys(_) => self.all_shards(),
+        };
+        let moved = self
+            .move_relations(&way.moves, &targets, &choice, request)
+            .await?;
         self.work = Work {
             way: choice.way,
             moved,
@@ -120,12 +126,12 @@ impl Session {
         };
         let done = self.scatter_in_place(way, request).await?;
         if done.is_none() {
-            self.drop_moved(&way.moves).await?;
+            self.drop_moved(&way.moves, &targets).await?;
             return self.gather_instead(request).await;
         }
         // Where the transaction ends with the statement, so do the tables.
         if self.transaction.is_explicit() {
-            self.drop_moved(&way.moves).await?;
+            self.drop_moved(&way.moves, &targets).await?;
         }
         Ok(Tier::Merge)
     }

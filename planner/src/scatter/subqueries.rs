@@ -1,0 +1,262 @@
+//! Subqueries that are answered on their own, before the statement around them: their rows are
+//! then moved like those of a relation.
+
+use std::collections::HashSet;
+
+use pg_query::protobuf;
+
+use super::{
+    clauses::{self, Base, Span},
+    separable::{Anchored, has_aggregate},
+};
+use crate::{
+    analysis::{Analysis, CLIENT_TEXT, Role},
+    catalog::{Column, Placement, QualifiedName, Relation, RelationKind},
+    parse,
+    plan::{Fetch, FetchSource, Move, Planned, ShardSet},
+    route::Statement,
+    scope::{Found, MOVED_SCHEMA},
+    splice::Source,
+    sql::identifier,
+    statement,
+};
+
+/// A subquery with a plan of its own.
+pub(super) struct Subquery {
+    /// Its text in the statement's.
+    pub(super) span: Span,
+    /// Occurrences of relations in it.
+    pub(super) occurrences: HashSet<usize>,
+    /// What its rows are for the statement around it. Columns are `c1`, `c2` ...
+    pub(super) relation: Relation,
+    /// The names of its columns there.
+    labels: Vec<String>,
+    text: String,
+    plan: Planned,
+}
+
+impl Subquery {
+    /// What stands in its place.
+    pub(super) fn replacement(&self) -> String {
+        let columns: Vec<String> = self
+            .relation
+            .columns
+            .iter()
+            .zip(&self.labels)
+            .map(|(column, label)| format!("{} AS {}", column.name, identifier(label)))
+            .collect();
+        format!(
+            "SELECT {} FROM {MOVED_SCHEMA}.{}",
+            columns.join(", "),
+            self.relation.name.name
+        )
+    }
+
+    pub(super) fn into_move(self) -> Move {
+        let temp_table = self.relation.name.name.clone();
+        let columns: Vec<String> = self
+            .relation
+            .columns
+            .iter()
+            .map(|column| column.name.clone())
+            .collect();
+        Move {
+            fetch: Fetch {
+                relation: QualifiedName {
+                    schema: String::new(),
+                    name: "subquery".to_owned(),
+                },
+                from: FetchSource::Shards(ShardSet::All),
+                create: format!(
+                    "CREATE TEMPORARY TABLE {temp_table} ({}) ON COMMIT DROP AS {} WITH NO DATA",
+                    columns.join(", "),
+                    self.text
+                ),
+                select: self.text,
+                columns,
+                binary: false,
+                primary_key: None,
+                needs_key: false,
+                temp_table,
+            },
+            query: Some(Box::new(self.plan)),
+            route: None,
+            reductions: Vec::new(),
+        }
+    }
+}
+
+/// The outermost subqueries that can be answered on their own, and should be: none of their rows
+/// stay where they are, and they make fewer of many.
+pub(super) fn find(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    anchored: Option<&Anchored>,
+) -> Vec<Subquery> {
+    let mut found: Vec<(usize, Subquery)> = Vec::new();
+    for index in 1..analysis.blocks.len() {
+        let block = &analysis.blocks[index];
+        let known = |(other, _): &(usize, Subquery)| {
+            is_inside(analysis, index, *other)
+                || std::ptr::eq(analysis.blocks[*other].select, block.select)
+        };
+        if block.correlated || block.text != CLIENT_TEXT || !is_worth_it(analysis, index, anchored)
+        {
+            continue;
+        }
+        if let Some((_, same)) = found.iter_mut().find(|entry| known(entry)) {
+            same.occurrences.extend(occurrences(analysis, index));
+            continue;
+        }
+        let number = found.len() + 1;
+        if let Some(query) = subquery(statement, analysis, index, number) {
+            found.push((index, query));
+        }
+    }
+    found.into_iter().map(|(_, query)| query).collect()
+}
+
+fn is_worth_it(analysis: &Analysis<'_>, index: usize, anchored: Option<&Anchored>) -> bool {
+    let block = &analysis.blocks[index];
+    let inside = occurrences(analysis, index);
+    let is_distributed = |one: &usize| analysis.occurrences[*one].found.distributed().is_some();
+    if !inside.iter().any(is_distributed) {
+        return false;
+    }
+    let Some(anchored) = anchored else {
+        return matches!(block.role, Role::From | Role::Arm | Role::Expression);
+    };
+    let moved = inside.iter().all(|one| !anchored.stay.contains(one));
+    moved
+        && match block.role {
+            Role::Expression => true,
+            Role::From => makes_fewer(analysis, block.select),
+            Role::Statement | Role::Arm | Role::Opaque => false,
+        }
+}
+
+fn makes_fewer(analysis: &Analysis<'_>, select: &protobuf::SelectStmt) -> bool {
+    !select.group_clause.is_empty()
+        || !select.distinct_clause.is_empty()
+        || select.limit_count.is_some()
+        || select.op() > protobuf::SetOperation::SetopNone
+        || has_aggregate(analysis, select)
+}
+
+/// A SELECT is that one, or inside of it.
+fn is_inside(analysis: &Analysis<'_>, mut index: usize, outer: usize) -> bool {
+    loop {
+        if index == outer {
+            return true;
+        }
+        match analysis.blocks[index].parent {
+            Some(parent) => index = parent,
+            None => return false,
+        }
+    }
+}
+
+fn occurrences(analysis: &Analysis<'_>, block: usize) -> HashSet<usize> {
+    let all = analysis.occurrences.iter().enumerate();
+    all.filter(|(_, one)| one.block.is_some_and(|at| is_inside(analysis, at, block)))
+        .map(|(index, _)| index)
+        .collect()
+}
+
+fn subquery(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    index: usize,
+    number: usize,
+) -> Option<Subquery> {
+    let block = &analysis.blocks[index];
+    let base = Base {
+        source: Source::new(statement.text),
+        literals: Vec::new(),
+    };
+    let span = match block.role {
+        Role::Arm => clauses::select_extent(&base, block.select)
+            .or_else(|| clauses::arm_extent(&base, statement.span, block.select))?,
+        _ => clauses::select_extent(&base, block.select)?,
+    };
+    let (columns, labels) = columns(analysis, index)?;
+    let text = base.text(span).to_owned();
+    let node = parse::parse_one(&text)?;
+    let inner = Statement {
+        catalog: statement.catalog,
+        context: statement.context,
+        text: &text,
+        span: (0, text.len()),
+        node: &node,
+        normalised: None,
+        parameters: statement.parameters.clone(),
+    };
+    let plan = statement::plan_subquery(&inner)?;
+    let name = format!("a67_q{number}");
+    Some(Subquery {
+        span,
+        occurrences: occurrences(analysis, index),
+        relation: Relation {
+            name: QualifiedName {
+                schema: MOVED_SCHEMA.to_owned(),
+                name,
+            },
+            oid: 0,
+            kind: RelationKind::Table,
+            placement: Placement::Reference,
+            columns,
+            primary_key: Vec::new(),
+            view_definition: None,
+            reads_placed: false,
+            unsafe_writes: None,
+            unsafe_reads: None,
+            inherits: false,
+        },
+        labels,
+        text,
+        plan,
+    })
+}
+
+/// The columns of a SELECT, if they are known, and their names.
+fn columns(analysis: &Analysis<'_>, index: usize) -> Option<(Vec<Column>, Vec<String>)> {
+    let block = &analysis.blocks[index];
+    let mut select = block.select;
+    let mut names = &block.names;
+    // The names of a set operation are those of its first arm, which is the next block.
+    let mut at = index;
+    while select.op() > protobuf::SetOperation::SetopNone {
+        at += 1;
+        let arm = analysis.blocks.get(at)?;
+        if arm.role != Role::Arm {
+            return None;
+        }
+        (select, names) = (arm.select, &arm.names);
+    }
+    let set_operation = at != index;
+    let mut columns = Vec::new();
+    let mut labels = Vec::new();
+    for (position, output) in analysis.outputs(select, names)?.into_iter().enumerate() {
+        let stored = output.column.filter(|_| !set_operation).and_then(|column| {
+            match analysis.occurrences[column.occurrence].found {
+                Found::Known(relation) => relation.columns.get(column.column),
+                Found::Proxy(_) | Found::Home => None,
+            }
+        });
+        columns.push(Column {
+            name: format!("c{}", position + 1),
+            type_oid: stored.map_or(0, |column| column.type_oid),
+            sql_type: stored.map_or_else(String::new, |column| column.sql_type.clone()),
+            collate: stored.map_or_else(String::new, |column| column.collate.clone()),
+            not_null: stored.is_some_and(|column| column.not_null),
+            default: None,
+            generated: false,
+            identity_always: None,
+            sequence: None,
+            portable_binary: false,
+            nondeterministic: stored.is_some_and(|column| column.nondeterministic),
+        });
+        labels.push(output.name);
+    }
+    Some((columns, labels))
+}
