@@ -60,8 +60,8 @@ pub(crate) struct Occurrence<'t> {
 pub(crate) struct Filter<'t> {
     /// As SQL over unqualified columns.
     pub(crate) sql: String,
-    /// Itself.
-    pub(crate) node: &'t NodeEnum,
+    /// Itself; `None` where rows that pass must be tested again.
+    pub(crate) node: Option<&'t NodeEnum>,
 }
 
 /// A view that is judged by its text, where it is named.
@@ -174,6 +174,8 @@ pub(crate) struct Analysis<'t> {
     pub(crate) items: Vec<Item<'t>>,
     text: usize,
     block: Option<usize>,
+    /// The next SELECT is that of EXISTS: what it would show is not looked at.
+    exists: bool,
 }
 
 /// A name that WITH gives, and those before it.
@@ -232,6 +234,7 @@ pub(crate) fn analyse<'t>(
         items: Vec::new(),
         text: CLIENT_TEXT,
         block: None,
+        exists: false,
     };
     let scope = analysis.facts.scope(None);
     let place = Place {
@@ -353,6 +356,7 @@ impl<'t> Analysis<'t> {
         place: &Place<'t>,
     ) -> Option<Vec<Output<'t>>> {
         self.locks |= !select.locking_clause.is_empty();
+        let unseen = std::mem::take(&mut self.exists);
         let set_operation = select.op() > protobuf::SetOperation::SetopNone;
         if let (Some(left), Some(right), true) = (&select.larg, &select.rarg, set_operation) {
             let arm = Place {
@@ -416,7 +420,7 @@ impl<'t> Analysis<'t> {
                 self.note_name(name);
                 continue;
             }
-            if !seen(node) {
+            if !seen(node) && !(unseen && is_star(node)) {
                 self.target_or_expression(node, scope, &names, &place.env);
             }
         }

@@ -6,9 +6,9 @@ use pg_query::{
 };
 
 use crate::{
-    catalog::Column,
+    catalog::{Catalog, Column},
     sql::{identifier, literal},
-    tree::{inner, nodes, strings},
+    tree::{self, Child, inner, nodes, strings},
 };
 
 /// Types from here on are not built in; their operators may be anything.
@@ -18,9 +18,17 @@ const FIRST_USER_OID: u32 = 16384;
 /// columns of built-in types with constants, joined by AND, OR and NOT.
 pub(crate) fn render<'c>(
     node: &NodeEnum,
+    catalog: &Catalog,
     mut column: impl FnMut(&protobuf::ColumnRef) -> Option<&'c Column>,
 ) -> Option<String> {
-    condition(node, &mut column)
+    let mut own = true;
+    tree::walk(node, &mut |child| {
+        if let Child::Node(NodeEnum::FuncCall(call)) = child {
+            let name = strings(&call.funcname).last().copied().unwrap_or_default();
+            own &= !catalog.functions.contains_key(name);
+        }
+    });
+    own.then(|| condition(node, &mut column))?
 }
 
 type Resolve<'r, 'c> = &'r mut dyn FnMut(&protobuf::ColumnRef) -> Option<&'c Column>;
@@ -111,7 +119,38 @@ fn comparison(expr: &protobuf::AExpr, column: Resolve<'_, '_>) -> Option<String>
     }
 }
 
+/// Functions of strings that compute the same from the same, whatever the settings.
+const PLAIN_FUNCTIONS: &[&str] = &[
+    "substring",
+    "substr",
+    "left",
+    "right",
+    "length",
+    "char_length",
+];
+
+/// A column, or a plain function of one with constants behind it.
 fn column_name(node: &NodeEnum, column: Resolve<'_, '_>) -> Option<String> {
+    if let NodeEnum::FuncCall(call) = node {
+        let names = strings(&call.funcname);
+        let (["pg_catalog", name] | [name]) = names.as_slice() else {
+            return None;
+        };
+        let plain = call.agg_order.is_empty()
+            && call.agg_filter.is_none()
+            && call.over.is_none()
+            && !call.agg_distinct
+            && !call.agg_star
+            && !call.func_variadic;
+        if !plain || !PLAIN_FUNCTIONS.contains(name) {
+            return None;
+        }
+        let mut arguments = nodes(&call.args);
+        let first = column_name(arguments.next()?, column)?;
+        let rest: Vec<String> = arguments.map(constant).collect::<Option<_>>()?;
+        let all: Vec<String> = std::iter::once(first).chain(rest).collect();
+        return Some(format!("pg_catalog.{name}({})", all.join(", ")));
+    }
     let NodeEnum::ColumnRef(reference) = node else {
         return None;
     };

@@ -150,11 +150,14 @@ fn tested_elsewhere<'a>(
             continue;
         }
         for filter in &one.filters {
-            let Some(span) = clauses::extent(&base, statement.span, filter.node) else {
+            let Some(node) = filter.node else {
+                continue;
+            };
+            let Some(span) = clauses::extent(&base, statement.span, node) else {
                 continue;
             };
             tested.spans.push(span);
-            tree::walk(filter.node, &mut |child| {
+            tree::walk(node, &mut |child| {
                 if let Child::Node(NodeEnum::ColumnRef(column)) = child {
                     for name in tree::strings(&column.fields) {
                         if let Some(uses) = tested.names.get_mut(name) {

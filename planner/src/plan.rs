@@ -344,6 +344,8 @@ pub struct Move {
     pub fetch: Fetch,
     /// A subquery with a plan of its own, that is answered first.
     pub query: Option<Box<Planned>>,
+    /// Columns that a subquery looks rows up by, once for each row around it, quoted.
+    pub looked_up_by: Vec<String>,
     /// Each row matters on one shard only.
     pub route: Option<MoveRoute>,
     /// Rows matter only where a column has one of the values of another relation's column.

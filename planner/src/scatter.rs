@@ -47,6 +47,37 @@ pub(crate) fn scatter(
     if !is_movable(analysis) || analysis.occurrences.iter().any(temporary) {
         return None;
     }
+    if analysis.traits.clocks.is_empty() {
+        return ways(statement, analysis, views, reason);
+    }
+    // One transaction has one time, on however many shards.
+    if analysis.traits.clocks.iter().any(|clock| clock.in_view) {
+        return None;
+    }
+    let text = crate::write::with_one_clock(statement, analysis).ok()??;
+    let node = crate::parse::parse_one(&text)?;
+    let statement = Statement {
+        text: &text,
+        span: (0, text.len()),
+        node: &node,
+        normalised: None,
+        parameters: statement.parameters.clone(),
+        ..*statement
+    };
+    let views = Views::load(statement.catalog, statement.context, &node).ok()?;
+    let analysis =
+        crate::analysis::analyse(statement.catalog, statement.context, &views, &node).ok()?;
+    let (scatter, _) = ways(&statement, &analysis, &views, reason)?;
+    Some((scatter, false))
+}
+
+/// The same for a statement that does not ask what time it is.
+fn ways(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+    reason: &str,
+) -> Option<(Scatter, bool)> {
     let anchors = separable::anchors(analysis);
     let at_home = |one: &Occurrence<'_>| route::at_home(one.found).is_some();
     let local = analysis.occurrences.iter().any(at_home);
@@ -112,7 +143,6 @@ fn is_movable(analysis: &Analysis<'_>) -> bool {
         && !traits.moves_sequence
         && !traits.reads_sequence
         && traits.system_column.is_none()
-        && traits.clocks.is_empty()
         && !traits.statement_clock
         && !analysis.occurrences.iter().any(|one| one.sampled)
 }

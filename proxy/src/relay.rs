@@ -345,7 +345,7 @@ fn step(
             return false;
         }
         b'E' => {
-            server.name_deadlock(&mut frame);
+            server.name_cause(&mut frame);
             relayed.failed |= relay;
             let hidden = !relay && !matches!(front, Some(Step::Parse | Step::Columns { .. }));
             skip_to_ready(server);

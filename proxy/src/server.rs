@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use automator67_planner::catalog::ShardId;
@@ -97,6 +100,8 @@ pub struct BackendKey {
     pub key: Box<[u8]>,
     /// Why its statement is being cancelled, if that is to end a deadlock.
     pub deadlock: Mutex<Option<String>>,
+    /// Its statement is being cancelled because the client's takes too long.
+    pub timed_out: AtomicBool,
 }
 
 impl BackendKey {
@@ -105,6 +110,7 @@ impl BackendKey {
             shard: shard.clone(),
             key: key.into(),
             deadlock: Mutex::default(),
+            timed_out: AtomicBool::new(false),
         }
     }
 
@@ -370,8 +376,8 @@ impl Server {
         self.uses
     }
 
-    /// A statement that was cancelled to end a deadlock fails with that.
-    pub fn name_deadlock(&self, frame: &mut Frame) {
+    /// A statement that was cancelled by the proxy says why.
+    pub fn name_cause(&self, frame: &mut Frame) {
         if message::error_field(frame.body(), b'C') != Some(sqlstate::QUERY_CANCELED) {
             return;
         }
@@ -381,6 +387,10 @@ impl Server {
                 .detail(detail)
                 .hint("Repeat the transaction.")
                 .write(&mut frame.bytes);
+        } else if self.key.timed_out.swap(false, Ordering::Relaxed) {
+            frame.bytes.clear();
+            let message = "canceling statement due to statement timeout";
+            Report::error(sqlstate::QUERY_CANCELED, message).write(&mut frame.bytes);
         }
     }
 

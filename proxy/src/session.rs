@@ -23,6 +23,7 @@ mod scatter;
 mod setting;
 mod sql_prepared;
 mod statements;
+mod timer;
 mod transaction;
 mod views;
 

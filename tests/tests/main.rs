@@ -10,3 +10,4 @@ mod generated;
 mod kernels;
 mod moves;
 mod sessions;
+mod volumes;

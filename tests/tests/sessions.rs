@@ -2,6 +2,7 @@
 //! Postgres server first, so that what they expect is what Postgres does.
 
 mod copying;
+mod explains;
 mod extended;
 mod limits;
 mod operators;
@@ -38,7 +39,7 @@ fn sessions_are_those_of_postgres() {
 fn sessions_keep_to_their_limits() {
     let dev = Dev::start(3).expect("dev starts");
     prepare(dev.server(), true).expect("tables on the proxy");
-    checks::run(&dev, &[operators::CHECKS, limits::CHECKS].concat());
+    checks::run(&dev, &[operators::CHECKS, limits::CHECKS, explains::CHECKS].concat());
 }
 
 fn run_all(server: &Server) {

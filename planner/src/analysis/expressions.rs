@@ -272,6 +272,7 @@ impl<'t> Analysis<'t> {
             env: env.clone(),
             role: Role::Expression,
         };
+        self.exists = link.sub_link_type() == SubLinkType::ExistsSublink;
         let outputs = inner(&link.subselect).and_then(|node| self.query(node, &place));
         let equality = !names_operator || is_equality(&link.oper_name);
         let (Some(tested), Some(outputs), SubLinkType::AnySublink, true) =
@@ -372,36 +373,75 @@ impl<'t> Analysis<'t> {
     /// Conditions of a query level that can already be tested where a relation's rows are.
     pub(super) fn note_filters(&mut self, condition: &'t NodeEnum, scope: usize, names: &Names) {
         for conjunct in conjuncts(condition) {
-            let mut columns = Vec::new();
-            let column = |reference: &protobuf::ColumnRef| match scope::meaning(
-                &self.items,
-                names,
-                reference,
-            ) {
-                Meaning::Column(column) => {
-                    columns.push(column);
-                    let found = self.occurrences[column.occurrence].found;
-                    let scope::Found::Known(relation) = found else {
-                        return None;
-                    };
-                    relation.columns.get(column.column)
-                }
-                _ => None,
-            };
-            let Some(sql) = filter::render(conjunct, column) else {
-                continue;
-            };
-            let Some(first) = columns.first().map(|column| column.occurrence) else {
-                continue;
-            };
-            let one = columns.iter().all(|column| column.occurrence == first);
-            if one && self.occurrences[first].scope == scope {
-                self.occurrences[first].filters.push(Filter {
+            if let Some((occurrence, sql)) = self.filter(conjunct, scope, names) {
+                self.occurrences[occurrence].filters.push(Filter {
                     sql,
-                    node: conjunct,
+                    node: Some(conjunct),
                 });
+                continue;
+            }
+            for (occurrence, sql) in self.implied(conjunct, scope, names) {
+                self.occurrences[occurrence]
+                    .filters
+                    .push(Filter { sql, node: None });
             }
         }
+    }
+
+    /// A condition on the columns of one occurrence, as SQL.
+    fn filter(&self, node: &NodeEnum, scope: usize, names: &Names) -> Option<(usize, String)> {
+        let mut columns = Vec::new();
+        let column = |reference: &protobuf::ColumnRef| {
+            let Meaning::Column(column) = scope::meaning(&self.items, names, reference) else {
+                return None;
+            };
+            columns.push(column);
+            match self.occurrences[column.occurrence].found {
+                scope::Found::Known(relation) => relation.columns.get(column.column),
+                scope::Found::Proxy(_) | scope::Found::Home => None,
+            }
+        };
+        let sql = filter::render(node, self.catalog, column)?;
+        let first = columns.first()?.occurrence;
+        let one = columns.iter().all(|column| column.occurrence == first);
+        (one && self.occurrences[first].scope == scope).then_some((first, sql))
+    }
+
+    /// What follows from `a OR b` for one occurrence: its part of `a`, or its part of `b`.
+    fn implied(&self, node: &NodeEnum, scope: usize, names: &Names) -> Vec<(usize, String)> {
+        let NodeEnum::BoolExpr(expr) = node else {
+            return Vec::new();
+        };
+        if expr.boolop() != protobuf::BoolExprType::OrExpr {
+            return Vec::new();
+        }
+        let arms: Vec<Vec<(usize, String)>> = nodes(&expr.args)
+            .map(|arm| {
+                let parts = conjuncts(arm).into_iter();
+                parts
+                    .filter_map(|part| self.filter(part, scope, names))
+                    .collect()
+            })
+            .collect();
+        let mut found = Vec::new();
+        for (occurrence, _) in arms.first().into_iter().flatten() {
+            if found.iter().any(|(known, _)| known == occurrence) {
+                continue;
+            }
+            let arms: Vec<String> = arms
+                .iter()
+                .map(|arm| {
+                    let own = arm.iter().filter(|(other, _)| other == occurrence);
+                    let own: Vec<&str> = own.map(|(_, sql)| sql.as_str()).collect();
+                    own.join(" AND ")
+                })
+                .collect();
+            if arms.iter().all(|arm| !arm.is_empty()) {
+                let arms: Vec<String> = arms.iter().map(|arm| format!("({arm})")).collect();
+                found.push((*occurrence, format!("({})", arms.join(" OR "))));
+            }
+        }
+        found
     }
 
     // ---- outputs ----

@@ -5,7 +5,7 @@ use pg_query::NodeEnum;
 
 use super::{Anchored, in_place, separable, subqueries};
 use crate::{
-    analysis::{self, Analysis},
+    analysis::{self, Analysis, Role},
     catalog::{Placement, QualifiedName, Relation},
     facts::ColumnId,
     gather, parse,
@@ -73,13 +73,19 @@ pub(super) fn scatter(
         Some(_) => plan_again(statement, &context, &fetched.text, &node, reason)?,
         None => at_home(&fetched.text, reason),
     };
+    // Parts of groups are made by all columns that are needed, so none has to follow from a key.
+    let groups = matches!(scatter.combine, Combine::Rows(_));
     scatter.moves = fetched
         .list
         .iter()
         .zip(&fetched.occurrences)
         .map(|(fetch, uses)| Move {
-            fetch: fetch.clone(),
+            fetch: Fetch {
+                needs_key: fetch.needs_key && groups,
+                ..fetch.clone()
+            },
             query: None,
+            looked_up_by: looked_up_by(analysis, fetch, uses),
             route: anchored.and_then(|anchored| route(analysis, anchored, fetch, uses)),
             reductions: Vec::new(),
         })
@@ -170,6 +176,36 @@ fn column_id(analysis: &Analysis<'_>, occurrence: usize, name: &str) -> Option<C
 fn equal_columns(analysis: &Analysis<'_>, column: ColumnId) -> Vec<ColumnId> {
     let scope_of = |occurrence: usize| analysis.occurrences[occurrence].scope;
     analysis.facts.closure(column, &scope_of).0
+}
+
+/// Columns that rows of a subquery are found by, where it runs for every row around it.
+fn looked_up_by(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> Vec<String> {
+    let repeated = |occurrence: usize| {
+        let mut at = analysis.occurrences[occurrence].block;
+        while let Some(block) = at.map(|index| &analysis.blocks[index]) {
+            if block.role == Role::Expression && block.correlated {
+                return true;
+            }
+            at = block.parent;
+        }
+        false
+    };
+    let block_of = |occurrence: usize| analysis.occurrences[occurrence].block;
+    let is_found_by = |name: &&String| {
+        uses.iter()
+            .copied()
+            .filter(|one| repeated(*one))
+            .any(|one| {
+                column_id(analysis, one, name).is_some_and(|column| {
+                    let equal = equal_columns(analysis, column);
+                    equal
+                        .iter()
+                        .any(|other| block_of(other.occurrence) != block_of(one))
+                })
+            })
+    };
+    let columns = fetch.columns.iter().filter(is_found_by);
+    columns.map(|name| identifier(name)).collect()
 }
 
 /// The column by which all uses of a fetched relation are joined with the anchor's key.

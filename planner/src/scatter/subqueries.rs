@@ -80,6 +80,7 @@ impl Subquery {
                 temp_table,
             },
             query: Some(Box::new(self.plan)),
+            looked_up_by: Vec::new(),
             route: None,
             reductions: Vec::new(),
         }

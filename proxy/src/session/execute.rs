@@ -27,6 +27,10 @@ impl Session {
         if self.transaction.is_failed() && !ends_failed_transaction(&planned.plan) {
             return Err(aborted());
         }
+        let _timer = match &planned.plan {
+            Plan::Scatter(_) | Plan::Gather(_) | Plan::InsertSelect(_) => self.start_timer(),
+            _ => None,
+        };
         match &planned.plan {
             Plan::Empty => {
                 self.client.output().extend_from_slice(message::EMPTY_QUERY);

@@ -1,17 +1,33 @@
 //! EXPLAIN: the tier, the shards, the SQL each gets; with ANALYZE also rows, bytes, milliseconds.
+//!
+//! Here are statements of one shard, gathers and writes; `explain::several` has what every shard
+//! does its part of.
+
+mod moves;
+mod options;
+mod several;
+mod tree;
 
 use std::time::Instant;
 
-use automator67_planner::plan::{Explain, FetchSource, Gather, Plan, ShardSet, Target};
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{Explain, Fetch, FetchSource, Gather, Plan, Planned, ShardSet, Target},
+};
 
+use self::{
+    options::Format,
+    tree::{Native, Node, Property, Value},
+};
 use super::{
     Session,
     execute::queue,
+    extended::Bound,
     gather::Moved,
     planning::{Request, Resolved},
 };
 use crate::{
-    error::{Outcome, Report, sqlstate},
+    error::{Failure, Outcome, Report, sqlstate},
     message, relay,
     telemetry::Tier,
 };
@@ -23,10 +39,12 @@ impl Session {
         explain: &Explain,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
+        let all_rows = request.bound.map(without_limit);
         let inner = Request {
             planned: &explain.plan,
             text: &explain.statement,
             catalog: request.catalog.clone(),
+            bound: all_rows.as_ref(),
             ..*request
         };
         match &explain.plan.plan {
@@ -46,62 +64,105 @@ impl Session {
                         if matches!(planned.plan, Plan::Single(Target::Key(_))) {
                             return Err(not_explained());
                         }
-                        let again = Explain {
-                            plan: Box::new((*planned).clone()),
-                            ..explain.clone()
-                        };
-                        Box::pin(self.explain(&again, request)).await
+                        self.explain_planned(explain, &planned, request).await
                     }
                 }
             }
-            Plan::Gather(gather) => self.explain_gather(explain, gather, request).await,
+            Plan::Gather(gather) => self.explain_gather(explain, gather, &inner, request).await,
+            Plan::Scatter(scatter) => {
+                self.explain_scatter(explain, scatter, &inner, request)
+                    .await
+            }
             other => {
                 if explain.analyze {
                     return Err(not_explained());
                 }
-                let lines = self.describe_plan(other, &inner).await?;
-                self.answer(explain, request, &lines);
+                let node = self.describe_plan(other, &inner).await?;
+                self.answer(explain, request, &node, &[])?;
                 Ok(Tier::Proxy)
             }
         }
     }
 
+    /// The same statement with another plan.
+    async fn explain_planned(
+        &mut self,
+        explain: &Explain,
+        planned: &Planned,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        let again = Explain {
+            plan: Box::new(planned.clone()),
+            ..explain.clone()
+        };
+        // Such a plan has the literals in its text.
+        let request = Request {
+            literals: &[],
+            catalog: request.catalog.clone(),
+            ..*request
+        };
+        Box::pin(self.explain(&again, &request)).await
+    }
+
     async fn explain_single(
         &mut self,
         explain: &Explain,
-        shard: u32,
+        shard: ShardId,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
         let name = self.shard_name(shard);
         let text = format!("{}{}", explain.prefix, explain.statement);
-        if explain.json {
+        if options::format(&explain.prefix) == Format::Other {
             // The shard's own document: nothing of ours fits into it.
             self.run_text(request, &text, shard).await?;
             return Ok(Tier::Single);
         }
-        let mut lines = vec![format!("Single on {name}")];
-        let plan = self.plan_of_shard(shard, &text, request).await?;
-        lines.extend(plan.iter().map(|line| format!("  {line}")));
-        self.answer(explain, request, &lines);
+        let title = format!("Single on {name}");
+        let lines = self.plan_of_shard(shard, &text, request).await?;
+        if !explain.json {
+            let lines = lines.iter().map(|line| format!("  {line}"));
+            let lines: Vec<String> = std::iter::once(title).chain(lines).collect();
+            self.answer_lines(explain, request, &lines);
+            return Ok(Tier::Single);
+        }
+        let document = lines.join("\n");
+        let document = match tree::plan_in_json(&document) {
+            None => document,
+            Some((plan, behind)) => {
+                let mut node = Node::new("Automator67 Single", title)
+                    .hidden("Shards", Value::List(vec![name]));
+                node.native = Native::Json(plan.to_owned());
+                tree::json(&node, &[], behind)
+            }
+        };
+        self.answer_lines(explain, request, &[document]);
         Ok(Tier::Single)
     }
 
-    /// EXPLAIN by a shard, with the client's parameters.
+    /// EXPLAIN by a shard of the client's own text, with the client's parameters.
     async fn plan_of_shard(
         &mut self,
-        shard: u32,
+        shard: ShardId,
         text: &str,
         request: &Request<'_>,
     ) -> Outcome<Vec<String>> {
+        if let Some(bound) = request.bound {
+            let bound = without_limit(bound);
+            let request = Request {
+                bound: Some(&bound),
+                catalog: request.catalog.clone(),
+                ..*request
+            };
+            return self.ask_shard(shard, text, &request).await;
+        }
         let index = self.link(shard).await?;
+        self.note_effects(index, request.planned.session)?;
         let server = &mut self.links[index].server;
-        queue(server, text, request.bound, true);
+        queue(server, text, None, true);
         let mut lines = Vec::new();
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'D' {
-                let row = message::data_row(frame.body()).unwrap_or_default();
-                let line = row.first().copied().flatten().unwrap_or_default();
-                lines.push(String::from_utf8_lossy(line).into_owned());
+                lines.extend(first_value(frame.body()));
             }
             Ok(())
         })
@@ -110,153 +171,248 @@ impl Session {
         Ok(lines)
     }
 
+    /// The first column of a shard's answer to a question that holds the client's parameters.
+    async fn ask_shard(
+        &mut self,
+        shard: ShardId,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<String>> {
+        self.send_select(shard, text, &[0], request).await?;
+        let mut lines = Vec::new();
+        while let Some(frame) = self.next_row(shard).await? {
+            lines.extend(first_value(frame.body()));
+        }
+        Ok(lines)
+    }
+
+    /// What a shard says to an EXPLAIN of ours.
+    async fn native_plan(
+        &mut self,
+        explain: &Explain,
+        shard: ShardId,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<Native> {
+        let lines = self.ask_shard(shard, text, request).await?;
+        if !explain.json {
+            return Ok(Native::Lines(lines));
+        }
+        let document = lines.join("\n");
+        let plan = tree::plan_in_json(&document);
+        Ok(plan.map_or(Native::None, |(plan, _)| Native::Json(plan.to_owned())))
+    }
+
     async fn explain_gather(
         &mut self,
         explain: &Explain,
         gather: &Gather,
+        inner: &Request<'_>,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
+        refuse_format(explain)?;
+        // What is wrong with the client's own text is said of that.
+        self.check_on_home(request).await?;
         let home = self.shard_name(self.home());
-        let mut lines = vec![
-            format!("Gather on {home}"),
-            format!("  Reason: {}", gather.reason),
-        ];
+        let mut root = Node::new("Automator67 Gather", format!("Gather on {home}"))
+            .hidden("Shards", Value::List(vec![home.clone()]))
+            .with("Reason", Value::Text(gather.reason.clone()));
+        let mut run = Node::new("Run", format!("Run on {home}"))
+            .with("SQL", Value::Text(gather.statement.clone()));
         if !explain.analyze {
             for fetch in &gather.fetches {
-                let shards = self.fetch_shards(&fetch.from, request).await?;
-                lines.push(format!("  -> Fetch {} from {shards}", fetch.relation.name));
-                lines.push(format!("       SQL: {}", fetch.select));
+                let from = self.fetch_shards(&fetch.from, inner).await?;
+                let title = format!("Fetch {} from {from}", fetch.relation.name);
+                let mut node = Node::new("Fetch", title)
+                    .hidden("Relation Name", Value::Text(fetch.relation.name.clone()))
+                    .hidden("From", Value::Text(from));
+                put_select(&mut node, fetch);
+                root.children.push(node);
             }
-            lines.push(format!("  -> Run on {home}"));
-            lines.push(format!("       SQL: {}", gather.statement));
-            self.answer(explain, request, &lines);
+            root.children.push(run);
+            self.answer(explain, request, &root, &[])?;
             return Ok(Tier::Gather);
         }
         let started = Instant::now();
         self.begin_implicit();
-        let moved = self.load_fetches(gather, request).await?;
+        let moved = self.load_fetches(gather, inner).await?;
         for (fetch, moved) in gather.fetches.iter().zip(&moved) {
-            lines.push(format!(
-                "  -> Fetch {}: {} rows, {} of them moved, {} bytes",
-                fetch.relation.name,
-                moved.rows,
-                moved.rows_from_others(self.home()),
-                moved.bytes
-            ));
-            lines.push(format!("       SQL: {}", fetch.select));
-            lines.extend(self.shard_lines(moved));
+            root.children.push(self.fetched(fetch, moved));
         }
-        let fetched = started.elapsed().as_secs_f64() * 1000.0;
-        lines.push(format!("  -> Run on {home}"));
-        lines.push(format!("       SQL: {}", gather.statement));
+        let fetched = milliseconds(started);
         let text = format!("{}{}", explain.prefix, gather.statement);
-        let rows = self.query_rows(self.home(), &text).await?;
-        let plan = rows
-            .into_iter()
-            .filter_map(|row| row.into_iter().next().flatten());
-        lines.extend(plan.map(|line| format!("       {line}")));
-        lines.push(format!("Fetch Time: {fetched:.3} ms"));
-        lines.push(format!(
-            "Total Time: {:.3} ms",
-            started.elapsed().as_secs_f64() * 1000.0
-        ));
+        run.native = self.native_plan(explain, self.home(), &text, inner).await?;
+        root.children.push(run);
+        let footer = [
+            property("Fetch Time", Value::Milliseconds(fetched)),
+            property("Total Time", Value::Milliseconds(milliseconds(started))),
+        ];
         self.end_fetches(gather).await?;
-        self.answer(explain, request, &lines);
+        self.answer(explain, request, &root, &footer)?;
         Ok(Tier::Gather)
     }
 
-    fn shard_lines(&self, moved: &Moved) -> Vec<String> {
-        let line = |(shard, rows, bytes, milliseconds): &(u32, u64, u64, f64)| {
-            format!(
-                "       {}: {rows} rows, {bytes} bytes, {milliseconds:.3} ms",
-                self.shard_name(*shard)
-            )
-        };
-        moved.shards.iter().map(line).collect()
+    /// What a fetch has moved.
+    fn fetched(&self, fetch: &Fetch, moved: &Moved) -> Node {
+        let name = &fetch.relation.name;
+        let mut node = Node::new("Fetch", format!("Fetch {name}"))
+            .hidden("Relation Name", Value::Text(name.clone()));
+        let from_others = moved.rows_from_others(self.home());
+        node.add_inline("Actual Rows", "actual rows", Value::Count(moved.rows));
+        node.add_inline("Moved Rows", "moved rows", Value::Count(from_others));
+        node.add_inline("Moved Bytes", "moved bytes", Value::Count(moved.bytes));
+        put_select(&mut node, fetch);
+        for (shard, rows, bytes, milliseconds) in &moved.shards {
+            let name = self.shard_name(*shard);
+            let mut part = Node::new("Shard Scan", format!("Shard Scan on {name}"))
+                .hidden("Shard", Value::Text(name));
+            put_actual(&mut part, *rows, *bytes, *milliseconds);
+            node.children.push(part);
+        }
+        node
     }
 
     async fn fetch_shards(&mut self, from: &FetchSource, request: &Request<'_>) -> Outcome<String> {
         match from {
             FetchSource::Proxy(view) => Ok(format!("the proxy ({})", view.name())),
-            FetchSource::Shards(set) => self.name_shards(set, request).await,
+            FetchSource::Shards(set) => Ok(self.name_shards(set, request).await?.join(", ")),
         }
     }
 
-    async fn name_shards(&mut self, set: &ShardSet, request: &Request<'_>) -> Outcome<String> {
+    async fn name_shards(&mut self, set: &ShardSet, request: &Request<'_>) -> Outcome<Vec<String>> {
         let shards = self.shard_set(set, request).await?;
-        let names: Vec<String> = shards
-            .into_iter()
-            .map(|shard| self.shard_name(shard))
-            .collect();
-        Ok(names.join(", "))
+        Ok(self.names_of(&shards))
     }
 
-    async fn describe_plan(&mut self, plan: &Plan, request: &Request<'_>) -> Outcome<Vec<String>> {
+    fn names_of(&self, shards: &[ShardId]) -> Vec<String> {
+        shards.iter().map(|shard| self.shard_name(*shard)).collect()
+    }
+
+    async fn describe_plan(&mut self, plan: &Plan, request: &Request<'_>) -> Outcome<Node> {
         match plan {
             Plan::Multi(multi) => {
                 let shards = self.name_shards(&multi.shards, request).await?;
                 let text = multi.sql.as_deref().unwrap_or(request.text);
-                Ok(vec![format!("Multi on {shards}"), format!("  SQL: {text}")])
+                let title = format!("Multi on {}", shards.join(", "));
+                Ok(Node::new("Automator67 Multi", title)
+                    .hidden("Shards", Value::List(shards))
+                    .with("SQL", Value::Text(text.to_owned())))
             }
-            Plan::Insert(insert) => Ok(vec![
-                match insert.key_type {
-                    Some(_) => "Insert split by shard key".to_owned(),
-                    None => "Insert into every copy".to_owned(),
-                },
-                format!("  Rows: {}", insert.rows.len()),
-            ]),
-            Plan::InsertSelect(insert) => Ok(vec![
-                format!(
-                    "Insert into {} from a query on {}",
-                    insert.table.name,
-                    self.shard_name(self.home())
-                ),
-                format!("  SQL: {}", insert.query_sql),
-            ]),
+            Plan::Insert(insert) => {
+                let title = match insert.key_type {
+                    Some(_) => "Insert split by shard key",
+                    None => "Insert into every copy",
+                };
+                let rows = Value::Count(insert.rows.len() as u64);
+                Ok(Node::new("Automator67 Insert", title).with("Rows", rows))
+            }
+            Plan::InsertSelect(insert) => {
+                let home = self.shard_name(self.home());
+                let title = format!("Insert into {} from a query on {home}", insert.table.name);
+                Ok(Node::new("Automator67 Insert", title)
+                    .hidden("Relation Name", Value::Text(insert.table.name.clone()))
+                    .with("SQL", Value::Text(insert.query_sql.clone())))
+            }
             _ => Err(not_explained()),
         }
     }
 
-    fn shard_name(&self, shard: u32) -> String {
+    fn shard_name(&self, shard: ShardId) -> String {
         self.process
             .shard(shard)
             .map_or_else(|_| shard.to_string(), |shard| shard.settings.name.clone())
     }
 
-    fn answer(&mut self, explain: &Explain, request: &Request<'_>, lines: &[String]) {
+    fn answer(
+        &mut self,
+        explain: &Explain,
+        request: &Request<'_>,
+        root: &Node,
+        footer: &[Property],
+    ) -> Outcome {
+        refuse_format(explain)?;
+        let lines = if explain.json {
+            vec![tree::json(root, footer, "")]
+        } else {
+            tree::text(root, footer)
+        };
+        self.answer_lines(explain, request, &lines);
+        Ok(())
+    }
+
+    fn answer_lines(&mut self, explain: &Explain, request: &Request<'_>, lines: &[String]) {
         let output = self.client.output();
         let oid = if explain.json { 114 } else { 25 };
         if request.bound.is_none() {
             message::put_row_description(output, &[("QUERY PLAN", oid, -1)]);
         }
-        if explain.json {
-            let quoted: Vec<String> = lines.iter().map(|line| json_string(line)).collect();
-            let document = format!("[{{\"Automator67\": [{}]}}]", quoted.join(", "));
-            message::put_text_row(output, &[Some(&document)]);
-        } else {
-            for line in lines {
-                message::put_text_row(output, &[Some(line)]);
-            }
+        for line in lines {
+            message::put_text_row(output, &[Some(line)]);
         }
         message::put_command_complete(output, "EXPLAIN");
     }
 }
 
-fn json_string(text: &str) -> String {
-    let mut out = String::from("\"");
-    for letter in text.chars() {
-        match letter {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            control if control < ' ' => out.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => out.push(other),
-        }
+/// The statement is explained whole, however few lines of that are read at once.
+fn without_limit(bound: &Bound) -> Bound {
+    Bound {
+        bind: bound.bind.clone(),
+        types: bound.types.clone(),
+        limit: 0,
+        portal: bound.portal.clone(),
+        statement: bound.statement.clone(),
     }
-    out.push('"');
-    out
 }
 
-fn not_explained() -> crate::error::Failure {
+fn first_value(row: &[u8]) -> Option<String> {
+    let values = message::data_row(row)?;
+    let value = values.first().copied().flatten()?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// The proxy's own views are not selected from.
+fn put_select(node: &mut Node, fetch: &Fetch) {
+    if !fetch.select.is_empty() {
+        node.add("SQL", Value::Text(fetch.select.clone()));
+    }
+}
+
+fn put_actual(node: &mut Node, rows: u64, bytes: u64, milliseconds: f64) {
+    node.add_inline("Actual Rows", "actual rows", Value::Count(rows));
+    node.add_inline("Bytes", "bytes", Value::Count(bytes));
+    // What went into a table is not timed shard by shard.
+    if milliseconds > 0.0 {
+        let time = Value::Milliseconds(milliseconds);
+        node.add_inline("Actual Total Time", "time", time);
+    }
+}
+
+fn property(name: &'static str, value: Value) -> Property {
+    Property {
+        name,
+        value,
+        inline: None,
+        hidden: false,
+    }
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn refuse_format(explain: &Explain) -> Outcome {
+    if options::format(&explain.prefix) != Format::Other {
+        return Ok(());
+    }
+    Err(Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "this format of EXPLAIN is not supported for statements over several shards",
+    )
+    .hint("Use FORMAT text or FORMAT json.")
+    .into())
+}
+
+fn not_explained() -> Failure {
     Report::error(
         sqlstate::FEATURE_NOT_SUPPORTED,
         "EXPLAIN of this statement over several shards is not supported",

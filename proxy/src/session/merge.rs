@@ -55,7 +55,7 @@ const ELEMENTS: &[u32] = &[
 ];
 
 /// `record`, `record[]`: values that cannot be read back.
-const RECORDS: &[u32] = &[2249, 2287];
+pub const RECORDS: &[u32] = &[2249, 2287];
 
 /// Partial results, column by column, in the form of array elements.
 struct Parts {
@@ -201,7 +201,7 @@ impl Session {
     }
 
     /// Names of the columns' types, from the home shard; asked once for each plan.
-    async fn type_names(
+    pub(super) async fn type_names(
         &mut self,
         learned: &Learned,
         text: &str,
@@ -507,6 +507,7 @@ impl Session {
                 Last::Rows => source.as_str(),
             })
             .collect();
+        let text = self.with_now(text).await?;
         let started = Instant::now();
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;
@@ -555,7 +556,7 @@ impl Session {
     }
 
     /// `SELECT columns FROM parts ORDER BY ... LIMIT ...`, with the names that the client knows.
-    fn ordered_statement(
+    pub(super) fn ordered_statement(
         &self,
         rows: &Rows,
         learned: &Learned,
@@ -623,13 +624,13 @@ struct Loader {
 }
 
 /// A piece of the last statement.
-enum Last {
+pub enum Last {
     Text(String),
     Rows,
 }
 
 /// The last statement with types filled in; `None` where these do not allow it.
-fn last_statement(
+pub fn last_statement(
     pieces: &[FinalPiece],
     names: &[TypeNames],
     request: &Request<'_>,
@@ -667,7 +668,10 @@ fn average(oid: u32, sum: usize, count: usize) -> Option<String> {
     }
 }
 
-fn count_text(count: &automator67_planner::plan::Count, request: &Request<'_>) -> Outcome<String> {
+pub fn count_text(
+    count: &automator67_planner::plan::Count,
+    request: &Request<'_>,
+) -> Outcome<String> {
     use automator67_planner::plan::Count;
     match count {
         Count::Number(number) => Ok(number.to_string()),

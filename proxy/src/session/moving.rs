@@ -38,9 +38,9 @@ const CHOICE_AGE_MAX: Duration = Duration::from_secs(60);
 /// More values than this are not worth to be sent as a condition.
 const REDUCTION_VALUES_MAX: usize = 100_000;
 /// A relation is not worth to be reduced that is not this many times larger than the values.
-const REDUCTION_GAIN_MIN: f64 = 2.0;
-/// Moved relations of more rows get statistics and their primary key.
-const ANALYZE_ROWS_MIN: u64 = 1000;
+const REDUCTION_GAIN_MIN: f64 = 1.5;
+/// Moved relations of more rows get their primary key and other indexes.
+const INDEX_ROWS_MIN: u64 = 1000;
 /// Staged rows go to a file in pieces of this size.
 const SPILL_BYTES: usize = 1 << 20;
 
@@ -321,9 +321,10 @@ impl Session {
         }
         self.run_hidden_on(targets, &creates).await?;
         for one in moves.iter().filter(|one| one.query.is_some()) {
+            let create = self.with_now(one.fetch.create.clone()).await?;
             // Its columns are those of the subquery, which may have the client's parameters in it.
             for shard in targets {
-                self.send_with_arrays(*shard, &one.fetch.create, false, &[], request)
+                self.send_with_arrays(*shard, &create, false, &[], request)
                     .await?;
             }
             for shard in targets {
@@ -341,6 +342,7 @@ impl Session {
         done: &mut MovedRelation,
         request: &Request<'_>,
     ) -> Outcome<Load> {
+        let text = self.with_now(one.fetch.select.clone()).await?;
         self.client.flush().await?;
         let staged = Arc::new(Mutex::new(Staged::default()));
         let (room, held_max) = (staged.clone(), self.settings.own.work_bytes);
@@ -365,8 +367,8 @@ impl Session {
         });
         let inner = Request {
             planned,
-            text: &one.fetch.select,
-            whole: &one.fetch.select,
+            text: &text,
+            whole: &text,
             literals: &[],
             catalog: request.catalog.clone(),
             bound: bound.as_ref(),
@@ -422,7 +424,7 @@ impl Session {
         let given = request
             .bound
             .map_or(0, |bound| bound.bind.parameter_count());
-        let mut text = one.fetch.select.clone();
+        let mut text = self.with_now(one.fetch.select.clone()).await?;
         let mut arrays = Vec::new();
         let mut used: Vec<&str> = Vec::new();
         let rows = choice.rows.get(index).copied().unwrap_or(0.0);
@@ -441,6 +443,7 @@ impl Session {
                     (found.clone(), moves[*other].fetch.relation.name.clone())
                 }
                 ReductionValues::Select(select) => {
+                    let select = &self.with_now(select.clone()).await?;
                     let Some(found) = self.select_values(select, rows, request).await? else {
                         continue;
                     };
@@ -485,7 +488,7 @@ impl Session {
             .and_then(estimated)
             .map_or(f64::MAX, |(rows, _)| rows);
         let estimate = estimate * shards.len() as f64;
-        if estimate > REDUCTION_VALUES_MAX as f64 || estimate * 2.0 * REDUCTION_GAIN_MIN > rows {
+        if estimate > REDUCTION_VALUES_MAX as f64 || estimate * REDUCTION_GAIN_MIN > rows {
             return Ok(None);
         }
         let mut found = HashSet::new();
@@ -634,14 +637,21 @@ impl Session {
             }
             self.end_copy(*shard).await?;
         }
-        let many = rows > ANALYZE_ROWS_MIN;
+        let many = rows > INDEX_ROWS_MIN;
         let mut after = Vec::new();
+        // That a key is unique also tells the shard how many rows a join makes.
         if let Some(primary_key) = &one.fetch.primary_key
             && (many || one.fetch.needs_key)
         {
             after.push(primary_key.clone());
         }
-        if many {
+        if many && !one.looked_up_by.is_empty() {
+            let columns = one.looked_up_by.join(", ");
+            let table = &one.fetch.temp_table;
+            after.push(format!("CREATE INDEX ON pg_temp.{table} ({columns})"));
+        }
+        // Without statistics even a small table makes a plan look so dear that it is compiled.
+        if rows > 0 {
             after.push(format!("ANALYZE pg_temp.{}", one.fetch.temp_table));
         }
         if !after.is_empty() {

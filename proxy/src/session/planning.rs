@@ -285,7 +285,27 @@ impl Session {
         self.plan_again(request, Goal::of(Tier::Gather))
     }
 
+    /// Plans made for the same text a second time are kept like those made first.
     fn plan_again(&self, request: &Request<'_>, goal: Goal) -> Outcome<Arc<Planned>> {
+        let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
+        let surroundings = Surroundings {
+            search_path: self.settings.search_path.clone(),
+            parameter_types: Arc::from(types),
+        };
+        let key = format!("{:?} {}", goal, request.text);
+        let shared = self.transaction.catalog.is_none() && self.temporary_names.is_empty();
+        let epoch = request.catalog.epoch;
+        if shared && let Some(known) = lock(&self.thread.plans).get(epoch, &key, &surroundings) {
+            return Ok(known);
+        }
+        let planned = self.plan_anew(request, goal)?;
+        if shared {
+            lock(&self.thread.plans).put(&key, surroundings, planned.clone());
+        }
+        Ok(planned)
+    }
+
+    fn plan_anew(&self, request: &Request<'_>, goal: Goal) -> Outcome<Arc<Planned>> {
         let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
         let statements = self.plan_fresh(&request.catalog, request.text, types, goal, None)?;
         statements.into_iter().next().ok_or_else(|| {

@@ -12,7 +12,7 @@ use std::{
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{ColumnAt, Combine, Count, Rows, Scatter, ShardSet},
+    plan::{ColumnAt, Combine, Count, NOW_PLACEHOLDER, Rows, Scatter, ShardSet},
 };
 use bytes::BytesMut;
 
@@ -20,7 +20,7 @@ use super::{Session, merge::TypeNames, moving::MovedRelation, planning::Request}
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
-    message,
+    guc, message,
     order::{self, Kernel, SortKey},
     relay,
     server::{self, Step},
@@ -147,7 +147,7 @@ impl Session {
             self.run_text(request, request.text, *shard).await?;
             return Ok(Some(Tier::Single));
         }
-        let text = self.shard_text(scatter, request);
+        let text = self.shard_text(scatter, request).await?;
         let learned = self.learned(scatter, &text, request).await?;
         match &scatter.combine {
             Combine::Final(pieces) => {
@@ -189,10 +189,24 @@ impl Session {
     }
 
     /// What each shard runs.
-    pub(super) fn shard_text(&self, scatter: &Scatter, request: &Request<'_>) -> String {
+    pub(super) async fn shard_text(
+        &mut self,
+        scatter: &Scatter,
+        request: &Request<'_>,
+    ) -> Outcome<String> {
         let mut text = String::new();
         request.render(&scatter.statement, &|_, _| {}, &mut text);
-        text
+        self.with_now(text).await
+    }
+
+    /// A text with the transaction's time in it.
+    pub(super) async fn with_now(&mut self, text: String) -> Outcome<String> {
+        if !text.contains(NOW_PLACEHOLDER) {
+            return Ok(text);
+        }
+        self.begin_implicit();
+        let now = self.transaction_time().await?;
+        Ok(text.replace(NOW_PLACEHOLDER, &guc::quote_literal(&now)))
     }
 
     /// The columns of a plan's shard statement.
@@ -258,7 +272,7 @@ impl Session {
     }
 
     /// Which columns compare as bytes; asked only where one holds text that is compared.
-    async fn bytewise(
+    pub(super) async fn bytewise(
         &mut self,
         learned: &Learned,
         rows: &Rows,
@@ -657,13 +671,13 @@ fn insert(streams: &mut Vec<Stream>, stream: Stream, keys: &[SortKey]) -> Outcom
 }
 
 /// A statement that also gives the compared columns in a format of ours.
-struct Wrapped {
-    text: String,
+pub struct Wrapped {
+    pub text: String,
     extra: usize,
 }
 
 /// The statement, with compared columns behind the client's, and where those are.
-fn key_columns(rows: &Rows, visible: usize, text: &str, count: usize) -> (Wrapped, Vec<usize>) {
+pub fn key_columns(rows: &Rows, visible: usize, text: &str, count: usize) -> (Wrapped, Vec<usize>) {
     let mut extra: Vec<usize> = Vec::new();
     let columns = rows.order.iter().map(|sort| match sort.column {
         ColumnAt::Hidden(at) => visible + at,
@@ -700,7 +714,7 @@ fn formats(request: &Request<'_>, visible: usize, count: usize) -> Vec<i16> {
 }
 
 /// How rows compare; `None` where not every key can be compared here.
-fn sort_keys(rows: &Rows, learned: &Learned, bytewise: &[bool]) -> Option<Vec<SortKey>> {
+pub fn sort_keys(rows: &Rows, learned: &Learned, bytewise: &[bool]) -> Option<Vec<SortKey>> {
     let visible = learned.columns.len().checked_sub(rows.hidden)?;
     let key = |sort: &automator67_planner::plan::SortColumn| {
         let at = match sort.column {

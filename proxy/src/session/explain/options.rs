@@ -14,7 +14,14 @@ pub enum Format {
 }
 
 /// Options that mean something only together with ANALYZE, or that ask for it.
-const OF_ANALYZE: &[&str] = &["analyze", "analyse", "timing", "wal", "serialize", "summary"];
+const OF_ANALYZE: &[&str] = &[
+    "analyze",
+    "analyse",
+    "timing",
+    "wal",
+    "serialize",
+    "summary",
+];
 
 /// The format that `prefix`, all that stands before the explained statement, asks for.
 pub fn format(prefix: &str) -> Format {
@@ -76,13 +83,21 @@ mod tests {
     fn options_are_those_of_the_text() {
         for (prefix, expected, rest) in [
             ("explain", Format::Text, "EXPLAIN "),
-            ("EXPLAIN ANALYZE VERBOSE\n", Format::Text, "EXPLAIN (verbose) "),
+            (
+                "EXPLAIN ANALYZE VERBOSE\n",
+                Format::Text,
+                "EXPLAIN (verbose) ",
+            ),
             (
                 "explain /* format xml */ (analyze, format 'JSON', costs off)\n",
                 Format::Json,
                 "EXPLAIN (format json, costs off) ",
             ),
-            ("explain (format yaml)", Format::Other, "EXPLAIN (format yaml) "),
+            (
+                "explain (format yaml)",
+                Format::Other,
+                "EXPLAIN (format yaml) ",
+            ),
             (
                 "explain (analyze on, timing off, buffers true)",
                 Format::Text,

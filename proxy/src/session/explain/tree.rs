@@ -25,7 +25,7 @@ pub struct Property {
     pub name: &'static str,
     /// Its value.
     pub value: Value,
-    /// In text it stands behind the title, as `rows=5`, under this name.
+    /// In text it stands behind the title, as `actual rows=5`, under this name.
     pub inline: Option<&'static str>,
     /// Json alone has it: the title says the same.
     pub hidden: bool,
@@ -124,14 +124,11 @@ fn put_text(node: &Node, indent: usize, lines: &mut Vec<String>) {
     first.push_str(&node.title);
     let behind = node.properties.iter().filter_map(|property| {
         let name = property.inline?;
-        Some(match &property.value {
-            Value::Milliseconds(time) => format!("{name}={time:.3}"),
-            other => format!("{name}={}", spelled(other)),
-        })
+        Some(format!("{name}={}", spelled(&property.value)))
     });
     let behind: Vec<String> = behind.collect();
     if !behind.is_empty() {
-        let _ = write!(first, "  ({})", behind.join(" "));
+        let _ = write!(first, "  ({})", behind.join(", "));
     }
     let below = if lines.is_empty() {
         indent + 2
@@ -212,6 +209,8 @@ fn put_json(node: &Node, indent: usize, out: &mut String) {
             comma = ",";
         }
         if let Some(plan) = native {
+            // Below a plan of Postgres's own stand four spaces less. Strings have no line breaks.
+            let plan = plan.replace("\n    ", &format!("\n{pad}  "));
             let _ = write!(out, "{comma}\n{pad}  {plan}");
         }
         let _ = write!(out, "\n{pad}]");
@@ -340,7 +339,8 @@ mod tests {
 
     #[test]
     fn json_takes_the_plan_of_a_shard_whole() {
-        let document = r#"[ {"Plan": {"Filter": "a = '}\"{'", "Plan Rows": 7}, "Planning Time": 0.1} ]"#;
+        let document =
+            r#"[ {"Plan": {"Filter": "a = '}\"{'", "Plan Rows": 7}, "Planning Time": 0.1} ]"#;
         let (plan, behind) = plan_in_json(document).expect("a plan");
         assert_eq!(plan, r#"{"Filter": "a = '}\"{'", "Plan Rows": 7}"#);
         assert_eq!(behind, r#", "Planning Time": 0.1"#);
