@@ -919,7 +919,14 @@ fn function_columns<'t>(node: &NodeEnum) -> (String, Option<Vec<Output<'t>>>) {
     let name = strings(&call.funcname)
         .last()
         .map_or(String::new(), |name| (*name).to_owned());
-    if name != "generate_series" || range.is_rowsfrom || range.functions.len() != 1 {
+    let plain_arrays = || nodes(&call.args).all(is_plain_array);
+    let one_column = match name.as_str() {
+        "generate_series" => true,
+        // One column for each array.
+        "unnest" => call.args.len() == 1 && plain_arrays(),
+        _ => false,
+    };
+    if !one_column || range.is_rowsfrom || range.functions.len() != 1 {
         return (name, None);
     }
     let column = range
@@ -931,6 +938,23 @@ fn function_columns<'t>(node: &NodeEnum) -> (String, Option<Vec<Output<'t>>>) {
         columns.push(named("ordinality"));
     }
     (name, Some(columns))
+}
+
+/// `ARRAY['a'::text, 'b']`: its elements are no rows.
+fn is_plain_array(node: &NodeEnum) -> bool {
+    let plain = |node: &NodeEnum| match node {
+        NodeEnum::AConst(_) => true,
+        NodeEnum::TypeCast(cast) => {
+            let constant = matches!(inner(&cast.arg), Some(NodeEnum::AConst(_)));
+            constant
+                && cast
+                    .type_name
+                    .as_ref()
+                    .is_some_and(crate::filter::is_plain_type)
+        }
+        _ => false,
+    };
+    matches!(node, NodeEnum::AArrayExpr(array) if nodes(&array.elements).all(plain))
 }
 
 /// A query names a relation that could be the CTE of this name.

@@ -194,6 +194,11 @@ fn signed(number: &str) -> String {
     }
 }
 
+/// A built-in type without parts.
+pub(crate) fn is_plain_type(name: &protobuf::TypeName) -> bool {
+    plain_type(name).is_some()
+}
+
 /// Types whose literals mean the same on every server of one cluster with the same settings.
 fn plain_type(name: &protobuf::TypeName) -> Option<String> {
     if !name.array_bounds.is_empty() || name.setof || name.pct_type {

@@ -20,8 +20,6 @@ const FLUSH_BYTES: usize = 8 * 1024;
 pub struct Client {
     /// The stream and its buffers.
     pub wire: Wire,
-    /// Answers are thrown away: EXPLAIN ANALYZE runs a statement whose rows nobody wants.
-    pub muted: bool,
     /// Answers are kept: they are those of a part of the client's statement.
     pub captured: Option<Box<Captured>>,
 }
@@ -90,10 +88,6 @@ impl Client {
         if let Some(captured) = &mut self.captured {
             return captured.take(&mut self.wire.output);
         }
-        if self.muted {
-            self.wire.output.clear();
-            return Ok(());
-        }
         self.wire.flush().await.map_err(|_| Failure::ClientGone)
     }
 
@@ -101,10 +95,6 @@ impl Client {
     pub async fn flush_if_high(&mut self) -> Outcome {
         if let Some(captured) = &mut self.captured {
             return captured.take(&mut self.wire.output);
-        }
-        if self.muted {
-            self.wire.output.clear();
-            return Ok(());
         }
         self.wire
             .flush_if_high()

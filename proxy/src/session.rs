@@ -152,7 +152,6 @@ pub async fn serve(
         hello.user,
         Client {
             wire: hello.wire,
-            muted: false,
             captured: None,
         },
     );

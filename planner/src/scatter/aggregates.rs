@@ -47,6 +47,10 @@ pub(super) fn compose(
     }
     let mut split = Split::new(analysis, base, select);
     split.name_groups(clauses, select)?;
+    if split.sets && !split.group_shapes.is_empty() {
+        // Servers before 18 do not take such an expression for the group's value in HAVING.
+        return None;
+    }
     split.targets(clauses, select)?;
     let within = (clauses.grouping.0, clauses.order.1.max(clauses.grouping.1));
     let having = select

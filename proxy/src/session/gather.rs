@@ -154,7 +154,12 @@ impl Session {
         bytes_max: u64,
     ) -> Outcome<Moved> {
         let home = self.home();
-        self.run_hidden(home, &fetch.create).await?;
+        // A part of the statement that was answered before may have left a table of this name.
+        let create = format!(
+            "DROP TABLE IF EXISTS pg_temp.{}; {}",
+            fetch.temp_table, fetch.create
+        );
+        self.run_hidden(home, &create).await?;
         let moved = match &fetch.from {
             FetchSource::Proxy(view) => {
                 let rows = self.view_rows(*view);

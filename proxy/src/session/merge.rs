@@ -354,6 +354,8 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<(Brought, Vec<Part>)> {
         let home = self.home();
+        let started = Instant::now();
+        let milliseconds = || started.elapsed().as_secs_f64() * 1000.0;
         self.begin_implicit();
         self.create_parts(names).await?;
         let own = self.insert_parts(text, request).await?;
@@ -361,7 +363,7 @@ impl Session {
             shard: home,
             rows: own,
             bytes: 0,
-            milliseconds: 0.0,
+            milliseconds: milliseconds(),
         }];
         let others: Vec<ShardId> = shards
             .iter()
@@ -388,6 +390,7 @@ impl Session {
                 self.stop_parts(&others).await?;
                 return Err(failure);
             }
+            part.milliseconds = milliseconds();
             parts.push(part);
         }
         self.load_parts(&mut loader.parts, names).await?;

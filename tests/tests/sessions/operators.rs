@@ -42,7 +42,7 @@ fn client_leaves(dev: &Dev) -> Result<()> {
         "select pg_sleep(60) /* leave_MARK */",
         "select pg_sleep(60) /* leave_MARK */ from points where id = 2",
         "select pg_sleep(60) /* leave_MARK */ from points where id = 3",
-        "select count(*), pg_sleep(60) /* leave_MARK */ from points",
+        "select count(*), pg_sleep(60), 'leave_MARK' from points",
     ]
     .iter()
     .enumerate()
