@@ -420,7 +420,7 @@ impl<'t> Analysis<'t> {
                 self.note_name(name);
                 continue;
             }
-            if !seen(node) && !(unseen && is_star(node)) {
+            if !(seen(node) || unseen && is_star(node)) {
                 self.target_or_expression(node, scope, &names, &place.env);
             }
         }

@@ -266,10 +266,11 @@ fn count(base: &Base<'_>, node: &NodeEnum) -> Option<Count> {
     };
     let at = clauses::location(node).and_then(|at| usize::try_from(at).ok());
     let literal = base.literals.iter().find(|(start, ..)| Some(*start) == at);
-    (number >= 0).then(|| match literal {
+    let count = match literal {
         Some((_, _, slot)) => Count::Literal(*slot),
         None => Count::Number(number),
-    })
+    };
+    (number >= 0).then_some(count)
 }
 
 /// ` LIMIT` for one shard: as many rows as can be among those that are wanted of all.

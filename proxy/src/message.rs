@@ -239,14 +239,15 @@ impl Bind {
         }
     }
 
-    /// The same parameters with all results in text format, for the unnamed portal.
-    pub fn with_text_results(&self) -> Bind {
+    /// The same parameters with all results in one format, for the unnamed portal.
+    pub fn with_results_in(&self, format: i16) -> Bind {
         let mut rest = BytesMut::from(self.parameters());
-        rest.put_i16(0);
+        rest.put_i16(1);
+        rest.put_i16(format);
         Bind {
             portal: String::new(),
             rest: rest.freeze(),
-            result_formats: Vec::new(),
+            result_formats: vec![format],
             ..self.clone()
         }
     }

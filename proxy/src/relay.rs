@@ -36,8 +36,11 @@ pub struct Captured {
     /// Notices, which are the client's all the same.
     pub notices: BytesMut,
     /// What takes rows when they have become many.
-    pub full: Option<Box<dyn FnMut(&mut BytesMut) -> Outcome + Send>>,
+    pub full: Option<TakeRows>,
 }
+
+/// Takes captured rows away.
+pub type TakeRows = Box<dyn FnMut(&mut BytesMut) -> Outcome + Send>;
 
 /// Captured rows are handed on in pieces of this size.
 const CAPTURED_BYTES: usize = 1 << 20;

@@ -80,12 +80,32 @@ impl Session {
                     if matches!(planned.plan, Plan::Single(Target::Key(_))) {
                         return Err(unreadable_key());
                     }
-                    let request = request.with_plan(&planned);
+                    let bound = self.bound_with_types(request).await?;
+                    let request = Request {
+                        bound: bound.as_ref(),
+                        ..request.with_plan(&planned)
+                    };
                     return Box::pin(self.execute(&request)).await;
                 }
             },
         }
         Ok(Tier::Single)
+    }
+
+    /// The client's parameters with their types as a server sees them: a statement of ours may not
+    /// say what they are.
+    async fn bound_with_types(&mut self, request: &Request<'_>) -> Outcome<Option<Bound>> {
+        let Some(bound) = request.bound else {
+            return Ok(None);
+        };
+        let types = self.described_types(request).await?;
+        Ok(Some(Bound {
+            bind: bound.bind.clone(),
+            types,
+            limit: bound.limit,
+            portal: bound.portal.clone(),
+            statement: bound.statement.clone(),
+        }))
     }
 
     /// Any shard can answer: one that cannot be reached is passed over.

@@ -49,7 +49,7 @@ pub struct TypeNames {
 const TEXT_OID: u32 = 25;
 
 /// Built-in types whose binary values are elements of arrays as they are.
-const ELEMENTS: &[u32] = &[
+pub const ELEMENTS: &[u32] = &[
     16, 17, 20, 21, 23, 25, 26, 700, 701, 790, 869, 650, 829, 1042, 1043, 1082, 1083, 1114, 1184,
     1186, 1266, 1560, 1562, 1700, 2950, 3220, 3802, 114,
 ];

@@ -19,13 +19,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     Session,
     extended::Bound,
+    merge::ELEMENTS,
     planning::{Request, shard_of},
     scatter::{malformed, without_position},
 };
 use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
-    frame::Frame,
+    frame::{Frame, HEADER_BYTES},
     message,
     process::lock,
     relay::{self, Captured},
@@ -128,6 +129,8 @@ struct Load {
     /// One for all shards, or one for each.
     staged: Vec<Staged>,
     rows: u64,
+    /// They are in COPY's binary format.
+    binary: bool,
 }
 
 /// What is read of one relation.
@@ -343,13 +346,23 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Load> {
         let text = self.with_now(one.fetch.select.clone()).await?;
+        // Text is what a client of the simple protocol sees; others may see every bit.
+        let binary = match request.bound {
+            None => false,
+            Some(_) => {
+                let description = self.describe_text(&text, request).await?;
+                let columns = message::columns(&description[HEADER_BYTES..]);
+                let columns = columns.ok_or_else(malformed)?;
+                columns.iter().all(|(oid, _)| ELEMENTS.contains(oid))
+            }
+        };
         self.client.flush().await?;
         let staged = Arc::new(Mutex::new(Staged::default()));
         let (room, held_max) = (staged.clone(), self.settings.own.work_bytes);
         let captured = Captured {
             full: Some(Box::new(move |rows| {
                 let mut staged = lock(&room);
-                stage_rows(&mut staged, rows)?;
+                stage_rows(&mut staged, rows, binary)?;
                 if staged.bytes() > held_max {
                     staged.spill().map_err(unwritten)?;
                 }
@@ -359,7 +372,7 @@ impl Session {
         };
         let outer = self.client.captured.replace(Box::new(captured));
         let bound = request.bound.map(|bound| Bound {
-            bind: Arc::new(bound.bind.with_text_results()),
+            bind: Arc::new(bound.bind.with_results_in(i16::from(binary))),
             types: bound.types.clone(),
             limit: 0,
             portal: String::new(),
@@ -388,12 +401,13 @@ impl Session {
         captured.full = None;
         let mut staged = std::mem::take(&mut *lock(&staged));
         done.rows = captured.count;
-        stage_rows(&mut staged, &mut captured.rows)?;
+        stage_rows(&mut staged, &mut captured.rows, binary)?;
         done.bytes = staged.bytes() as u64 + staged.spilled;
         done.spilled = staged.spilled;
         Ok(Load {
             staged: vec![staged],
             rows: captured.count,
+            binary,
         })
     }
 
@@ -540,6 +554,7 @@ impl Session {
         let mut load = Load {
             staged: (0..count).map(|_| Staged::default()).collect(),
             rows: 0,
+            binary: one.fetch.binary,
         };
         let catalog = request.catalog.clone();
         for source in &sources {
@@ -612,7 +627,7 @@ impl Session {
     }
 
     async fn copy_relation(&mut self, one: &Move, load: Load, targets: &[ShardId]) -> Outcome {
-        let binary = one.fetch.binary;
+        let binary = load.binary;
         let format = if binary { " (FORMAT binary)" } else { "" };
         let copy = format!("COPY pg_temp.{} FROM STDIN{format}", one.fetch.temp_table);
         for shard in targets {
@@ -714,13 +729,17 @@ impl Session {
 }
 
 /// Captured rows as COPY wants them.
-fn stage_rows(staged: &mut Staged, rows: &mut BytesMut) -> Outcome {
+fn stage_rows(staged: &mut Staged, rows: &mut BytesMut, binary: bool) -> Outcome {
     let mut rest = &rows[..];
     while let Some((length, behind)) = rest.split_first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize;
         let (body, behind) = behind.split_at_checked(length).ok_or_else(malformed)?;
-        let values = message::data_row(body).ok_or_else(malformed)?;
-        copy_rows::put_text_row(&mut staged.tail, values.into_iter());
+        if binary {
+            staged.tail.put_slice(body);
+        } else {
+            let values = message::data_row(body).ok_or_else(malformed)?;
+            copy_rows::put_text_row(&mut staged.tail, values.into_iter());
+        }
         rest = behind;
     }
     rows.clear();

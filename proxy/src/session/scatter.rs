@@ -79,12 +79,15 @@ struct Window {
     take: Option<u64>,
 }
 
+/// Start and length of a value in a row; `None` is NULL.
+type ValueSpan = Option<(usize, usize)>;
+
 /// A shard's rows in order, the first of them at hand.
 struct Stream {
     part: usize,
     row: Frame,
-    /// Start and length of each hidden column's value in the row.
-    keys: Vec<Option<(usize, usize)>>,
+    /// Where the values that are compared are.
+    keys: Vec<ValueSpan>,
 }
 
 impl Session {
@@ -242,7 +245,11 @@ impl Session {
     }
 
     /// RowDescription of a statement of ours, from the home shard.
-    async fn describe_text(&mut self, text: &str, request: &Request<'_>) -> Outcome<BytesMut> {
+    pub(super) async fn describe_text(
+        &mut self,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<BytesMut> {
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
@@ -589,7 +596,7 @@ struct Passing {
     ties: bool,
     visible: usize,
     /// The last row's keys, where later rows may be tied with it.
-    last: Option<(Frame, Vec<Option<(usize, usize)>>)>,
+    last: Option<(Frame, Vec<ValueSpan>)>,
     parts: Vec<Part>,
     started: Instant,
 }

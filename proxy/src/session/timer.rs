@@ -67,7 +67,9 @@ fn limit(replay: &str) -> Option<Duration> {
         _ => return None,
     };
     let limit = number * milliseconds;
-    (limit >= 1.0 && limit < 1e12).then(|| Duration::from_secs_f64(limit / 1000.0))
+    (1.0..1e12)
+        .contains(&limit)
+        .then(|| Duration::from_secs_f64(limit / 1000.0))
 }
 
 #[cfg(test)]
