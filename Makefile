@@ -47,6 +47,8 @@ soak:
 	scripts/setup test
 	AUTOMATOR67_STATEMENTS=$${AUTOMATOR67_STATEMENTS:-100000} cargo test --release --locked \
 		--package automator67-tests --test main generated -- --nocapture
+	AUTOMATOR67_ROWS=$${AUTOMATOR67_ROWS:-20000000} cargo test --release --locked \
+		--package automator67-tests --test main volumes
 
 bench: build
 	scripts/setup bench

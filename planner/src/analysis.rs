@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use pg_query::{Node, NodeEnum, protobuf};
+use pg_query::{
+    Node, NodeEnum,
+    protobuf::{self, SubLinkType},
+};
 
 use crate::{
     catalog::{Catalog, KeyType, Placement, Relation},
@@ -137,6 +140,8 @@ pub(crate) struct Block<'t> {
     pub(crate) names: Rc<Names>,
     /// A name in it is, or may be, one that is given outside of it.
     pub(crate) correlated: bool,
+    /// EXISTS, IN ...: how it is asked, if it is in an expression.
+    pub(crate) link: Option<protobuf::SubLinkType>,
 }
 
 /// Everything that is known about a statement.
@@ -159,6 +164,8 @@ pub(crate) struct Analysis<'t> {
     pub(crate) names: HashMap<String, usize>,
     /// See [`Reference`].
     pub(crate) references: Vec<Reference>,
+    /// An aggregate may belong to a SELECT around the one it stands in.
+    pub(crate) outer_aggregate: bool,
     /// FOR UPDATE, FOR SHARE.
     pub(crate) locks: bool,
     /// INSERT, UPDATE, DELETE or MERGE inside WITH.
@@ -174,8 +181,8 @@ pub(crate) struct Analysis<'t> {
     pub(crate) items: Vec<Item<'t>>,
     text: usize,
     block: Option<usize>,
-    /// The next SELECT is that of EXISTS: what it would show is not looked at.
-    exists: bool,
+    /// How the next SELECT is asked, if it is one in an expression.
+    link: Option<protobuf::SubLinkType>,
 }
 
 /// A name that WITH gives, and those before it.
@@ -225,6 +232,7 @@ pub(crate) fn analyse<'t>(
         traits: Traits::default(),
         names: HashMap::new(),
         references: Vec::new(),
+        outer_aggregate: false,
         locks: false,
         writes_in_with: false,
         groups: false,
@@ -234,7 +242,7 @@ pub(crate) fn analyse<'t>(
         items: Vec::new(),
         text: CLIENT_TEXT,
         block: None,
-        exists: false,
+        link: None,
     };
     let scope = analysis.facts.scope(None);
     let place = Place {
@@ -342,6 +350,7 @@ impl<'t> Analysis<'t> {
             scope: place.scope,
             names: place.outer.clone(),
             correlated: false,
+            link: self.link.take().filter(|_| place.role == Role::Expression),
         });
         let place = self.with(&select.with_clause, place);
         let outputs = self.select_body(select, &place);
@@ -356,7 +365,9 @@ impl<'t> Analysis<'t> {
         place: &Place<'t>,
     ) -> Option<Vec<Output<'t>>> {
         self.locks |= !select.locking_clause.is_empty();
-        let unseen = std::mem::take(&mut self.exists);
+        let unseen = self
+            .block
+            .is_some_and(|block| self.blocks[block].link == Some(SubLinkType::ExistsSublink));
         let set_operation = select.op() > protobuf::SetOperation::SetopNone;
         if let (Some(left), Some(right), true) = (&select.larg, &select.rarg, set_operation) {
             let arm = Place {

@@ -16,12 +16,12 @@ mod subqueries;
 use pg_query::{NodeEnum, protobuf};
 
 use self::{
-    clauses::{Base, Clauses},
+    clauses::{Base, Clauses, Composed, Edit},
     separable::Anchored,
 };
 use crate::{
-    analysis::{Analysis, Occurrence},
-    plan::{Combine, Count, Memo, Piece, Scatter, ShardSet},
+    analysis::{Analysis, Block, Occurrence},
+    plan::{Combine, Count, Memo, NOW_PLACEHOLDER, Piece, Scatter, ShardSet},
     route::{self, Statement},
     splice::Source,
     tree::{inner, nodes},
@@ -54,7 +54,7 @@ pub(crate) fn scatter(
     if analysis.traits.clocks.iter().any(|clock| clock.in_view) {
         return None;
     }
-    let text = crate::write::with_one_clock(statement, analysis).ok()??;
+    let text = with_one_clock(statement, analysis)?;
     let node = crate::parse::parse_one(&text)?;
     let statement = Statement {
         text: &text,
@@ -69,6 +69,64 @@ pub(crate) fn scatter(
         crate::analysis::analyse(statement.catalog, statement.context, &views, &node).ok()?;
     let (scatter, _) = ways(&statement, &analysis, &views, reason)?;
     Some((scatter, false))
+}
+
+/// The statement with one value for the transaction's time. Outputs keep their names.
+fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
+    let base = Base {
+        source: Source::new(statement.text),
+        literals: Vec::new(),
+    };
+    let mut edits = Vec::new();
+    for clock in &analysis.traits.clocks {
+        let span = base.source.call(clock.location)?;
+        edits.push(Edit::new(
+            span,
+            format!("({NOW_PLACEHOLDER}{})", clock.casts),
+        ));
+    }
+    let holds_clock = |node: &NodeEnum| {
+        let mut found = false;
+        crate::tree::walk(node, &mut |child| {
+            if let crate::tree::Child::Node(node) = child {
+                found |= crate::functions::clock_of(node).is_some();
+            }
+        });
+        found
+    };
+    for (index, block) in analysis.blocks.iter().enumerate() {
+        let unnamed: Vec<(usize, &NodeEnum)> = nodes(&block.select.target_list)
+            .enumerate()
+            .filter_map(|(at, node)| match node {
+                NodeEnum::ResTarget(target) if target.name.is_empty() => {
+                    inner(&target.val).map(|value| (at, value))
+                }
+                _ => None,
+            })
+            .filter(|(_, value)| holds_clock(value))
+            .collect();
+        if unnamed.is_empty() {
+            continue;
+        }
+        // Where the end of an output is only known for the statement itself.
+        if index > 0 {
+            return None;
+        }
+        let clauses = clauses::clauses(&base, statement.span, block.select)?;
+        for (at, value) in unnamed {
+            let name = crate::functions::output_name(value)?;
+            let (_, end) = *clauses.targets.get(at)?;
+            let label = format!(" AS {}", crate::sql::identifier(&name));
+            edits.push(Edit::new((end, end), label));
+        }
+    }
+    edits.sort_by_key(|edit| edit.span);
+    let mut text = Composed::default();
+    text.part(&base, statement.span, &edits);
+    match text.pieces.as_slice() {
+        [Piece::Text(text)] => Some(text.clone()),
+        _ => None,
+    }
 }
 
 /// The same for a statement that does not ask what time it is.
@@ -133,8 +191,13 @@ fn in_place(
 /// Nothing in the statement has to happen on one certain shard, or once.
 fn is_movable(analysis: &Analysis<'_>) -> bool {
     let traits = &analysis.traits;
-    traits.home.is_none()
+    // What is computed once in a subquery or in FROM would be computed once on each shard.
+    let once = traits.volatile.is_some()
+        && (analysis.blocks.len() > 1 || analysis.blocks.iter().any(has_function));
+    !once
+        && traits.home.is_none()
         && !analysis.strange
+        && !analysis.outer_aggregate
         && !analysis.locks
         && !analysis.writes_in_with
         && !traits.pins
@@ -145,6 +208,17 @@ fn is_movable(analysis: &Analysis<'_>) -> bool {
         && traits.system_column.is_none()
         && !traits.statement_clock
         && !analysis.occurrences.iter().any(|one| one.sampled)
+}
+
+/// A function stands in FROM.
+fn has_function(block: &Block<'_>) -> bool {
+    let mut found = false;
+    for node in nodes(&block.select.from_clause) {
+        crate::tree::walk(node, &mut |child| {
+            found |= matches!(child, crate::tree::Child::Node(NodeEnum::RangeFunction(_)));
+        });
+    }
+    found
 }
 
 /// What shards run, and what becomes of their rows.

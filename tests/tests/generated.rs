@@ -76,12 +76,7 @@ impl Peers {
             }
             for tier in FORCED {
                 let name = format!("{name}, {tier} forced");
-                match Runner::open(&name, dev.server(), Some(tier)) {
-                    Ok(runner) => runners.push(runner),
-                    Err(error) => {
-                        eprintln!("=== THE TIER {tier} CANNOT BE FORCED, NOT TESTED: {error:#}");
-                    }
-                }
+                runners.push(Runner::open(&name, dev.server(), Some(tier))?);
             }
         }
         Ok(runners)

@@ -11,6 +11,7 @@ use super::{Analysis, CLIENT_TEXT, Env, Filter, Place, Reference, Role, WholeRow
 use crate::{
     facts::{self, ColumnId, elements, is_equality},
     filter, functions,
+    scatter::separable::is_aggregate,
     scope::{self, Meaning, Names, Output, Owner},
     tree::{self, Child, conjuncts, inner, nodes, strings},
 };
@@ -217,9 +218,30 @@ impl<'t> Analysis<'t> {
             _ => {
                 self.traits
                     .note(self.catalog, node, self.text != CLIENT_TEXT);
+                self.outer_aggregate |= self.belongs_outside(node, names);
                 self.visit_children(node, scope, names, env);
             }
         }
+    }
+
+    /// An aggregate over columns of outer levels alone is one of those levels (manual, "Aggregate
+    /// Expressions").
+    fn belongs_outside(&self, node: &NodeEnum, names: &Names) -> bool {
+        let nested = self
+            .block
+            .is_some_and(|block| self.blocks[block].parent.is_some());
+        if !nested || !is_aggregate(self, node) {
+            return false;
+        }
+        let (mut any, mut own) = (false, false);
+        tree::walk(node, &mut |child| {
+            if let Child::Node(NodeEnum::ColumnRef(column)) = child {
+                any = true;
+                let owner = scope::owner(&self.items, names, column);
+                own |= matches!(owner, Owner::Item(item) if self.items[item].block == self.block);
+            }
+        });
+        any && !own
     }
 
     pub(super) fn visit_children(
@@ -272,7 +294,7 @@ impl<'t> Analysis<'t> {
             env: env.clone(),
             role: Role::Expression,
         };
-        self.exists = link.sub_link_type() == SubLinkType::ExistsSublink;
+        self.link = Some(link.sub_link_type());
         let outputs = inner(&link.subselect).and_then(|node| self.query(node, &place));
         let equality = !names_operator || is_equality(&link.oper_name);
         let (Some(tested), Some(outputs), SubLinkType::AnySublink, true) =

@@ -1,7 +1,7 @@
 //! Joins whose rows are on different shards: some relations are moved to every shard, so that they
 //! are there like reference tables, and the statement over those runs where the others are.
 
-use pg_query::NodeEnum;
+use pg_query::{NodeEnum, protobuf::SubLinkType};
 
 use super::{Anchored, in_place, separable, subqueries};
 use crate::{
@@ -82,6 +82,7 @@ pub(super) fn scatter(
         .map(|(fetch, uses)| Move {
             fetch: Fetch {
                 needs_key: fetch.needs_key && groups,
+                select: select(analysis, fetch, uses),
                 ..fetch.clone()
             },
             query: None,
@@ -176,6 +177,48 @@ fn column_id(analysis: &Analysis<'_>, occurrence: usize, name: &str) -> Option<C
 fn equal_columns(analysis: &Analysis<'_>, column: ColumnId) -> Vec<ColumnId> {
     let scope_of = |occurrence: usize| analysis.occurrences[occurrence].scope;
     analysis.facts.closure(column, &scope_of).0
+}
+
+/// Types of which equal values are the same bytes.
+const SAME_BYTES: &[u32] = &[16, 20, 21, 23, 25, 1043, 1082, 1083, 1114, 1184, 2950];
+
+/// What is read. Of equal rows one is enough where they are only asked whether they are there.
+fn select(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> String {
+    let asked = |occurrence: &usize| {
+        let block = analysis.occurrences[*occurrence]
+            .block
+            .map(|at| &analysis.blocks[at]);
+        block.is_some_and(|block| {
+            let select = block.select;
+            matches!(
+                block.link,
+                Some(SubLinkType::ExistsSublink | SubLinkType::AnySublink)
+            ) && select.group_clause.is_empty()
+                && select.limit_count.is_none()
+                && select.limit_offset.is_none()
+                && !separable::has_aggregate(analysis, select)
+                && analysis.traits.volatile.is_none()
+                && !super::has_window(analysis, select)
+        })
+    };
+    let Some(Found::Known(relation)) = uses.first().map(|one| analysis.occurrences[*one].found)
+    else {
+        return fetch.select.clone();
+    };
+    let same_bytes = |name: &String| {
+        let column = relation.column(name);
+        column
+            .is_some_and(|column| SAME_BYTES.contains(&column.type_oid) && !column.nondeterministic)
+    };
+    let has_key = !relation.primary_key.is_empty()
+        && relation
+            .primary_key
+            .iter()
+            .all(|name| fetch.columns.contains(name));
+    if has_key || !uses.iter().all(asked) || !fetch.columns.iter().all(same_bytes) {
+        return fetch.select.clone();
+    }
+    fetch.select.replacen("SELECT ", "SELECT DISTINCT ", 1)
 }
 
 /// Columns that rows of a subquery are found by, where it runs for every row around it.

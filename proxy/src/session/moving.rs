@@ -315,6 +315,10 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome {
         let mut creates = String::new();
+        if !self.transaction.is_explicit() {
+            // Compiling on every shard costs more than it gives where statistics are this young.
+            creates.push_str("SET LOCAL jit = off; ");
+        }
         for one in moves {
             let name = &one.fetch.temp_table;
             creates.push_str(&format!("DROP TABLE IF EXISTS pg_temp.{name}; "));
