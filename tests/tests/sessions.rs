@@ -39,7 +39,10 @@ fn sessions_are_those_of_postgres() {
 fn sessions_keep_to_their_limits() {
     let dev = Dev::start(3).expect("dev starts");
     prepare(dev.server(), true).expect("tables on the proxy");
-    checks::run(&dev, &[operators::CHECKS, limits::CHECKS, explains::CHECKS].concat());
+    checks::run(
+        &dev,
+        &[operators::CHECKS, limits::CHECKS, explains::CHECKS].concat(),
+    );
 }
 
 fn run_all(server: &Server) {

@@ -11,7 +11,9 @@ use automator67_tests::{
 /// Rows of the large result; `make soak` takes more.
 fn rows() -> u64 {
     let given = std::env::var("AUTOMATOR67_ROWS").ok();
-    given.and_then(|rows| rows.parse().ok()).unwrap_or(5_000_000)
+    given
+        .and_then(|rows| rows.parse().ok())
+        .unwrap_or(5_000_000)
 }
 
 /// The most memory that the process has had, in KiB.
@@ -39,7 +41,7 @@ fn fill(dev: &Dev, rows: u64) -> Result<()> {
                     let mut direct = Connection::open(&shard.server)?;
                     direct.set_read_limit(std::time::Duration::from_secs(600))?;
                     direct.execute(&format!(
-                        "insert into large select g, (g * 7919) % 1000003, repeat(chr(97 + (g % 26)::int), 70) \
+                        "insert into large select g, (g::bigint * 7919) % 1000003, repeat(chr(97 + (g % 26)::int), 70) \
                          from generate_series({position} + 1, {rows}, {count}) g"
                     ))?;
                     direct.execute("analyze large")?;
@@ -86,12 +88,16 @@ fn in_order(connection: &mut Connection) -> Result<u64> {
             b'D' => {
                 let values = wire::values(&frame.body)?;
                 let number = |index: usize| -> Result<i64> {
-                    let bytes: &Option<bytes::Bytes> = values.get(index).context("too few columns")?;
+                    let bytes: &Option<bytes::Bytes> =
+                        values.get(index).context("too few columns")?;
                     let bytes = bytes.as_ref().context("null")?;
                     Ok(std::str::from_utf8(bytes)?.parse()?)
                 };
                 let row = (-number(1)?, number(0)?);
-                ensure!(last.is_none_or(|last| last < row), "{last:?} before {row:?}");
+                ensure!(
+                    last.is_none_or(|last| last < row),
+                    "{last:?} before {row:?}"
+                );
                 last = Some(row);
                 seen += 1;
             }
@@ -112,7 +118,7 @@ fn a_join_larger_than_its_memory_goes_through_files() {
     for statement in [
         "create table large (id bigint, v bigint, w text)",
         "select create_distributed_table('large', 'id')",
-        "insert into large select g, (g * 7919) % 300007, repeat(chr(97 + (g % 26)::int), 70) \
+        "insert into large select g, (g::bigint * 7919) % 300007, repeat(chr(97 + (g % 26)::int), 70) \
          from generate_series(1, 300000) g",
         "analyze large",
     ] {
@@ -140,10 +146,17 @@ fn a_join_larger_than_its_memory_goes_through_files() {
     let plan = connection
         .rows(&format!("explain analyze {text}"))
         .expect("a plan");
-    connection
-        .execute("set automator67.work_mem_bytes = '4MB'")
-        .expect("a setting");
     let plan: Vec<String> = plan.into_iter().flatten().flatten().collect();
     let plan = plan.join("\n");
     assert!(plan.starts_with("Merge"), "{plan}");
+    let spilled = plan
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Spilled Bytes: "));
+    let spilled: u64 = spilled
+        .and_then(|bytes| bytes.parse().ok())
+        .expect("a number");
+    assert!(
+        spilled > 8 << 20,
+        "only {spilled} bytes went to a file:\n{plan}"
+    );
 }

@@ -100,6 +100,8 @@ struct Split<'s, 't> {
     edits: Vec<Edit>,
     /// Shapes of what the client groups by, other than plain columns.
     group_shapes: Vec<String>,
+    /// How many columns are what the client groups by.
+    named: usize,
     /// Grouping sets: a column that is none of them has no value in a group.
     sets: bool,
     subqueries: bool,
@@ -123,6 +125,7 @@ impl<'s, 't> Split<'s, 't> {
             columns: Vec::new(),
             edits: Vec::new(),
             group_shapes: Vec::new(),
+            named: 0,
             sets: nodes(&select.group_clause).any(|n| matches!(n, NodeEnum::GroupingSet(_))),
             subqueries: false,
         }
@@ -146,6 +149,7 @@ impl<'s, 't> Split<'s, 't> {
         for (node, span) in nodes(&select.group_clause).zip(&clauses.groups) {
             self.name_group(node, *span, clauses, select)?;
         }
+        self.named = self.columns.len();
         Some(())
     }
 
@@ -582,8 +586,8 @@ impl<'s, 't> Split<'s, 't> {
         };
         rest.part(self.base, (start, last.1), &self.edits);
         let grouped = |column: &&usize| {
-            let column = &self.columns[**column];
-            column.key && !column.shape.starts_with("distinct ")
+            let (at, column) = (**column, &self.columns[**column]);
+            at >= self.named && column.key && !column.shape.starts_with("distinct ")
         };
         let all: Vec<usize> = (0..self.columns.len()).collect();
         for at in all.iter().filter(grouped) {
