@@ -565,13 +565,14 @@ pub(crate) fn keeps_groups(
 ) -> bool {
     let limited = select.limit_count.is_some() || select.limit_offset.is_some();
     // DISTINCT is a list with one empty node, DISTINCT ON one of expressions.
-    let is_column = |node: &NodeEnum| is_column(listed(select, node));
+    // A number in these lists is a position; in PARTITION BY it is a number.
+    let is_listed = |node: &NodeEnum| is_column(listed(select, node));
     let mut on = nodes(&select.distinct_clause).peekable();
-    let distinct = on.peek().is_none() || on.any(is_column);
+    let distinct = on.peek().is_none() || on.any(is_listed);
     let groups = select.group_clause.is_empty() && select.having_clause.is_none()
-        || nodes(&select.group_clause).any(is_column);
+        || nodes(&select.group_clause).any(is_listed);
     let grouping_sets = nodes(&select.group_clause).any(|n| matches!(n, NodeEnum::GroupingSet(_)));
-    !limited && distinct && groups && !grouping_sets && windows_keep(select, &is_column)
+    !limited && distinct && groups && !grouping_sets && windows_keep(select, is_column)
 }
 
 /// What an element of GROUP BY, ORDER BY or DISTINCT ON stands for: `1` is the first output.

@@ -140,20 +140,7 @@ pub(crate) fn clauses(
         .filter(|at| source.tokens[*at].depth == depth)
         .collect();
     let start = *words.iter().find(|at| source.is_word(**at, "select"))?;
-    let mut starts: Vec<(&str, usize)> = Vec::new();
-    for at in words.iter().copied().filter(|at| *at > start) {
-        if let Some(word) = clause_at(source, at, start) {
-            let known = |name: &str| starts.iter().any(|(other, _)| *other == name);
-            // `IS DISTINCT FROM` and `ROWS FROM` behind FROM.
-            if word == "from" && known("from") {
-                continue;
-            }
-            if known(word) {
-                return None;
-            }
-            starts.push((word, at));
-        }
-    }
+    let starts = clause_starts(source, &words, start)?;
     let begins = |word: &str| {
         starts
             .iter()
@@ -198,15 +185,7 @@ pub(crate) fn clauses(
     let order_start = border(&CLAUSES[5..]);
     let limit_start = border(&CLAUSES[6..9]).min(border(&CLAUSES[9..]));
     let limit_end = border(&CLAUSES[9..]);
-    let mut targets_start = start + 1;
-    if source.is_word(targets_start, "all") {
-        targets_start += 1;
-    } else if source.is_word(targets_start, "distinct") {
-        targets_start += 1;
-        if source.is_word(targets_start, "on") && source.is_mark(targets_start + 1, '(') {
-            targets_start = source.closing(targets_start + 1)? + 1;
-        }
-    }
+    let targets_start = targets_start(source, start)?;
     let groups = match begins("group") {
         Some(at) => {
             let from = at + 2;
@@ -227,6 +206,45 @@ pub(crate) fn clauses(
         limit: tokens_to_span(limit_start, limit_end),
     };
     (is_proved(base, &found, select)).then_some(found)
+}
+
+/// The clauses of a SELECT whose word is the token `start`, each with its first token.
+fn clause_starts(
+    source: &Source<'_>,
+    words: &[usize],
+    start: usize,
+) -> Option<Vec<(&'static str, usize)>> {
+    let mut starts: Vec<(&'static str, usize)> = Vec::new();
+    for at in words.iter().copied().filter(|at| *at > start) {
+        let Some(word) = clause_at(source, at, start) else {
+            continue;
+        };
+        let known = starts.iter().any(|(other, _)| *other == word);
+        // `IS DISTINCT FROM` and `ROWS FROM` behind FROM.
+        if word == "from" && known {
+            continue;
+        }
+        if known {
+            return None;
+        }
+        starts.push((word, at));
+    }
+    Some(starts)
+}
+
+/// The first token behind SELECT and DISTINCT.
+fn targets_start(source: &Source<'_>, start: usize) -> Option<usize> {
+    let first = start + 1;
+    if source.is_word(first, "all") {
+        return Some(first + 1);
+    }
+    if !source.is_word(first, "distinct") {
+        return Some(first);
+    }
+    if source.is_word(first + 1, "on") && source.is_mark(first + 2, '(') {
+        return Some(source.closing(first + 2)? + 1);
+    }
+    Some(first + 1)
 }
 
 /// The clause that a token begins.

@@ -1,10 +1,11 @@
 //! Relations that are moved to every shard for one statement: their rows are read first, held by
 //! the proxy (in memory, then in a file), and copied to where they matter.
 
+mod staged;
+
 use std::{
     collections::HashSet,
-    fs::File,
-    io::{Read, Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -16,6 +17,7 @@ use automator67_planner::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
+use self::staged::{SPILL_BYTES, Staged, put_row, stage_rows, unwritten};
 use super::{
     Session,
     extended::Bound,
@@ -42,9 +44,6 @@ const REDUCTION_VALUES_MAX: usize = 100_000;
 const REDUCTION_GAIN_MIN: f64 = 1.5;
 /// Moved relations of more rows get their primary key and other indexes.
 const INDEX_ROWS_MIN: u64 = 1000;
-/// Staged rows go to a file in pieces of this size.
-const SPILL_BYTES: usize = 1 << 20;
-
 /// Which way to take, and in which order to move.
 #[derive(Debug, Clone)]
 pub struct Choice {
@@ -70,58 +69,6 @@ pub struct MovedRelation {
     pub reduced_by: Vec<String>,
     /// From the first message to the last row.
     pub milliseconds: f64,
-}
-
-/// Rows that wait to be copied.
-#[derive(Default)]
-struct Staged {
-    memory: Vec<Bytes>,
-    tail: BytesMut,
-    file: Option<File>,
-    spilled: u64,
-}
-
-impl Staged {
-    fn bytes(&self) -> usize {
-        self.memory.iter().map(Bytes::len).sum::<usize>() + self.tail.len()
-    }
-
-    fn close_tail(&mut self) {
-        if !self.tail.is_empty() {
-            self.memory.push(self.tail.split().freeze());
-        }
-    }
-
-    /// Moves what is in memory to a file without a name. Writes go to the kernel's cache, so
-    /// that other sessions of the thread wait no longer than for a copy in memory.
-    fn spill(&mut self) -> std::io::Result<()> {
-        self.close_tail();
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(unnamed_file()?),
-        };
-        for piece in self.memory.drain(..) {
-            file.write_all(&piece)?;
-            self.spilled += piece.len() as u64;
-        }
-        Ok(())
-    }
-}
-
-fn unnamed_file() -> std::io::Result<File> {
-    let name = format!(
-        "automator67-{}-{:016x}",
-        std::process::id(),
-        rand::random::<u64>()
-    );
-    let path = std::env::temp_dir().join(name);
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }
 
 /// The rows of one relation, by destination.
@@ -732,33 +679,6 @@ impl Session {
     }
 }
 
-/// Captured rows as COPY wants them.
-fn stage_rows(staged: &mut Staged, rows: &mut BytesMut, binary: bool) -> Outcome {
-    let mut rest = &rows[..];
-    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
-        let length = u32::from_be_bytes(*length) as usize;
-        let (body, behind) = behind.split_at_checked(length).ok_or_else(malformed)?;
-        if binary {
-            staged.tail.put_slice(body);
-        } else {
-            let values = message::data_row(body).ok_or_else(malformed)?;
-            copy_rows::put_text_row(&mut staged.tail, values.into_iter());
-        }
-        rest = behind;
-    }
-    rows.clear();
-    staged.close_tail();
-    Ok(())
-}
-
-fn unwritten(error: std::io::Error) -> Failure {
-    Report::error(
-        "58030",
-        format!("could not write a temporary file: {error}"),
-    )
-    .into()
-}
-
 /// Columns of a relation whose values reduce others.
 fn wanted_values(moves: &[Move], index: usize) -> Vec<Values> {
     let mut columns: Vec<usize> = Vec::new();
@@ -823,15 +743,6 @@ fn destination(
         .iter()
         .position(|target| *target == shard)
         .ok_or_else(malformed)
-}
-
-fn put_row(staged: &mut BytesMut, row: &Frame, binary: bool) {
-    if binary {
-        staged.put_slice(row.body());
-    } else {
-        let values = message::data_row(row.body()).unwrap_or_default();
-        copy_rows::put_text_row(staged, values.into_iter());
-    }
 }
 
 /// Values as an array in binary format.

@@ -12,6 +12,7 @@ use std::{
 
 use automator67_planner::{
     catalog::ShardId,
+    normalise::LiteralClass,
     plan::{ColumnAt, Combine, Count, NOW_PLACEHOLDER, Rows, Scatter, ShardSet},
 };
 use bytes::BytesMut;
@@ -30,6 +31,8 @@ use crate::{
 
 /// The columns of what shards run, learned from the home shard once for each plan.
 pub struct Learned {
+    /// Which of the statement's integers are too large for int4: they give columns other types.
+    large: Vec<usize>,
     /// RowDescription, as the home shard has it.
     pub description: BytesMut,
     /// Type and type modifier of each.
@@ -70,6 +73,16 @@ pub struct Work {
     pub table: bool,
     /// How long the last statement took.
     pub last_milliseconds: f64,
+}
+
+/// Rows that are about to be passed on.
+struct Streaming<'s> {
+    rows: &'s Rows,
+    keys: &'s [SortKey],
+    window: Window,
+    shards: &'s [ShardId],
+    text: &'s str,
+    learned: &'s Learned,
 }
 
 /// How a number of rows was given, read.
@@ -167,9 +180,15 @@ impl Session {
                     &self.bytewise(&learned, rows, &text, request).await?,
                 ) {
                     Some(keys) if rows.distinct.is_none() => {
-                        let parts = self
-                            .stream(rows, &keys, window, &shards, &text, &learned, request)
-                            .await?;
+                        let streaming = Streaming {
+                            rows,
+                            keys: &keys,
+                            window,
+                            shards: &shards,
+                            text: &text,
+                            learned: &learned,
+                        };
+                        let parts = self.stream(&streaming, request).await?;
                         self.note_parts(&parts);
                         Ok(Some(Tier::Scatter))
                     }
@@ -220,8 +239,10 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Arc<Learned>> {
         let memo = &scatter.memo.0;
+        let large = large_integers(request);
         if let Some(known) = memo.get()
             && let Ok(known) = known.clone().downcast::<Learned>()
+            && known.large == large
         {
             return Ok(known);
         }
@@ -234,6 +255,7 @@ impl Session {
             Report::error(sqlstate::INTERNAL_ERROR, "a shard's answer is malformed")
         })?;
         let learned = Arc::new(Learned {
+            large,
             description,
             columns,
             bytewise: OnceLock::new(),
@@ -422,17 +444,19 @@ impl Session {
     }
 
     /// Passes shards' rows on to the client.
-    #[allow(clippy::too_many_arguments)]
     async fn stream(
         &mut self,
-        rows: &Rows,
-        keys: &[SortKey],
-        window: Window,
-        shards: &[ShardId],
-        text: &str,
-        learned: &Learned,
+        streaming: &Streaming<'_>,
         request: &Request<'_>,
     ) -> Outcome<Vec<Part>> {
+        let Streaming {
+            rows,
+            keys,
+            window,
+            shards,
+            text,
+            learned,
+        } = *streaming;
         let visible = learned.columns.len().saturating_sub(rows.hidden);
         let (wrapped, key_columns) = key_columns(rows, visible, text, learned.columns.len());
         let formats = formats(request, visible, learned.columns.len() + wrapped.extra);
@@ -575,6 +599,16 @@ impl Session {
         let bytes = parts.iter().map(|part| part.bytes).sum();
         self.process.telemetry.bytes_scattered.increment(bytes);
     }
+}
+
+/// The integers of a statement that are int8.
+fn large_integers(request: &Request<'_>) -> Vec<usize> {
+    let literals = request.literals.iter().enumerate();
+    let large = literals.filter(|(_, literal)| {
+        let text = request.whole.get(literal.start..literal.end).unwrap_or("");
+        literal.class == LiteralClass::Integer && text.parse::<i32>().is_err()
+    });
+    large.map(|(slot, _)| slot).collect()
 }
 
 /// Built-in types that have a collation: text, varchar, char, name, and arrays of them.

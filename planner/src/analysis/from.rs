@@ -1,0 +1,376 @@
+//! FROM: relations, views, CTEs, subqueries and functions, and the names they give.
+
+use std::rc::Rc;
+
+use pg_query::{Node, NodeEnum, protobuf};
+
+use super::{
+    Analysis, CLIENT_TEXT, Cte, OCCURRENCES_MAX, Occurrence, Place, Role, ViewUse, named, renamed,
+    renamed_by,
+};
+use crate::{
+    catalog::Relation,
+    facts::ColumnId,
+    scope::{self, Found, Item, Names, Output, Visible},
+    tree::{inner, nodes, strings},
+};
+
+impl<'t> Analysis<'t> {
+    pub(super) fn names_of_from(
+        &mut self,
+        from: &'t [Node],
+        scope: usize,
+        place: &Place<'t>,
+        start: Visible,
+    ) -> Rc<Names> {
+        let mut visible = start;
+        for node in nodes(from) {
+            let added = self.item_of_from(node, scope, place, &visible);
+            visible = visible.and(added);
+        }
+        Rc::new(Names {
+            visible,
+            outer: Some(place.outer.clone()),
+        })
+    }
+
+    /// One item of FROM. `prior` are those to its left, which LATERAL sees.
+    pub(super) fn item_of_from(
+        &mut self,
+        node: &'t NodeEnum,
+        scope: usize,
+        place: &Place<'t>,
+        prior: &Visible,
+    ) -> Visible {
+        let lateral = || {
+            Rc::new(Names {
+                visible: prior.clone(),
+                outer: Some(place.outer.clone()),
+            })
+        };
+        match node {
+            NodeEnum::RangeVar(range) => self.relation(range, scope, place),
+            NodeEnum::RangeSubselect(range) => {
+                let outer = if range.lateral {
+                    lateral()
+                } else {
+                    place.outer.clone()
+                };
+                let inside = Place {
+                    scope,
+                    outer,
+                    env: place.env.clone(),
+                    role: Role::From,
+                };
+                let outputs = inner(&range.subquery).and_then(|node| self.query(node, &inside));
+                self.derived(&range.alias, "", outputs)
+            }
+            NodeEnum::JoinExpr(join) => self.join(join, scope, place, prior),
+            NodeEnum::RangeTableSample(sample) => {
+                let first = self.occurrences.len();
+                let visible = match inner(&sample.relation) {
+                    Some(node) => self.item_of_from(node, scope, place, prior),
+                    None => Visible::default(),
+                };
+                self.occurrences[first..]
+                    .iter_mut()
+                    .for_each(|one| one.sampled = true);
+                let names = lateral();
+                nodes(&sample.args).for_each(|arg| self.visit(arg, scope, &names, &place.env));
+                visible
+            }
+            other => {
+                // Functions, XMLTABLE, JSON_TABLE: LATERAL by nature, columns not known.
+                let names = lateral();
+                self.visit_children(other, scope, &names, &place.env);
+                let alias = match other {
+                    NodeEnum::RangeFunction(range) => &range.alias,
+                    NodeEnum::RangeTableFunc(range) => &range.alias,
+                    NodeEnum::JsonTable(table) => &table.alias,
+                    _ => {
+                        self.strange = true;
+                        &None
+                    }
+                };
+                let (name, columns) = function_columns(other);
+                self.derived(alias, &name, columns)
+            }
+        }
+    }
+
+    /// A relation, a view or a CTE by its name.
+    pub(super) fn relation(
+        &mut self,
+        range: &'t protobuf::RangeVar,
+        scope: usize,
+        place: &Place<'t>,
+    ) -> Visible {
+        if range.schemaname.is_empty() {
+            let mut env = place.env.clone();
+            while let Some(entry) = env {
+                if entry.name == range.relname {
+                    return self.cte(&entry, range, scope);
+                }
+                env = entry.previous.clone();
+            }
+        }
+        let found = self.find(range);
+        if let Found::Known(relation) = found
+            && scope::is_view_on_placed(relation)
+        {
+            return self.view(relation, range, scope);
+        }
+        let occurrence = self.occurrence(range, found, scope);
+        self.occurrence_item(occurrence)
+    }
+
+    /// Names in a view's text are all qualified, but for those of system catalogs.
+    pub(super) fn find(&self, range: &protobuf::RangeVar) -> Found<'t> {
+        let client = self.text == CLIENT_TEXT;
+        let path = if client {
+            self.context.search_path
+        } else {
+            &[]
+        };
+        scope::find(self.catalog, self.context.moved, path, range)
+    }
+
+    pub(super) fn occurrence(
+        &mut self,
+        range: &'t protobuf::RangeVar,
+        found: Found<'t>,
+        scope: usize,
+    ) -> usize {
+        self.too_large |= self.occurrences.len() >= OCCURRENCES_MAX;
+        let renamed = range
+            .alias
+            .as_ref()
+            .is_some_and(|alias| !alias.colnames.is_empty());
+        self.occurrences.push(Occurrence {
+            range,
+            found,
+            text: self.text,
+            scope,
+            written: false,
+            inserted: false,
+            sampled: false,
+            whole: renamed,
+            filters: Vec::new(),
+            block: self.block,
+        });
+        self.occurrences.len() - 1
+    }
+
+    pub(super) fn occurrence_item(&mut self, occurrence: usize) -> Visible {
+        let Occurrence { range, found, .. } = self.occurrences[occurrence];
+        let columns: Option<Vec<Output<'t>>> = match found {
+            Found::Known(relation) => {
+                let output = |(column, definition): (usize, &crate::catalog::Column)| Output {
+                    name: definition.name.clone(),
+                    column: Some(ColumnId { occurrence, column }),
+                    constant: None,
+                };
+                Some(relation.columns.iter().enumerate().map(output).collect())
+            }
+            Found::Proxy(view) => {
+                Some(view.columns().iter().map(|(name, _)| named(name)).collect())
+            }
+            Found::Home => None,
+        };
+        let schema = match (&range.alias, found) {
+            (None, Found::Known(relation)) => Some(relation.name.schema.clone()),
+            (None, Found::Proxy(_)) => Some("automator67".to_owned()),
+            _ => None,
+        };
+        let name = range
+            .alias
+            .as_ref()
+            .map_or(&range.relname, |alias| &alias.aliasname)
+            .clone();
+        self.item(Item {
+            name,
+            schema,
+            columns: renamed(columns, &range.alias),
+            occurrence: Some(occurrence),
+            view_use: None,
+            qualified_only: false,
+            text: self.text,
+            block: self.block,
+        })
+    }
+
+    pub(super) fn item(&mut self, item: Item<'t>) -> Visible {
+        self.items.push(item);
+        Visible {
+            items: vec![self.items.len() - 1],
+            merged: Vec::new(),
+        }
+    }
+
+    pub(super) fn derived(
+        &mut self,
+        alias: &Option<protobuf::Alias>,
+        name: &str,
+        outputs: Option<Vec<Output<'t>>>,
+    ) -> Visible {
+        let name = alias
+            .as_ref()
+            .map_or(name, |alias| &alias.aliasname)
+            .to_owned();
+        self.item(Item {
+            name,
+            schema: None,
+            columns: renamed(outputs, alias),
+            occurrence: None,
+            view_use: None,
+            qualified_only: false,
+            text: self.text,
+            block: self.block,
+        })
+    }
+
+    /// Every SELECT from the current one up to `outer`, which is not one of them, needs what is
+    /// given outside of it.
+    pub(super) fn mark_correlated(&mut self, outer: Option<usize>) {
+        let mut at = self.block;
+        while let Some(block) = at.filter(|_| at != outer) {
+            self.blocks[block].correlated = true;
+            at = self.blocks[block].parent;
+        }
+    }
+
+    fn cte(&mut self, entry: &Cte<'t>, range: &'t protobuf::RangeVar, scope: usize) -> Visible {
+        self.mark_correlated(entry.block);
+        let outputs = match &entry.body {
+            Some(body) if !self.too_large => {
+                body.used.set(true);
+                self.too_large |= self.facts.len() >= OCCURRENCES_MAX;
+                let outer = body.outer.clone();
+                let inside = Place {
+                    scope,
+                    outer,
+                    env: entry.previous.clone(),
+                    role: Role::From,
+                };
+                let outputs = inner(&body.cte.ctequery).and_then(|node| self.query(node, &inside));
+                renamed_by(outputs, &body.cte.aliascolnames)
+            }
+            Some(_) | None => None,
+        };
+        self.derived(&range.alias, &range.relname, outputs)
+    }
+
+    fn view(
+        &mut self,
+        relation: &'t Relation,
+        range: &'t protobuf::RangeVar,
+        scope: usize,
+    ) -> Visible {
+        let Some((view, node)) = self.views.of(relation) else {
+            self.strange = true;
+            return self.derived(&range.alias, &range.relname, None);
+        };
+        let view_use = self.view_uses.len();
+        self.view_uses.push(ViewUse {
+            range,
+            text: self.text,
+            view,
+            relation,
+        });
+        self.too_large |= self.view_uses.len() >= OCCURRENCES_MAX;
+        let text = std::mem::replace(&mut self.text, view);
+        let inside = Place {
+            scope,
+            outer: Rc::new(Names::default()),
+            env: None,
+            role: Role::From,
+        };
+        let outputs = if self.too_large {
+            None
+        } else {
+            self.query(node, &inside)
+        };
+        // The view's columns have names of their own.
+        let outputs = outputs.filter(|outputs| outputs.len() == relation.columns.len());
+        let outputs = relation
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| Output {
+                name: column.name.clone(),
+                ..outputs
+                    .as_ref()
+                    .map(|outputs| outputs[at].clone())
+                    .unwrap_or_default()
+            });
+        let columns = renamed(Some(outputs.collect()), &range.alias);
+        let constants_text = self.text;
+        self.text = text;
+        let alias = range.alias.as_ref();
+        self.item(Item {
+            name: alias
+                .map_or(&range.relname, |alias| &alias.aliasname)
+                .clone(),
+            schema: alias.is_none().then(|| relation.name.schema.clone()),
+            columns,
+            occurrence: None,
+            view_use: Some(view_use),
+            qualified_only: false,
+            text: constants_text,
+            block: self.block,
+        })
+    }
+}
+
+/// The name and columns of a function in FROM, where they are certain.
+fn function_columns<'t>(node: &NodeEnum) -> (String, Option<Vec<Output<'t>>>) {
+    let NodeEnum::RangeFunction(range) = node else {
+        return (String::new(), None);
+    };
+    let call = match range.functions.first().and_then(|node| node.node.as_ref()) {
+        Some(NodeEnum::List(list)) => list.items.first().and_then(|node| node.node.as_ref()),
+        _ => None,
+    };
+    let Some(NodeEnum::FuncCall(call)) = call else {
+        return (String::new(), None);
+    };
+    let name = strings(&call.funcname)
+        .last()
+        .map_or(String::new(), |name| (*name).to_owned());
+    let plain_arrays = || nodes(&call.args).all(is_plain_array);
+    let one_column = match name.as_str() {
+        "generate_series" => true,
+        // One column for each array.
+        "unnest" => call.args.len() == 1 && plain_arrays(),
+        _ => false,
+    };
+    if !one_column || range.is_rowsfrom || range.functions.len() != 1 {
+        return (name, None);
+    }
+    let column = range
+        .alias
+        .as_ref()
+        .map_or(name.as_str(), |alias| &alias.aliasname);
+    let mut columns = vec![named(column)];
+    if range.ordinality {
+        columns.push(named("ordinality"));
+    }
+    (name, Some(columns))
+}
+
+/// `ARRAY['a'::text, 'b']`: its elements are no rows.
+fn is_plain_array(node: &NodeEnum) -> bool {
+    let plain = |node: &NodeEnum| match node {
+        NodeEnum::AConst(_) => true,
+        NodeEnum::TypeCast(cast) => {
+            let constant = matches!(inner(&cast.arg), Some(NodeEnum::AConst(_)));
+            constant
+                && cast
+                    .type_name
+                    .as_ref()
+                    .is_some_and(crate::filter::is_plain_type)
+        }
+        _ => false,
+    };
+    matches!(node, NodeEnum::AArrayExpr(array) if nodes(&array.elements).all(plain))
+}
