@@ -31,10 +31,13 @@ pub(crate) struct Anchored {
 
 /// Every way, without those that come to the same.
 pub(crate) fn anchors(analysis: &Analysis<'_>) -> Vec<Anchored> {
-    let top = match analysis.blocks.first() {
-        Some(block) if block.role == Role::Statement && !is_set_operation(block.select) => block,
-        _ => return Vec::new(),
-    };
+    let plain = analysis
+        .blocks
+        .first()
+        .is_some_and(|block| block.role == Role::Statement && !is_set_operation(block.select));
+    if !plain {
+        return Vec::new();
+    }
     let all = distributed(analysis);
     let mut found: Vec<Anchored> = Vec::new();
     for anchor in all.iter().copied() {
@@ -66,7 +69,6 @@ pub(crate) fn anchors(analysis: &Analysis<'_>) -> Vec<Anchored> {
             whole,
         });
     }
-    debug_assert!(top.parent.is_none());
     found
 }
 

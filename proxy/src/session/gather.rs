@@ -242,14 +242,24 @@ impl Session {
 
     /// The home shard's own rows never leave it.
     async fn copy_within_home(&mut self, fetch: &Fetch, request: &Request<'_>) -> Outcome<u64> {
+        let text = format!("INSERT INTO pg_temp.{} {}", fetch.temp_table, fetch.select);
+        self.insert_at_home(&text, request).await
+    }
+
+    /// An INSERT of ours on the home shard, with the client's parameters. Returns the number of
+    /// rows.
+    pub(super) async fn insert_at_home(
+        &mut self,
+        text: &str,
+        request: &Request<'_>,
+    ) -> Outcome<u64> {
         let types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
-        let text = format!("INSERT INTO pg_temp.{} {}", fetch.temp_table, fetch.select);
         let parameters = request
             .bound
             .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
-        message::put_parse(&mut server.wire.output, "", &text, &types);
+        message::put_parse(&mut server.wire.output, "", text, &types);
         message::put_bind_with_format(&mut server.wire.output, "", "", parameters, 0);
         message::put_execute(&mut server.wire.output, "", 0);
         server.expect(Step::Parse, false);

@@ -174,10 +174,9 @@ impl Session {
             // The average of single precision values is not made of their sum.
             return Ok(None);
         };
-        let (brought, parts) = self.bring(shards, text, &names, request).await?;
-        self.finish_merge(&last, brought, &names, request).await?;
-        self.note_parts(&parts);
-        Ok(Some(parts))
+        self.answer_by(&last, shards, text, &names, request)
+            .await
+            .map(Some)
     }
 
     /// Rows whose order, or whose equality, only Postgres knows. `None`: not by this tier.
@@ -194,10 +193,24 @@ impl Session {
         }
         let names = self.type_names(learned, text, request).await?;
         let last = self.ordered_statement(rows, learned, request)?;
-        let (brought, parts) = self.bring(shards, text, &names, request).await?;
-        self.finish_merge(&last, brought, &names, request).await?;
+        self.answer_by(&last, shards, text, &names, request)
+            .await
+            .map(Some)
+    }
+
+    /// Brings the shards' rows together and runs the last statement over them.
+    async fn answer_by(
+        &mut self,
+        last: &[Last],
+        shards: &[ShardId],
+        text: &str,
+        names: &[TypeNames],
+        request: &Request<'_>,
+    ) -> Outcome<Vec<Part>> {
+        let (brought, parts) = self.bring(shards, text, names, request).await?;
+        self.finish_merge(last, brought, names, request).await?;
         self.note_parts(&parts);
-        Ok(Some(parts))
+        Ok(parts)
     }
 
     /// Names of the columns' types, from the home shard; asked once for each plan.
@@ -358,7 +371,9 @@ impl Session {
         let milliseconds = || started.elapsed().as_secs_f64() * 1000.0;
         self.begin_implicit();
         self.create_parts(names).await?;
-        let own = self.insert_parts(text, request).await?;
+        let insert = format!("INSERT INTO pg_temp.{PARTS_TABLE} {text}");
+        let own = self.insert_at_home(&insert, request).await;
+        let own = own.map_err(without_position)?;
         let mut parts = vec![Part {
             shard: home,
             rows: own,
@@ -397,36 +412,6 @@ impl Session {
         let rows: u64 = parts.iter().map(|part| part.rows).sum();
         self.end_parts(names, rows).await?;
         Ok((Brought::Table, parts))
-    }
-
-    /// The shards' statement on the home shard, into the table. Returns the number of rows.
-    async fn insert_parts(&mut self, text: &str, request: &Request<'_>) -> Outcome<u64> {
-        let types = self.types_for_shards(request).await?;
-        let index = self.link(self.home()).await?;
-        let server = &mut self.links[index].server;
-        let text = format!("INSERT INTO pg_temp.{PARTS_TABLE} {text}");
-        let parameters = request
-            .bound
-            .map_or(message::NO_PARAMETERS, |bound| bound.bind.parameters());
-        message::put_parse(&mut server.wire.output, "", &text, &types);
-        message::put_bind_with_format(&mut server.wire.output, "", "", parameters, 0);
-        message::put_execute(&mut server.wire.output, "", 0);
-        server.expect(Step::Parse, false);
-        server.expect(Step::Bind, false);
-        server.expect(Step::Execute, true);
-        server.sync();
-        server.unnamed = None;
-        let mut rows = 0;
-        relay::collect(&mut self.client, server, |_, frame| {
-            if frame.tag == b'C' {
-                rows = message::tag_rows(message::command_tag(frame.body())).unwrap_or(0);
-            }
-            Ok(())
-        })
-        .await
-        .map_err(without_position)?;
-        self.hidden_error(index)?;
-        Ok(rows)
     }
 
     /// Makes the temporary table and starts to copy into it.
