@@ -305,7 +305,10 @@ impl Session {
             match result {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.stop_parts(shards).await?;
+                    // To cancel would fail the transaction that may be open.
+                    for shard in shards {
+                        while self.next_row(*shard).await?.is_some() {}
+                    }
                     return self.bring_by_table(shards, text, names, request).await;
                 }
                 Err(Failure::ClientGone) => return Err(Failure::ClientGone),
