@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use automator67_proxy::settings::{Settings, ShardSettings, TlsSettings, User};
+use automator67_proxy::settings::{
+    Consistency, Settings, ShardSettings, TlsSettings, TwoPhaseMode, User,
+};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -63,6 +65,8 @@ pub struct Config {
     shards: Vec<Shard>,
     #[serde(default)]
     gather: Gather,
+    #[serde(default)]
+    transactions: Transactions,
     #[serde(default)]
     ring: RingConfig,
 }
@@ -178,6 +182,54 @@ impl Default for Gather {
     }
 }
 
+/// Transactions that write on several shards.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Transactions {
+    two_phase: TwoPhase,
+    consistency: Level,
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TwoPhase {
+    #[default]
+    Require,
+    Prefer,
+}
+
+impl From<TwoPhase> for TwoPhaseMode {
+    fn from(given: TwoPhase) -> Self {
+        match given {
+            TwoPhase::Require => TwoPhaseMode::Require,
+            TwoPhase::Prefer => TwoPhaseMode::Prefer,
+        }
+    }
+}
+
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    #[default]
+    Strong,
+    Snapshot,
+    ReadYourWrites,
+    Monotonic,
+    Eventual,
+}
+
+impl From<Level> for Consistency {
+    fn from(given: Level) -> Self {
+        match given {
+            Level::Strong => Consistency::Strong,
+            Level::Snapshot => Consistency::Snapshot,
+            Level::ReadYourWrites => Consistency::ReadYourWrites,
+            Level::Monotonic => Consistency::Monotonic,
+            Level::Eventual => Consistency::Eventual,
+        }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RingConfig {
@@ -235,6 +287,7 @@ pub fn without_file(users: Vec<User>, shards: Vec<ShardSettings>) -> Settings {
         users: Vec::new(),
         shards: Vec::new(),
         gather: Gather::default(),
+        transactions: Transactions::default(),
         ring: RingConfig::default(),
     };
     settings(config, users, shards)
@@ -281,6 +334,8 @@ fn settings(config: Config, users: Vec<User>, shards: Vec<ShardSettings>) -> Set
         health_interval: Duration::from_millis(sql.health_interval_ms),
         login_timeout: Duration::from_secs(sql.login_timeout_s),
         gather_bytes_max: config.gather.max_bytes,
+        two_phase: config.transactions.two_phase.into(),
+        consistency: config.transactions.consistency.into(),
         plan_cache_entries_max: sql.plan_cache_entries_max,
         virtual_nodes: config.ring.virtual_nodes,
     }

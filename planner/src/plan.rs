@@ -536,6 +536,8 @@ pub enum ProxyView {
     Pools,
     /// `automator67.sessions`
     Sessions,
+    /// `automator67.transactions`
+    Transactions,
 }
 
 impl ProxyView {
@@ -545,6 +547,7 @@ impl ProxyView {
             ProxyView::Shards => "shards",
             ProxyView::Pools => "pools",
             ProxyView::Sessions => "sessions",
+            ProxyView::Transactions => "transactions",
         }
     }
 
@@ -583,6 +586,15 @@ impl ProxyView {
                 ("pinned", "boolean"),
                 ("connected_at", "timestamp with time zone"),
                 ("statements", "bigint"),
+            ],
+            ProxyView::Transactions => &[
+                ("gid", "text"),
+                ("shard", "text"),
+                ("anchor", "text"),
+                ("state", "text"),
+                ("prepared_at", "timestamp with time zone"),
+                ("age_seconds", "double precision"),
+                ("username", "text"),
             ],
         }
     }

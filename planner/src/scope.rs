@@ -103,7 +103,12 @@ pub(crate) fn find_known<'t>(
 }
 
 fn proxy_view(name: &str) -> Option<ProxyView> {
-    [ProxyView::Shards, ProxyView::Pools, ProxyView::Sessions]
+    [
+        ProxyView::Shards,
+        ProxyView::Pools,
+        ProxyView::Sessions,
+        ProxyView::Transactions,
+    ]
         .into_iter()
         .find(|view| view.name() == name)
 }

@@ -9,6 +9,8 @@ use crate::{frame::HEADER_BYTES, message};
 pub mod sqlstate {
     /// connection_failure
     pub const CONNECTION_FAILURE: &str = "08006";
+    /// transaction_resolution_unknown
+    pub const TRANSACTION_RESOLUTION_UNKNOWN: &str = "08007";
     /// invalid_text_representation
     pub const INVALID_TEXT_REPRESENTATION: &str = "22P02";
     /// protocol_violation

@@ -8,6 +8,7 @@
 mod copy_rows;
 mod deadlock;
 mod error;
+mod failpoint;
 pub mod frame;
 mod gate;
 mod guc;
@@ -27,6 +28,7 @@ mod shard;
 mod store;
 mod telemetry;
 mod tls;
+mod two_phase;
 mod types;
 mod wire;
 

@@ -12,13 +12,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     deadlock,
     error::Failure,
-    login,
+    failpoint, login,
     process::{Process, Thread},
     session,
     settings::Settings,
     shard::{self, Shard},
     store,
     tls::{ServerTls, TlsError},
+    two_phase::{self, TwoPhase},
     wire::{Stream, Wire},
 };
 
@@ -78,7 +79,11 @@ impl Proxy {
         let shards = shards(&settings)?;
         let tls = settings.tls.as_ref().map(ServerTls::load).transpose()?;
         let home = shards.first().ok_or(StartError::NoShards)?.clone();
-        store::set_up(&home, &settings).await?;
+        let cluster = store::set_up(&home, &settings).await?;
+        for shard in &shards {
+            // One that cannot be reached yet is asked again by the recovery.
+            two_phase::ensure(shard).await;
+        }
         let (store, follow) = store::follow(home, stop.clone()).await?;
         let tracker = TaskTracker::new();
         tracker.spawn(follow);
@@ -96,7 +101,13 @@ impl Proxy {
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let count = settings.threads.max(1);
-        let process = Arc::new(Process::new(settings, shards, store, tls));
+        let process = Arc::new(Process::new(
+            settings,
+            shards,
+            store,
+            tls,
+            TwoPhase::new(cluster),
+        ));
         let mut threads = Vec::with_capacity(count);
         let mut doors = Vec::with_capacity(count);
         for number in 0..count {
@@ -109,6 +120,8 @@ impl Proxy {
                 stop.clone(),
             )?);
         }
+        failpoint::start();
+        tracker.spawn(two_phase::recover(process.clone(), stop.clone()));
         tracker.spawn(deadlock::watch(process.clone(), stop.clone()));
         tracker.spawn(report_pools(process.clone(), stop.clone()));
         tracker.spawn(accept(listener, doors, stop.clone()));

@@ -25,6 +25,7 @@ use crate::{
     store::Store,
     telemetry::Telemetry,
     tls::ServerTls,
+    two_phase::TwoPhase,
 };
 
 /// The process.
@@ -43,6 +44,8 @@ pub struct Process {
     pub telemetry: Telemetry,
     /// Makes up salts for users that do not exist.
     pub secret: [u8; 32],
+    /// Names of transactions over several shards.
+    pub two_phase: TwoPhase,
     /// Closed for tables that move.
     pub gate: Arc<Gate>,
     /// Tasks that outlive their session: cancel requests.
@@ -126,6 +129,7 @@ impl Process {
         shards: Vec<Arc<Shard>>,
         store: Store,
         tls: Option<ServerTls>,
+        two_phase: TwoPhase,
     ) -> Self {
         let logins = settings.users.iter().filter_map(login).collect();
         Process {
@@ -136,6 +140,7 @@ impl Process {
             logins,
             telemetry: Telemetry::new(),
             secret: rand::random(),
+            two_phase,
             gate: Arc::default(),
             tasks: TaskTracker::new(),
             sessions: Mutex::default(),

@@ -1,5 +1,7 @@
 //! From a shard to the client: the shard's own bytes, frame by frame, without decoding them.
 
+use std::time::Duration;
+
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
@@ -469,4 +471,52 @@ pub async fn next_answer(client: &mut Client, server: &mut Server) -> Outcome<Op
         tag: visible[0],
         bytes: visible,
     }))
+}
+
+/// How long a step of a commit may take before its connection counts as lost.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Sends what is queued and reads its answers, whether or not the client is still there: a commit
+/// that has begun is not given up. Every frame but notices goes to `on_frame`.
+pub async fn settle(
+    output: &mut BytesMut,
+    server: &mut Server,
+    mut on_frame: impl FnMut(&mut BytesMut, Frame),
+) -> Outcome {
+    send(server).await?;
+    let mut failure = None;
+    while !server.expected.is_empty() {
+        let Some(frame) = take(server)? else {
+            let filled = tokio::time::timeout(SETTLE_TIMEOUT, server.wire.fill()).await;
+            match filled {
+                Ok(Ok(count)) if count > 0 => continue,
+                Ok(Ok(_)) => return Err(lost(server, "the server closed the connection")),
+                Ok(Err(error)) => return Err(lost(server, &error.to_string())),
+                Err(_) => return Err(lost(server, "no answer in time")),
+            }
+        };
+        if frame.tag == b'N' {
+            output.extend_from_slice(&frame.bytes);
+            continue;
+        }
+        let mut visible = BytesMut::new();
+        let passed = step(&mut visible, server, frame, true, &mut Relayed::default());
+        if !passed || visible.len() < HEADER_BYTES {
+            continue;
+        }
+        match visible[0] {
+            b'A' => output.extend_from_slice(&visible),
+            b'E' => {
+                failure.get_or_insert(Failure::Shard(visible));
+            }
+            tag => on_frame(
+                output,
+                Frame {
+                    tag,
+                    bytes: visible,
+                },
+            ),
+        }
+    }
+    failure.map_or(Ok(()), Err)
 }

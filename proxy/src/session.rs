@@ -5,6 +5,7 @@
 //! and its thread, the session, its transaction, and the request.
 
 mod admin;
+mod commit;
 mod copy;
 mod cursors;
 mod execute;
@@ -21,6 +22,7 @@ mod multi;
 mod planning;
 mod scatter;
 mod setting;
+mod snapshot;
 mod sql_prepared;
 mod statements;
 mod timer;
@@ -52,7 +54,7 @@ use crate::{
     pool::Pool,
     process::{Activity, Process, SessionCard, Thread, lock},
     relay::Client,
-    settings::User,
+    settings::{Consistency, User},
     telemetry::Tier,
 };
 
@@ -132,6 +134,8 @@ struct OwnSettings {
     tier: automator67_planner::Tier,
     /// `automator67.work_mem_bytes`: what one statement may hold in memory.
     work_bytes: usize,
+    /// `automator67.consistency`.
+    consistency: Consistency,
     /// `client_min_messages` lets warnings through.
     warnings: bool,
 }
@@ -184,6 +188,7 @@ impl Session {
                 gather_bytes_max: process.settings.gather_bytes_max,
                 tier: automator67_planner::Tier::Single,
                 work_bytes: WORK_BYTES,
+                consistency: process.settings.consistency,
                 warnings: true,
             },
             hidden: None,

@@ -32,8 +32,63 @@ pub struct Settings {
     pub gather_bytes_max: u64,
     /// Plans kept per thread.
     pub plan_cache_entries_max: usize,
+    /// What happens to transactions that write on several shards.
+    pub two_phase: TwoPhaseMode,
+    /// Default of `automator67.consistency`.
+    pub consistency: Consistency,
     /// Virtual nodes of a shard of weight 1 on the ring.
     pub virtual_nodes: u32,
+}
+
+/// How much transactions that write on several shards need of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TwoPhaseMode {
+    /// They are refused when more than one shard cannot prepare transactions.
+    Require,
+    /// They are committed shard by shard then, with a warning.
+    Prefer,
+}
+
+/// What a statement sees of transactions that wrote on several shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// All that is committed; of one that is being committed perhaps a part.
+    Strong,
+    /// Each wholly or not at all.
+    Snapshot,
+    /// As `Strong`, until there are replicas.
+    ReadYourWrites,
+    /// As `Strong`, until there are replicas.
+    Monotonic,
+    /// As `Strong`, until there are replicas.
+    Eventual,
+}
+
+impl Consistency {
+    /// All levels.
+    pub const ALL: [Consistency; 5] = [
+        Consistency::Strong,
+        Consistency::Snapshot,
+        Consistency::ReadYourWrites,
+        Consistency::Monotonic,
+        Consistency::Eventual,
+    ];
+
+    /// As it is set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Consistency::Strong => "strong",
+            Consistency::Snapshot => "snapshot",
+            Consistency::ReadYourWrites => "read_your_writes",
+            Consistency::Monotonic => "monotonic",
+            Consistency::Eventual => "eventual",
+        }
+    }
+
+    /// The level of that name.
+    pub fn named(name: &str) -> Option<Consistency> {
+        Consistency::ALL.into_iter().find(|level| level.name() == name)
+    }
 }
 
 /// A login.

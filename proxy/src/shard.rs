@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::{Report, sqlstate},
+    process::lock,
     server::{self, ConnectError},
     settings::{ShardHost, ShardSettings},
     tls,
+    two_phase::Ability,
     types::Types,
 };
 
@@ -36,6 +38,7 @@ pub struct Shard {
     up: AtomicBool,
     returns: AtomicU64,
     last_error: Mutex<String>,
+    two_phase: Mutex<Ability>,
     up_gauge: Gauge,
 }
 
@@ -60,6 +63,7 @@ impl Shard {
             up: AtomicBool::new(true),
             returns: AtomicU64::new(0),
             last_error: Mutex::default(),
+            two_phase: Mutex::new(Ability::Unknown),
             up_gauge,
         })
     }
@@ -82,6 +86,16 @@ impl Shard {
             .unwrap_or_default()
     }
 
+    /// Whether it can prepare transactions.
+    pub fn two_phase(&self) -> Ability {
+        lock(&self.two_phase).clone()
+    }
+
+    /// Notes whether it can prepare transactions.
+    pub fn set_two_phase(&self, ability: Ability) {
+        *lock(&self.two_phase) = ability;
+    }
+
     /// Notes that it could not be reached, or no longer answers.
     pub fn mark_down(&self, cause: &str) {
         if self.up.swap(false, Ordering::Relaxed) {
@@ -98,6 +112,8 @@ impl Shard {
             tracing::info!(shard = self.settings.name, "shard is up again");
             self.up_gauge.set(1.0);
             self.returns.fetch_add(1, Ordering::Relaxed);
+            // It may have come back with other settings.
+            self.set_two_phase(Ability::Unknown);
             if let Some(types) = &self.types {
                 types.forget();
             }

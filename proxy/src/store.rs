@@ -21,6 +21,11 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
+/// What every shard has, not only the home shard.
+mod embedded_in_shards {
+    refinery::embed_migrations!("migrations_of_shards");
+}
+
 /// Where changes of the catalog are announced.
 const CHANNEL: &str = "automator67_catalog";
 /// Held while a proxy migrates and fills the catalog, so that two do not at once.
@@ -39,6 +44,9 @@ pub enum StoreError {
     /// A statement failed.
     #[error("the catalog could not be read or written: {}", describe(.0))]
     Postgres(#[from] tokio_postgres::Error),
+    /// No answer in time.
+    #[error("the shard did not answer in time")]
+    Timeout,
     /// Migrations.
     #[error("the catalog could not be migrated: {0}")]
     Migrate(#[from] refinery::Error),
@@ -84,8 +92,8 @@ impl Store {
     }
 }
 
-/// Migrates and fills the catalog on the home shard.
-pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<(), StoreError> {
+/// Migrates and fills the catalog on the home shard. Returns its name.
+pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<String, StoreError> {
     let (mut client, connection) = connect(home).await?;
     let driver = tokio::spawn(connection);
     let result = fill(&mut client, settings).await;
@@ -95,7 +103,31 @@ pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<(), StoreE
     result
 }
 
-async fn fill(client: &mut tokio_postgres::Client, settings: &Settings) -> Result<(), StoreError> {
+/// Gives a shard what transactions over several shards need. Returns `max_prepared_transactions`.
+pub async fn set_up_shard(shard: &Arc<Shard>) -> Result<u32, StoreError> {
+    let (mut client, connection) = connect(shard).await?;
+    tokio::spawn(connection);
+    client
+        .execute("select pg_advisory_lock($1)", &[&SETUP_LOCK])
+        .await?;
+    client
+        .batch_execute("create schema if not exists automator67")
+        .await?;
+    let mut runner = embedded_in_shards::migrations::runner();
+    runner.set_migration_table_name("automator67.shard_migration");
+    runner.run_async(&mut client).await?;
+    client
+        .execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK])
+        .await?;
+    let row = client.query_one("show max_prepared_transactions", &[]).await?;
+    let text: &str = row.get(0);
+    Ok(text.parse().unwrap_or(0))
+}
+
+async fn fill(
+    client: &mut tokio_postgres::Client,
+    settings: &Settings,
+) -> Result<String, StoreError> {
     client
         .execute("select pg_advisory_lock($1)", &[&SETUP_LOCK])
         .await?;
@@ -116,10 +148,13 @@ async fn fill(client: &mut tokio_postgres::Client, settings: &Settings) -> Resul
             )
             .await?;
     }
+    let row = client
+        .query_one("select name from automator67.cluster", &[])
+        .await?;
     client
         .execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK])
         .await?;
-    Ok(())
+    Ok(row.get(0))
 }
 
 /// Writes shards and ring at the first start; later the two lists must agree.
@@ -176,18 +211,28 @@ type Connection = tokio_postgres::Connection<crate::wire::Stream, tokio_postgres
 
 /// Logs in as the shard's admin.
 pub(crate) async fn connect(
-    home: &Arc<Shard>,
+    shard: &Arc<Shard>,
 ) -> Result<(tokio_postgres::Client, Connection), StoreError> {
-    let name = &home.settings.name;
-    let dialed = tokio::time::timeout(home.connect_timeout, server::dial(home)).await;
+    let settings = &shard.settings;
+    connect_as(shard, &settings.admin_user, &settings.admin_password).await
+}
+
+/// Logs in to a shard.
+pub(crate) async fn connect_as(
+    shard: &Arc<Shard>,
+    user: &str,
+    password: &str,
+) -> Result<(tokio_postgres::Client, Connection), StoreError> {
+    let name = &shard.settings.name;
+    let dialed = tokio::time::timeout(shard.connect_timeout, server::dial(shard)).await;
     let (wire, _) = dialed
         .unwrap_or(Err(ConnectError::Timeout))
         .map_err(|error| StoreError::Connect(name.clone(), error))?;
     let mut config = tokio_postgres::Config::new();
     config
-        .user(&home.settings.admin_user)
-        .password(&home.settings.admin_password)
-        .dbname(&home.settings.database)
+        .user(user)
+        .password(password)
+        .dbname(&shard.settings.database)
         .application_name("automator67 catalog");
     Ok(config.connect_raw(wire.stream, NoTls).await?)
 }

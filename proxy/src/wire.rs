@@ -45,6 +45,21 @@ pub enum Stream {
     Closed,
 }
 
+#[cfg(feature = "failpoints")]
+impl Stream {
+    /// Ends the connection as a broken network would.
+    pub fn cut(&self) {
+        use socket2::SockRef;
+        let socket = match self {
+            Stream::Tcp(stream) => SockRef::from(stream),
+            Stream::Unix(stream) => SockRef::from(stream),
+            Stream::TlsClient(stream) => SockRef::from(stream.get_ref().0),
+            Stream::TlsServer(_) | Stream::Closed => return,
+        };
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+    }
+}
+
 /// A TCP stream of which some bytes were already read.
 pub struct Prefixed {
     /// The bytes.

@@ -541,7 +541,6 @@ impl Session {
     fn note_rows(&mut self, shard: ShardId, count: u64) {
         if let (Some(index), true) = (self.link_position(shard), count > 0) {
             self.links[index].wrote = true;
-            self.links[index].wrote_rows = true;
         }
     }
 

@@ -27,6 +27,7 @@ impl Session {
         if self.transaction.is_failed() && !ends_failed_transaction(&planned.plan) {
             return Err(aborted());
         }
+        self.want_snapshot_for(&planned.plan);
         let _timer = match &planned.plan {
             Plan::Scatter(_) | Plan::Gather(_) | Plan::InsertSelect(_) => self.start_timer(),
             _ => None,

@@ -317,7 +317,7 @@ impl Session {
         }
     }
 
-    fn shard_name(&self, shard: ShardId) -> String {
+    pub(super) fn shard_name(&self, shard: ShardId) -> String {
         self.process
             .shard(shard)
             .map_or_else(|_| shard.to_string(), |shard| shard.settings.name.clone())

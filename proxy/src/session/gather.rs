@@ -162,7 +162,7 @@ impl Session {
         self.run_hidden(home, &create).await?;
         let moved = match &fetch.from {
             FetchSource::Proxy(view) => {
-                let rows = self.view_rows(*view);
+                let rows = self.view_rows(*view).await;
                 self.load_rows(fetch, &rows).await?
             }
             FetchSource::Shards(set) => {

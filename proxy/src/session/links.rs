@@ -6,7 +6,7 @@ use std::sync::Arc;
 use automator67_planner::{catalog::ShardId, plan::SessionEffects};
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, shutting_down};
+use super::{Session, shutting_down, snapshot::View};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc::SettingMap,
@@ -24,8 +24,6 @@ pub struct Link {
     pub begun: bool,
     /// The transaction has written through it.
     pub wrote: bool,
-    /// It has written rows, not only changed the schema.
-    pub wrote_rows: bool,
     /// Stays with the session.
     pinned: bool,
 }
@@ -59,6 +57,19 @@ impl Session {
     /// The session's connection to a shard, ready for the next statement: borrowed if need be,
     /// with the session's settings, and with the transaction's BEGIN queued.
     pub(super) async fn link(&mut self, shard: ShardId) -> Outcome<usize> {
+        if self.transaction.view == View::Wanted && self.transaction.is_open() {
+            Box::pin(self.open_snapshots()).await?;
+        }
+        let index = self.idle_link(shard).await?;
+        if self.transaction.is_open() && !self.links[index].begun {
+            self.allow_to_join(index)?;
+            self.queue_begin(index).await?;
+        }
+        Ok(index)
+    }
+
+    /// The same without BEGIN.
+    pub(super) async fn idle_link(&mut self, shard: ShardId) -> Outcome<usize> {
         let index = match self
             .links
             .iter()
@@ -77,9 +88,6 @@ impl Session {
                 let before = before.clone();
                 self.apply_settings(index, &before).await?;
             }
-        }
-        if self.transaction.is_open() && !self.links[index].begun {
-            self.queue_begin(index).await?;
         }
         Ok(index)
     }
@@ -114,7 +122,6 @@ impl Session {
             server,
             begun: false,
             wrote: false,
-            wrote_rows: false,
             pinned: self.pinned,
         });
         Ok(self.links.len() - 1)
@@ -167,9 +174,12 @@ impl Session {
     /// Notes what a statement leaves behind in the server session it is about to run in.
     pub(super) fn note_effects(&mut self, index: usize, effects: SessionEffects) -> Outcome {
         let session = self.card.id;
+        if effects.writes && !self.links[index].wrote {
+            let shard = self.links[index].server.shard_id();
+            self.allow_second_writer(shard)?;
+        }
         let link = &mut self.links[index];
         link.wrote |= effects.writes || effects.changes_catalog;
-        link.wrote_rows |= effects.writes && !effects.changes_catalog;
         if effects.reads_sequence
             && !(self.pinned
                 || link.server.sequence_owner == SequenceOwner::Session(session) && link.begun)
@@ -223,7 +233,6 @@ impl Session {
         for link in &mut self.links {
             link.begun = false;
             link.wrote = false;
-            link.wrote_rows = false;
             activity.keys.push(link.server.key.clone());
         }
     }

@@ -8,13 +8,17 @@ use automator67_planner::{Tier as Floor, plan::SettingCommand};
 use super::{DEFAULT_SEARCH_PATH, Session, planning::Request};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
+    failpoint,
     guc::{self, SettingMap},
     message,
     process::lock,
     relay,
+    settings::Consistency,
     telemetry::Tier,
 };
 
+/// What the proxy's own settings start with.
+const OWN: &str = "automator67.";
 /// Everything back to the server's own values.
 const RESET_ALL: &str = "RESET ALL";
 /// Greetings kept per thread.
@@ -105,6 +109,22 @@ impl Session {
                 replay,
                 value,
                 local,
+            } if name.starts_with(OWN) => {
+                if *local {
+                    self.set_locally(name, replay, value.as_deref())?;
+                } else {
+                    self.set_own_or_map(name, replay, value.as_deref())?;
+                }
+                if name == "automator67.consistency" && *local {
+                    self.change_view()?;
+                }
+                message::put_command_complete(self.client.output(), "SET");
+            }
+            SettingCommand::Set {
+                name,
+                replay,
+                value,
+                local,
             } => {
                 check_encoding(name, value.as_deref())?;
                 self.run_setting(request).await?;
@@ -115,6 +135,19 @@ impl Session {
                     self.set_own_or_map(name, replay, value.as_deref())?;
                     self.settings_are_made();
                 }
+            }
+            SettingCommand::Reset { name, local } if name.starts_with(OWN) => {
+                if *local {
+                    self.set_locally(name, "", None)?;
+                } else {
+                    self.reset(name);
+                }
+                let tag = if starts_with_set(request.text) {
+                    "SET"
+                } else {
+                    "RESET"
+                };
+                message::put_command_complete(self.client.output(), tag);
             }
             SettingCommand::Reset { name, local: true } => {
                 self.run_setting(request).await?;
@@ -270,6 +303,7 @@ impl Session {
                 Floor::Gather => "gather",
             }
             .to_owned(),
+            "automator67.consistency" => own.consistency.name().to_owned(),
             other => {
                 return Err(Report::error(
                     "42704",
@@ -337,7 +371,20 @@ impl Session {
                     }
                 };
             }
-            _ if name.starts_with("automator67.") => {
+            "automator67.consistency" => {
+                self.settings.own.consistency = if value_text.is_empty() {
+                    self.process.settings.consistency
+                } else {
+                    let level = Consistency::named(&value_text.to_lowercase());
+                    level.ok_or_else(|| {
+                        let names = Consistency::ALL.map(Consistency::name);
+                        let hint = format!("Available values: {}.", names.join(", "));
+                        invalid_value(name, value_text, &hint)
+                    })?
+                };
+            }
+            "automator67.failpoint" if failpoint::configure(value_text) => return Ok(()),
+            _ if name.starts_with(OWN) => {
                 return Err(Report::error(
                     "42704",
                     format!("unrecognized configuration parameter \"{name}\""),
@@ -357,7 +404,10 @@ impl Session {
             }
             _ => {}
         }
-        self.settings.map.set(name, replay);
+        // No server knows the proxy's own.
+        if !name.starts_with(OWN) {
+            self.settings.map.set(name, replay);
+        }
         Ok(())
     }
 
@@ -390,6 +440,9 @@ impl Session {
             }
             "automator67.force_tier" => self.settings.own.tier = Floor::Single,
             "automator67.work_mem_bytes" => self.settings.own.work_bytes = super::WORK_BYTES,
+            "automator67.consistency" => {
+                self.settings.own.consistency = self.process.settings.consistency;
+            }
             "client_min_messages" => self.settings.own.warnings = true,
             _ => {}
         }
@@ -402,6 +455,7 @@ impl Session {
             "automator67.gather_max_bytes",
             "automator67.work_mem_bytes",
             "automator67.force_tier",
+            "automator67.consistency",
             "client_min_messages",
         ] {
             self.reset(name);

@@ -8,7 +8,10 @@ use automator67_planner::{
     plan::TransactionCommand,
 };
 
-use super::{Session, Settings};
+use super::{
+    Session, Settings,
+    snapshot::{self, View},
+};
 use crate::{
     error::{Failure, Outcome, Report, Severity, sqlstate},
     gate::Barrier,
@@ -36,6 +39,8 @@ pub struct Transaction {
     pub catalog: Option<Arc<Catalog>>,
     /// Epoch that its commit will publish.
     pub epoch: Option<u64>,
+    /// What it sees of other shards.
+    pub view: View,
     /// A shard's part was lost with its connection: nothing but ROLLBACK can follow.
     pub doomed: bool,
     /// The schema has changed since `catalog` was loaded.
@@ -141,8 +146,20 @@ impl Transaction {
             self.read_only = true;
         }
         self.guard = Some(Guard::Closed).filter(|_| self.read_only);
+        if state == State::Open {
+            self.consider_view(settings);
+        }
         self.settings_before
             .get_or_insert_with(|| Box::new(settings.clone()));
+    }
+
+    /// Decides what the transaction is to see of other shards; before any of them has joined.
+    pub fn consider_view(&mut self, settings: &Settings) {
+        let default = settings.map.get("default_transaction_isolation");
+        let consistency = settings.own.consistency;
+        let (view, more) = snapshot::view_of(&self.options, default, consistency);
+        self.view = view;
+        self.options.push_str(more);
     }
 
     /// Settings when it began.
@@ -209,6 +226,14 @@ impl Session {
         }
     }
 
+    /// The same for several statements, or for one that is to have a snapshot of its own.
+    pub(super) fn begin_implicit_block(&mut self) {
+        if self.transaction.state == State::Idle {
+            self.begin_implicit();
+            self.transaction.consider_view(&self.settings);
+        }
+    }
+
     async fn set_transaction(
         &mut self,
         options: &str,
@@ -234,6 +259,22 @@ impl Session {
         self.transaction.read_only |= read_only;
         message::put_command_complete(self.client.output(), "SET");
         Ok(Tier::Proxy)
+    }
+
+    /// After SET LOCAL of the level of consistency: it must come before the first query.
+    pub(super) fn change_view(&mut self) -> Outcome {
+        if !self.transaction.is_explicit() {
+            return Ok(());
+        }
+        if self.links.iter().any(|link| link.begun) {
+            return Err(Report::error(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                "SET LOCAL automator67.consistency must be called before any query",
+            )
+            .into());
+        }
+        self.transaction.consider_view(&self.settings);
+        Ok(())
     }
 
     async fn commit(&mut self, chain: bool) -> Outcome<Tier> {
@@ -311,14 +352,10 @@ impl Session {
         }
     }
 
-    /// COMMIT on every shard that joined. Without two-phase commit a failure in the middle leaves
-    /// some shards committed: the error names them.
-    async fn commit_links(&mut self, explicit: bool) -> Outcome {
-        let writers = self
-            .links
-            .iter()
-            .filter(|link| link.begun && link.wrote_rows)
-            .count();
+    /// COMMIT on every shard that joined, where at most one has changes; with more, and without
+    /// two-phase commit, a failure in the middle leaves some shards committed: the error names
+    /// them.
+    pub(super) async fn commit_one_by_one(&mut self, explicit: bool, writers: usize) -> Outcome {
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.query("COMMIT", true);
         }
@@ -360,25 +397,25 @@ impl Session {
             }
             link.begun = false;
             link.wrote = false;
-            link.wrote_rows = false;
         }
         if let Some((name, failure)) = failed {
             self.forget_transaction(false);
             return Err(partial_commit(&name, failure, &committed));
         }
-        self.settle(explicit, writers).await;
-        Ok(())
-    }
-
-    async fn settle(&mut self, explicit: bool, writers: usize) {
-        if let Some(epoch) = self.transaction.epoch {
-            self.process.store.follow(epoch).await;
-        }
-        self.forget_transaction(true);
+        self.settle().await;
         if writers > 1 && (explicit || !self.warned_several) {
             self.warned_several |= !explicit;
             self.warn_several_writers(writers);
         }
+        Ok(())
+    }
+
+    /// The transaction is committed.
+    pub(super) async fn settle(&mut self) {
+        if let Some(epoch) = self.transaction.epoch {
+            self.process.store.follow(epoch).await;
+        }
+        self.forget_transaction(true);
     }
 
     fn warn_several_writers(&mut self, writers: usize) {
@@ -395,7 +432,7 @@ impl Session {
     }
 
     /// ROLLBACK on every shard that joined.
-    async fn rollback_links(&mut self) -> Outcome {
+    pub(super) async fn rollback_links(&mut self) -> Outcome {
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.query("ROLLBACK", true);
             // What fails here ends the connection, and the shard rolls back by itself.
@@ -405,7 +442,6 @@ impl Session {
         for (position, link) in begun.enumerate() {
             link.begun = false;
             link.wrote = false;
-            link.wrote_rows = false;
             let ended = relay::collect(&mut self.client, &mut link.server, |output, frame| {
                 // What was set is taken back alike everywhere.
                 if position == 0 {
@@ -425,7 +461,7 @@ impl Session {
     }
 
     /// Ends the transaction's own state; a rollback takes its settings back.
-    fn forget_transaction(&mut self, committed: bool) {
+    pub(super) fn forget_transaction(&mut self, committed: bool) {
         let ended = std::mem::take(&mut self.transaction);
         self.portals.clear();
         self.end_cursors(committed);

@@ -5,17 +5,26 @@ use std::time::UNIX_EPOCH;
 use automator67_planner::plan::ProxyView;
 
 use super::Session;
-use crate::{process::lock, settings::ShardHost};
+use crate::{
+    process::{Process, lock},
+    settings::ShardHost,
+    two_phase::{self, Name, Part},
+};
 
 type Row = Vec<Option<String>>;
 
 impl Session {
     /// All rows of a view, in the order of [`ProxyView::columns`].
-    pub(super) fn view_rows(&self, view: ProxyView) -> Vec<Row> {
+    pub(super) async fn view_rows(&mut self, view: ProxyView) -> Vec<Row> {
         match view {
             ProxyView::Shards => self.shard_rows(),
             ProxyView::Pools => self.pool_rows(),
             ProxyView::Sessions => self.session_rows(),
+            ProxyView::Transactions => {
+                let process = self.process.clone();
+                let parts = two_phase::list(&process).await;
+                parts.iter().map(|part| transaction_row(&process, part)).collect()
+            }
         }
     }
 
@@ -85,6 +94,23 @@ impl Session {
         };
         self.process.sessions().into_iter().map(row).collect()
     }
+}
+
+fn transaction_row(process: &Process, (part, state): &(Part, &str)) -> Row {
+    let name = |id| {
+        let shard = process.shard(id);
+        shard.map_or_else(|_| id.to_string(), |shard| shard.settings.name.clone())
+    };
+    let anchor = Name::parse(&part.gid).map(|gid| name(gid.anchor));
+    vec![
+        Some(part.gid.clone()),
+        Some(name(part.shard)),
+        anchor,
+        Some((*state).to_owned()),
+        Some(timestamp(part.prepared_at as u64)),
+        Some(format!("{:.3}", part.age)),
+        Some(part.owner.clone()),
+    ]
 }
 
 fn boolean(value: bool) -> Option<String> {

@@ -1,0 +1,427 @@
+//! COMMIT. One shard that was written to commits by itself; several commit in two phases:
+//!
+//! 1. The anchor notes the decision in its own transaction, which it leaves open.
+//! 2. All others prepare: from here on each of them can commit, whatever happens to it.
+//! 3. The anchor commits: that is the commit of all.
+//! 4. The others commit what they have prepared.
+//!
+//! What breaks before step 3 rolls everything back, what breaks later is committed. When this
+//! process does not live to do so, any proxy does, see [`two_phase`](crate::two_phase).
+
+use std::time::Duration;
+
+use automator67_planner::catalog::ShardId;
+use tokio::time::Instant;
+
+use super::Session;
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    failpoint, message,
+    process::Process,
+    relay,
+    settings::TwoPhaseMode,
+    two_phase::{self, Ability},
+};
+
+/// Deferred constraints are checked while nothing is decided. Both locks last to the end of the
+/// shard's part, also of a prepared one. The fence is asked for on the lowest shard first.
+const BEFORE: &str = "SET CONSTRAINTS ALL IMMEDIATE; \
+    LOCK TABLE automator67.fence IN ROW EXCLUSIVE MODE";
+/// How long a commit tries to learn what an anchor has done that no longer answers, and to finish
+/// on a shard that was lost. The recovery goes on after that.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What came back from one step on one shard.
+enum Step {
+    Done,
+    /// The server rolled back instead: its part had failed before.
+    RolledBack,
+    Failed(Failure),
+}
+
+impl Session {
+    /// COMMIT on every shard that joined.
+    pub(super) async fn commit_links(&mut self, explicit: bool) -> Outcome {
+        let writers = self.writers();
+        if writers.len() < 2 {
+            self.commit_one_by_one(explicit, 1).await
+        } else if let Some(anchor) = self.anchor(&writers).await? {
+            self.commit_in_two_phases(anchor, &writers).await
+        } else {
+            self.commit_one_by_one(explicit, writers.len()).await
+        }
+    }
+
+    /// Shards that were written to, ascending.
+    fn writers(&self) -> Vec<ShardId> {
+        let wrote = self.links.iter().filter(|link| link.begun && link.wrote);
+        let mut writers: Vec<ShardId> = wrote.map(|link| link.server.shard_id()).collect();
+        writers.sort_unstable();
+        writers
+    }
+
+    /// The shard that decides: the lowest, where all can prepare; the one that cannot, where that
+    /// is one. `None`: there is no such commit, and the settings allow to do without.
+    async fn anchor(&mut self, writers: &[ShardId]) -> Outcome<Option<ShardId>> {
+        match self.deciding_shard(writers).await {
+            Ok(anchor) => Ok(Some(anchor)),
+            Err(_) if self.process.settings.two_phase == TwoPhaseMode::Prefer => Ok(None),
+            Err(report) => {
+                self.rollback_links().await?;
+                Err(report.into())
+            }
+        }
+    }
+
+    async fn deciding_shard(&mut self, writers: &[ShardId]) -> Result<ShardId, Report> {
+        for shard in writers {
+            let shard = self.process.shard(*shard)?.clone();
+            if two_phase::ensure(&shard).await == Ability::Unknown {
+                let name = &shard.settings.name;
+                return Err(no_two_phase(&format!("shard \"{name}\" does not answer")));
+            }
+        }
+        choose_anchor(&self.process, writers)
+    }
+
+    /// Refuses a second shard's write early, where the commit would refuse it.
+    pub(super) fn allow_second_writer(&self, shard: ShardId) -> Outcome {
+        let mut writers = self.writers();
+        let alone = writers.is_empty() || writers.contains(&shard);
+        if alone || self.process.settings.two_phase == TwoPhaseMode::Prefer {
+            return Ok(());
+        }
+        writers.push(shard);
+        choose_anchor(&self.process, &writers)?;
+        Ok(())
+    }
+
+    async fn commit_in_two_phases(&mut self, anchor: ShardId, writers: &[ShardId]) -> Outcome {
+        let parts: Vec<ShardId> = writers.iter().copied().filter(|one| *one != anchor).collect();
+        let name = self.process.two_phase.name(anchor, &parts);
+        if !name.fits() {
+            self.rollback_links().await?;
+            return Err(Report::error(sqlstate::FEATURE_NOT_SUPPORTED, "the transaction wrote on too many shards")
+                .hint("Split it into several.")
+                .into());
+        }
+        let gid = name.to_string();
+        if let Err(failure) = self.prepare(&gid, anchor, &parts).await {
+            self.undo(&gid, &parts).await?;
+            return Err(failure);
+        }
+        match self.decide(&gid, anchor).await {
+            Ok(()) => {}
+            Err(Undecided::RolledBack(failure)) => {
+                self.undo(&gid, &parts).await?;
+                return Err(failure);
+            }
+            Err(Undecided::Unknown) => {
+                self.abandon_links();
+                self.process.two_phase.look_now();
+                self.forget_transaction(false);
+                return Err(unknown_outcome(&gid));
+            }
+        }
+        self.finish(&gid, anchor, &parts).await;
+        failpoint::reach("commit.before_acknowledge", None).await;
+        self.settle().await;
+        Ok(())
+    }
+
+    /// Steps 1 and 2. Shards that were only read from end here, too.
+    async fn prepare(&mut self, gid: &str, anchor: ShardId, parts: &[ShardId]) -> Outcome {
+        self.fail_at("commit.before_decision", anchor).await;
+        let decision = format!("{BEFORE}; SELECT automator67.decide('{gid}')");
+        match self.step_on(anchor, &decision, "SELECT").await {
+            Step::Done => {}
+            Step::RolledBack => return Err(rolled_back(&self.shard_name(anchor))),
+            Step::Failed(failure) => return Err(failure),
+        }
+        self.fail_at("commit.after_decision", anchor).await;
+        self.fail_at("commit.before_prepare", parts[0]).await;
+        let text = format!("{BEFORE}; PREPARE TRANSACTION '{gid}'");
+        let writes = |shard: ShardId| shard == anchor || parts.contains(&shard);
+        let mut lost = None;
+        for index in 0..self.links.len() {
+            let link = &mut self.links[index];
+            let shard = link.server.shard_id();
+            if !link.begun || shard == anchor {
+                continue;
+            }
+            let text = if writes(shard) { &text } else { "COMMIT" };
+            link.server.query(text, true);
+            if let Err(failure) = relay::send(&mut link.server).await {
+                lost.get_or_insert(failure);
+            }
+            if writes(shard) {
+                self.fail_at("commit.one_prepare_sent", shard).await;
+            }
+        }
+        let mut failed = lost;
+        for index in 0..self.links.len() {
+            let shard = self.links[index].server.shard_id();
+            if !self.links[index].begun || shard == anchor {
+                continue;
+            }
+            let writes = writes(shard);
+            let tag = if writes { "PREPARE TRANSACTION" } else { "COMMIT" };
+            match self.answer_of(index, tag, false).await {
+                Step::Done => {}
+                Step::RolledBack => {
+                    let name = self.shard_name(shard);
+                    failed.get_or_insert_with(|| rolled_back(&name));
+                }
+                // A part that was only read has nothing to lose.
+                Step::Failed(Failure::Report(_)) if !writes => {}
+                Step::Failed(failure) => {
+                    failed.get_or_insert(failure);
+                }
+            }
+            self.links[index].begun = writes;
+            if writes {
+                self.fail_at("commit.after_one_prepared", shard).await;
+            }
+        }
+        match failed {
+            None => {
+                self.fail_at("commit.after_prepare", parts[0]).await;
+                Ok(())
+            }
+            Some(failure) => Err(failure),
+        }
+    }
+
+    /// Step 3.
+    async fn decide(&mut self, gid: &str, anchor: ShardId) -> Result<(), Undecided> {
+        self.fail_at("commit.before_commit", anchor).await;
+        let Some(index) = self.link_position(anchor) else {
+            return Err(Undecided::Unknown);
+        };
+        let server = &mut self.links[index].server;
+        server.query("COMMIT", true);
+        // What cannot be sent is noticed when the answer is read.
+        let _ = relay::send(server).await;
+        self.fail_at("commit.commit_sent", anchor).await;
+        match self.answer_of(index, "COMMIT", true).await {
+            Step::Done => {}
+            Step::RolledBack => {
+                let name = self.shard_name(anchor);
+                return Err(Undecided::RolledBack(rolled_back(&name)));
+            }
+            Step::Failed(failure @ Failure::Report(_)) => {
+                return self.learn_decision(gid, anchor, failure).await;
+            }
+            Step::Failed(failure) => return Err(Undecided::RolledBack(failure)),
+        }
+        if let Some(link) = self.links.get_mut(index) {
+            link.begun = false;
+        }
+        self.fail_at("commit.after_commit", anchor).await;
+        Ok(())
+    }
+
+    /// The anchor's answer was lost: has it committed?
+    async fn learn_decision(
+        &mut self,
+        gid: &str,
+        anchor: ShardId,
+        failure: Failure,
+    ) -> Result<(), Undecided> {
+        if let Some(index) = self.link_position(anchor) {
+            self.links.remove(index).server.close();
+        }
+        let Ok(shard) = self.process.shard(anchor).cloned() else {
+            return Err(Undecided::Unknown);
+        };
+        match two_phase::outcome(&shard, gid, Instant::now() + PATIENCE).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(Undecided::RolledBack(failure)),
+            None => Err(Undecided::Unknown),
+        }
+    }
+
+    /// Step 4. A shard that cannot be reached now is left to the recovery: it is committed.
+    async fn finish(&mut self, gid: &str, anchor: ShardId, parts: &[ShardId]) {
+        self.fail_at("commit.before_second_phase", parts[0]).await;
+        let text = format!("COMMIT PREPARED '{gid}'");
+        for shard in parts {
+            if let Some(index) = self.link_position(*shard) {
+                let server = &mut self.links[index].server;
+                server.query(&text, true);
+                let _ = relay::send(server).await;
+            }
+            self.fail_at("commit.one_second_sent", *shard).await;
+        }
+        let mut left = Vec::new();
+        for shard in parts {
+            let done = match self.link_position(*shard) {
+                Some(index) => self.answer_of(index, "COMMIT PREPARED", false).await,
+                None => Step::RolledBack,
+            };
+            if !matches!(done, Step::Done) && !self.finish_elsewhere(gid, *shard).await {
+                left.push(self.shard_name(*shard));
+            }
+            self.fail_at("commit.after_one_second", *shard).await;
+        }
+        for link in &mut self.links {
+            link.begun = false;
+            link.wrote = false;
+        }
+        self.drop_broken_links();
+        if left.is_empty() {
+            self.process.two_phase.finish(anchor, gid.to_owned());
+        } else {
+            self.process.two_phase.look_now();
+            Report::error("01000", "the transaction is committed, but not visible on every shard yet")
+                .warning()
+                .detail(format!("Shards that do not answer: {}.", left.join(", ")))
+                .hint("It becomes visible when they answer again; see automator67.transactions.")
+                .write(self.client.output());
+        }
+        failpoint::reach("commit.after_second_phase", None).await;
+    }
+
+    /// Commits a prepared part over another connection.
+    async fn finish_elsewhere(&mut self, gid: &str, shard: ShardId) -> bool {
+        let Ok(shard) = self.process.shard(shard).cloned() else {
+            return false;
+        };
+        let deadline = Instant::now() + PATIENCE;
+        two_phase::finish_surely(&self.process, &shard, gid, true, deadline).await
+    }
+
+    /// Rolls back what was prepared, and everything else.
+    async fn undo(&mut self, gid: &str, parts: &[ShardId]) -> Outcome {
+        failpoint::reach("rollback.before_prepared", None).await;
+        let text = format!("ROLLBACK PREPARED '{gid}'");
+        for shard in parts {
+            let Some(index) = self.link_position(*shard) else {
+                continue;
+            };
+            let server = &self.links[index].server;
+            let prepared = server.expected.is_empty() && server.status == b'I';
+            if !prepared {
+                continue;
+            }
+            // Where the part was not prepared, because it failed, there is nothing of this name.
+            let answer = self.step_on(*shard, &text, "ROLLBACK PREPARED").await;
+            if let Step::Failed(Failure::Report(_)) = answer {
+                self.process.two_phase.look_now();
+            }
+            if let Some(index) = self.link_position(*shard) {
+                self.links[index].begun = false;
+                self.links[index].wrote = false;
+            }
+            self.fail_at("rollback.after_one", *shard).await;
+        }
+        self.rollback_links().await
+    }
+
+    /// One statement on a shard that takes part.
+    async fn step_on(&mut self, shard: ShardId, text: &str, tag: &str) -> Step {
+        let Some(index) = self.link_position(shard) else {
+            return Step::Failed(rolled_back(&self.shard_name(shard)));
+        };
+        self.links[index].server.query(text, true);
+        self.answer_of(index, tag, false).await
+    }
+
+    /// The answer to what was sent; its last command tag must be `tag`.
+    async fn answer_of(&mut self, index: usize, tag: &str, pass_status: bool) -> Step {
+        let mut seen = String::new();
+        let output = &mut self.client.wire.output;
+        let server = &mut self.links[index].server;
+        let settled = relay::settle(output, server, |output, frame| match frame.tag {
+            b'C' => message::command_tag(frame.body()).clone_into(&mut seen),
+            // SET LOCAL ends alike everywhere.
+            b'S' if pass_status => output.extend_from_slice(&frame.bytes),
+            _ => {}
+        });
+        match settled.await {
+            Err(failure) => Step::Failed(failure),
+            Ok(()) if seen.split(' ').take(2).eq(tag.split(' ').take(2)) || seen.starts_with(tag) => {
+                Step::Done
+            }
+            Ok(()) => Step::RolledBack,
+        }
+    }
+
+    /// Connections with something under way are not lent again.
+    fn drop_broken_links(&mut self) {
+        let (whole, broken): (Vec<_>, Vec<_>) = std::mem::take(&mut self.links)
+            .into_iter()
+            .partition(|link| link.server.expected.is_empty());
+        self.links = whole;
+        broken.into_iter().for_each(|link| link.server.close());
+    }
+
+    /// Leaves every open part as it is.
+    fn abandon_links(&mut self) {
+        for link in std::mem::take(&mut self.links) {
+            link.server.close();
+        }
+    }
+
+    async fn fail_at(&mut self, step: &'static str, shard: ShardId) {
+        let link = self
+            .links
+            .iter_mut()
+            .find(|link| link.server.shard_id() == shard);
+        failpoint::reach(step, link.map(|link| &mut *link.server)).await;
+    }
+}
+
+/// As [`Session::anchor`], by what is known of the shards.
+fn choose_anchor(process: &Process, writers: &[ShardId]) -> Result<ShardId, Report> {
+    let mut anchor = None;
+    for id in writers {
+        let shard = process.shard(*id)?;
+        match shard.two_phase() {
+            Ability::Ready | Ability::Unknown => {}
+            Ability::DecideOnly if anchor.is_none() => anchor = Some(*id),
+            Ability::DecideOnly => {
+                let name = &shard.settings.name;
+                let why = format!("max_prepared_transactions is 0 on shard \"{name}\"");
+                return Err(no_two_phase(&why));
+            }
+            Ability::Unable(why) => return Err(no_two_phase(&why)),
+        }
+    }
+    Ok(anchor.or(writers.first().copied()).unwrap_or_default())
+}
+
+/// How the anchor's COMMIT went wrong.
+enum Undecided {
+    /// Nothing is committed anywhere.
+    RolledBack(Failure),
+    /// The anchor does not answer.
+    Unknown,
+}
+
+fn no_two_phase(why: &str) -> Report {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "a transaction cannot write on several shards here",
+    )
+    .detail(format!("Two-phase commit is not possible: {why}."))
+    .hint("Set max_prepared_transactions on the servers, write on one shard per transaction, or set two_phase = \"prefer\" in the configuration and accept that a crash can leave a part of a transaction.")
+}
+
+fn rolled_back(shard: &str) -> Failure {
+    Report::error(
+        sqlstate::IN_FAILED_SQL_TRANSACTION,
+        format!("shard \"{shard}\" rolled the transaction back"),
+    )
+    .into()
+}
+
+fn unknown_outcome(gid: &str) -> Failure {
+    Report::error(
+        sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+        "the transaction's outcome is not known yet",
+    )
+    .detail(format!("The shard that decides transaction \"{gid}\" does not answer. It has committed everywhere or nowhere."))
+    .hint("Look at its rows when the shard is back; automator67.transactions shows it until it has ended.")
+    .into()
+}
