@@ -445,6 +445,7 @@ fn everywhere(kind: &'static str) -> Draft {
         sql: None,
         returning: false,
         copies: true,
+        moves: Vec::new(),
     };
     Draft::new(Plan::Multi(multi), kind).writes()
 }

@@ -291,6 +291,8 @@ pub struct Multi {
     pub returning: bool,
     /// Every shard changes its own copy of the same rows: report one shard's tag and rows.
     pub copies: bool,
+    /// What is read first, for every shard to have it.
+    pub moves: Vec<Move>,
 }
 
 /// A set of shards that may depend on key values.

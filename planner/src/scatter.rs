@@ -11,10 +11,11 @@ pub(crate) mod clauses;
 mod moving;
 mod rows;
 pub(crate) mod separable;
-mod subqueries;
+pub(crate) mod subqueries;
 
 use pg_query::{NodeEnum, protobuf};
 
+pub(crate) use self::moving::{as_moved, equal_to_key, looked_up_by};
 use self::{
     clauses::{Base, Clauses, Composed, Edit},
     separable::Anchored,

@@ -1,6 +1,8 @@
 //! UPDATE, DELETE and MERGE: on one shard, on all shards that have a part of the rows, or on the
 //! home shard.
 
+mod moving;
+
 use pg_query::{
     NodeEnum,
     protobuf::{self, CmdType},
@@ -43,9 +45,19 @@ pub(crate) fn write(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     let draft = match found.placed() {
         None => write_at_home(statement, &analysis, &views, kind)?,
         Some(relation) if relation.placement == Placement::Reference => {
-            write_copies(statement, &analysis, relation, kind)?
+            let moved = || moving::by_moving(statement, &analysis, &views, target, kind);
+            match write_copies(statement, &analysis, relation, kind) {
+                Err(error) => moved().ok_or(error)?,
+                Ok(draft) => draft,
+            }
         }
-        Some(relation) => write_distributed(statement, &analysis, target, relation, kind)?,
+        Some(relation) => {
+            let moved = || moving::by_moving(statement, &analysis, &views, target, kind);
+            match write_distributed(statement, &analysis, target, relation, kind) {
+                Err(error) => moved().ok_or(error)?,
+                Ok(draft) => draft,
+            }
+        }
     };
     Ok(draft.session(effects))
 }
@@ -320,6 +332,7 @@ fn write_distributed(
         sql,
         returning,
         copies: false,
+        moves: Vec::new(),
     };
     Ok(Draft::new(Plan::Multi(multi), kind).reusable(reusable))
 }
@@ -735,6 +748,7 @@ fn write_copies(
         sql,
         returning,
         copies: true,
+        moves: Vec::new(),
     };
     Ok(Draft::new(Plan::Multi(multi), kind).reusable(reusable))
 }
@@ -819,6 +833,12 @@ const ORDERED_AGGREGATES: &[&str] = &[
     "lead",
     "ntile",
 ];
+
+/// The result of a SELECT can depend on the order in which rows are read.
+fn ordered(select: &protobuf::SelectStmt) -> bool {
+    let node = NodeEnum::SelectStmt(Box::new(select.clone()));
+    depends_on_order(&node).is_some()
+}
 
 fn depends_on_order(node: &NodeEnum) -> Option<&'static str> {
     let mut what = None;

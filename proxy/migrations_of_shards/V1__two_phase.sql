@@ -23,5 +23,10 @@ $$;
 -- meanwhile. So no snapshot falls between a transaction's parts.
 create table automator67.fence ();
 
+-- Relations that are moved to a shard for one statement of a transaction that may be prepared:
+-- temporary tables cannot be used there. Made and dropped in the same transaction.
+create schema automator67_work;
+
+grant usage, create on schema automator67_work to public;
 grant usage on schema automator67 to public;
 grant insert, update on automator67.fence to public;

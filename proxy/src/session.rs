@@ -97,6 +97,8 @@ pub struct Session {
     sync_taken_by_copy: bool,
     /// What shards did for the last statement of the scatter and merge tiers.
     work: scatter::Work,
+    /// Relations that are moved for the statement are not temporary tables.
+    moves_last: bool,
     /// The warning about several shards was given once for single statements.
     warned_several: bool,
 }
@@ -216,6 +218,7 @@ impl Session {
             skipping: false,
             sync_taken_by_copy: false,
             work: scatter::Work::default(),
+            moves_last: false,
             warned_several: false,
         }
     }
@@ -365,7 +368,7 @@ impl Session {
             };
             let request = Request::part(&fresh, prepared, text, self.catalog());
             if !matches!(fresh.plan, Plan::Transaction(_) | Plan::Empty) {
-                self.begin_implicit();
+                self.begin_implicit_block();
             }
             self.note_statement(&request);
             let tier = Box::pin(self.execute(&request)).await?;

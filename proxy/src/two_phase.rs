@@ -99,6 +99,11 @@ impl TwoPhase {
         }
     }
 
+    /// A name that no other session of any proxy has.
+    pub fn private_name(&self, session: u64) -> String {
+        format!("p{:08x}s{session:x}", self.proxy)
+    }
+
     /// No shard has a part of it any more: its decision can go.
     pub fn finish(&self, anchor: ShardId, gid: String) {
         let mut finished = lock(&self.finished);

@@ -61,7 +61,7 @@ pub(super) fn scatter(
         .list
         .iter()
         .zip(&fetched.occurrences)
-        .map(|(fetch, uses)| as_reference(analysis, fetch, *uses.first()?))
+        .map(|(fetch, uses)| as_moved(analysis, fetch, *uses.first()?))
         .collect::<Option<_>>()?;
     relations.extend(queries.iter().map(|query| query.relation.clone()));
     let node = parse::parse_one(&fetched.text)?;
@@ -142,7 +142,11 @@ fn plan_again(
 }
 
 /// What a fetched relation is while the statement runs.
-fn as_reference(analysis: &Analysis<'_>, fetch: &Fetch, occurrence: usize) -> Option<Relation> {
+pub(crate) fn as_moved(
+    analysis: &Analysis<'_>,
+    fetch: &Fetch,
+    occurrence: usize,
+) -> Option<Relation> {
     let Found::Known(relation) = analysis.occurrences[occurrence].found else {
         return None;
     };
@@ -222,7 +226,7 @@ fn select(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> String {
 }
 
 /// Columns that rows of a subquery are found by, where it runs for every row around it.
-fn looked_up_by(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> Vec<String> {
+pub(crate) fn looked_up_by(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> Vec<String> {
     let repeated = |occurrence: usize| {
         let mut at = analysis.occurrences[occurrence].block;
         while let Some(block) = at.map(|index| &analysis.blocks[index]) {
@@ -261,6 +265,31 @@ fn route(
     let key = analysis.key_of(anchored.anchor)?;
     let anchor = analysis.occurrences[anchored.anchor].found.distributed()?;
     let (key_type, _) = group(anchor)?;
+    let (column, type_oid) = equal_to(analysis, key, fetch, uses)?;
+    Some(MoveRoute {
+        column,
+        type_oid,
+        key_type,
+    })
+}
+
+/// The column of a fetched relation that equals another occurrence's shard key in all its uses,
+/// and its type.
+pub(crate) fn equal_to_key(
+    analysis: &Analysis<'_>,
+    occurrence: usize,
+    fetch: &Fetch,
+    uses: &[usize],
+) -> Option<(usize, u32)> {
+    equal_to(analysis, analysis.key_of(occurrence)?, fetch, uses)
+}
+
+fn equal_to(
+    analysis: &Analysis<'_>,
+    key: ColumnId,
+    fetch: &Fetch,
+    uses: &[usize],
+) -> Option<(usize, u32)> {
     let Found::Known(relation) = analysis.occurrences[*uses.first()?].found else {
         return None;
     };
@@ -270,11 +299,7 @@ fn route(
                 .is_some_and(|column| equal_columns(analysis, column).contains(&key))
         })
     })?;
-    Some(MoveRoute {
-        column: index,
-        type_oid: relation.column(name)?.type_oid,
-        key_type,
-    })
+    Some((index, relation.column(name)?.type_oid))
 }
 
 /// Other relations whose values say which rows of a fetched one matter.

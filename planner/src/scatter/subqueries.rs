@@ -22,13 +22,13 @@ use crate::{
 };
 
 /// A subquery with a plan of its own.
-pub(super) struct Subquery {
+pub(crate) struct Subquery {
     /// Its text in the statement's.
-    pub(super) span: Span,
+    pub(crate) span: Span,
     /// Occurrences of relations in it.
-    pub(super) occurrences: HashSet<usize>,
+    pub(crate) occurrences: HashSet<usize>,
     /// What its rows are for the statement around it. Columns are `c1`, `c2` ...
-    pub(super) relation: Relation,
+    pub(crate) relation: Relation,
     /// The names of its columns there.
     labels: Vec<String>,
     text: String,
@@ -37,7 +37,7 @@ pub(super) struct Subquery {
 
 impl Subquery {
     /// What stands in its place.
-    pub(super) fn replacement(&self) -> String {
+    pub(crate) fn replacement(&self) -> String {
         let columns: Vec<String> = self
             .relation
             .columns
@@ -52,7 +52,7 @@ impl Subquery {
         )
     }
 
-    pub(super) fn into_move(self) -> Move {
+    pub(crate) fn into_move(self) -> Move {
         let temp_table = self.relation.name.name.clone();
         let columns: Vec<String> = self
             .relation
@@ -94,14 +94,40 @@ pub(super) fn find(
     analysis: &Analysis<'_>,
     anchored: Option<&Anchored>,
 ) -> Vec<Subquery> {
+    let worth = |index: usize| index > 0 && is_worth_it(analysis, index, anchored);
+    find_all(statement, analysis, &worth)
+}
+
+/// The outermost subqueries of a write that read anything that is not on every shard.
+pub(crate) fn find_in_write(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+) -> Vec<Subquery> {
+    let elsewhere = |one: &usize| match analysis.occurrences[*one].found {
+        Found::Known(relation) => relation.placement != Placement::Reference,
+        Found::Proxy(_) | Found::Home => true,
+    };
+    let worth = |index: usize| {
+        let role = analysis.blocks[index].role;
+        matches!(role, Role::From | Role::Arm | Role::Expression)
+            && occurrences(analysis, index).iter().any(elsewhere)
+    };
+    find_all(statement, analysis, &worth)
+}
+
+fn find_all(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    worth: &dyn Fn(usize) -> bool,
+) -> Vec<Subquery> {
     let mut found: Vec<(usize, Subquery)> = Vec::new();
-    for index in 1..analysis.blocks.len() {
+    for index in 0..analysis.blocks.len() {
         let block = &analysis.blocks[index];
         let known = |(other, _): &(usize, Subquery)| {
             is_inside(analysis, index, *other)
                 || std::ptr::eq(analysis.blocks[*other].select, block.select)
         };
-        if block.correlated || block.text != CLIENT_TEXT || !is_worth_it(analysis, index, anchored)
+        if block.correlated || block.text != CLIENT_TEXT || !worth(index)
         {
             continue;
         }

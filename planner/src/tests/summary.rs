@@ -122,7 +122,11 @@ fn rest(plan: &Plan) -> Vec<String> {
             lines.push(format!("  {}", insert.query_sql));
             lines
         }
-        Plan::Multi(multi) => multi.sql.iter().map(|sql| format!("  {sql}")).collect(),
+        Plan::Multi(multi) => {
+            let mut lines: Vec<String> = multi.moves.iter().map(moved).collect();
+            lines.extend(multi.sql.iter().map(|sql| format!("  {sql}")));
+            lines
+        }
         Plan::Scatter(scatter) => {
             let statement = template(&scatter.statement).replace('\n', " ");
             let combine = match &scatter.combine {
@@ -153,6 +157,14 @@ fn rest(plan: &Plan) -> Vec<String> {
             .collect(),
         _ => Vec::new(),
     }
+}
+
+fn moved(one: &crate::plan::Move) -> String {
+    let route = one.route.as_ref().map_or_else(String::new, |route| {
+        format!(" by {}", one.fetch.columns[route.column])
+    });
+    let answered = if one.query.is_some() { " answered" } else { "" };
+    format!("  move{route}{answered} {}", fetch(&one.fetch).trim_start())
 }
 
 fn insert_lines(insert: &InsertSplit) -> Vec<String> {

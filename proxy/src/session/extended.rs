@@ -349,7 +349,7 @@ impl Session {
             return Ok(());
         };
         if runs_in_transaction(&planned.plan) {
-            self.begin_implicit_block();
+            self.begin_implicit();
         }
         let mut bound = Bound {
             types: statement.types.clone(),

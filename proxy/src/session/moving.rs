@@ -4,6 +4,7 @@
 mod staged;
 
 use std::{
+    borrow::Cow,
     collections::HashSet,
     io::{Read, Seek, SeekFrom},
     sync::{Arc, Mutex},
@@ -95,7 +96,57 @@ struct Values {
     found: Option<HashSet<Bytes>>,
 }
 
+impl Choice {
+    /// The only way, in the order of the plan.
+    pub fn only(moves: &[Move]) -> Choice {
+        Choice {
+            way: 0,
+            order: (0..moves.len()).collect(),
+            rows: Vec::new(),
+            made: Instant::now(),
+        }
+    }
+}
+
+/// What the names of moved relations start with in a plan.
+const MOVED: &str = "pg_temp.a67_";
+
 impl Session {
+    /// A shard that has used a temporary table cannot prepare its part of a transaction. Where that
+    /// may come, moved relations are unlogged tables under a name of this session's; nobody else
+    /// sees them before they are dropped.
+    pub(super) fn as_lasting<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        if !self.moves_last || !text.contains("a67_") {
+            return Cow::Borrowed(text);
+        }
+        let name = self.process.two_phase.private_name(self.card.id);
+        let text = text
+            .replace(MOVED, &format!("automator67_work.{name}_"))
+            .replace(
+                "CREATE TEMPORARY TABLE a67_",
+                &format!("CREATE UNLOGGED TABLE automator67_work.{name}_"),
+            )
+            .replace(" ON COMMIT DROP", "");
+        Cow::Owned(text)
+    }
+
+    /// Decides how the moved relations of a statement are made. Returns what was decided for the
+    /// statement around it.
+    pub(super) fn choose_lasting(&mut self, writes: bool, request: &Request<'_>) -> Outcome<bool> {
+        let outer = self.moves_last;
+        self.moves_last |= writes || self.transaction.goes_on();
+        // The name can only stand in a literal or a comment; it would not stay what it is.
+        if self.moves_last && request.text.contains(MOVED) {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "the statement holds a name that the proxy uses for itself",
+            )
+            .hint("Write the text that starts with pg_temp.a67_ in two pieces.")
+            .into());
+        }
+        Ok(outer)
+    }
+
     /// The way to take for a statement that needs relations moved.
     pub(super) async fn choose<'p>(
         &mut self,
@@ -273,9 +324,11 @@ impl Session {
                 creates.push_str(&format!("{}; ", one.fetch.create));
             }
         }
+        let creates = self.as_lasting(&creates).into_owned();
         self.run_hidden_on(targets, &creates).await?;
         for one in moves.iter().filter(|one| one.query.is_some()) {
             let create = self.with_now(one.fetch.create.clone()).await?;
+            let create = self.as_lasting(&create).into_owned();
             // Its columns are those of the subquery, which may have the client's parameters in it.
             for shard in targets {
                 self.send_with_arrays(*shard, &create, false, &[], request)
@@ -372,6 +425,7 @@ impl Session {
             .map(|one| format!("pg_temp.{}", one.fetch.temp_table))
             .collect();
         let drop = format!("DROP TABLE IF EXISTS {}", names.join(", "));
+        let drop = self.as_lasting(&drop).into_owned();
         self.run_hidden_on(targets, &drop).await
     }
 
@@ -581,6 +635,7 @@ impl Session {
         let binary = load.binary;
         let format = if binary { " (FORMAT binary)" } else { "" };
         let copy = format!("COPY pg_temp.{} FROM STDIN{format}", one.fetch.temp_table);
+        let copy = self.as_lasting(&copy).into_owned();
         for shard in targets {
             self.start_copy(*shard, &copy).await?;
             if binary {
@@ -621,7 +676,8 @@ impl Session {
             after.push(format!("ANALYZE pg_temp.{}", one.fetch.temp_table));
         }
         if !after.is_empty() {
-            self.run_hidden_on(targets, &after.join("; ")).await?;
+            let after = self.as_lasting(&after.join("; ")).into_owned();
+            self.run_hidden_on(targets, &after).await?;
         }
         Ok(())
     }

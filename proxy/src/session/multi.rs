@@ -9,6 +9,7 @@ use automator67_planner::{
 use super::{
     Session,
     execute::{needs_block, queue},
+    moving::Choice,
     planning::Request,
 };
 use crate::{
@@ -79,7 +80,21 @@ impl Session {
         if locks && !self.transaction.is_explicit() {
             return Err(needs_block("LOCK TABLE"));
         }
+        let outer = self.choose_lasting(!multi.moves.is_empty(), request)?;
+        let result = self.multi_with_moves(multi, request).await;
+        self.moves_last = outer;
+        result
+    }
+
+    async fn multi_with_moves(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
         let shards = self.shard_set(&multi.shards, request).await?;
+        if !multi.moves.is_empty() {
+            self.refuse_read_only(request)?;
+            self.check_on_home(request).await?;
+            let choice = Choice::only(&multi.moves);
+            self.move_relations(&multi.moves, &shards, &choice, request)
+                .await?;
+        }
         let text = match &multi.sql {
             None => request.text.to_owned(),
             Some(sql) if sql.contains(NOW_PLACEHOLDER) => {
@@ -89,6 +104,7 @@ impl Session {
             }
             Some(sql) => sql.clone(),
         };
+        let text = self.as_lasting(&text).into_owned();
         if let ([shard], false) = (shards.as_slice(), self.transaction.is_open()) {
             self.run_text(request, &text, *shard).await?;
             return Ok(Tier::Multi);
@@ -104,8 +120,20 @@ impl Session {
             Pace::FirstAlone
         };
         let tally = self.run_everywhere(&work, request, pace).await?;
+        let targets: Vec<ShardId> = work.into_iter().map(|(shard, _)| shard).collect();
+        self.drop_moved(&multi.moves, &targets).await?;
         message::put_command_complete(self.client.output(), &tally.tag());
         Ok(Tier::Multi)
+    }
+
+    /// The server's own error, before anything is moved for nothing.
+    fn refuse_read_only(&self, request: &Request<'_>) -> Outcome {
+        if !self.transaction.read_only {
+            return Ok(());
+        }
+        let command = request.planned.kind.to_uppercase();
+        let message = format!("cannot execute {command} in a read-only transaction");
+        Err(Report::error(sqlstate::READ_ONLY_SQL_TRANSACTION, message).into())
     }
 
     /// Runs one text per shard; rows go to the client as they come.

@@ -5,6 +5,7 @@
 //! client's, and are cut off again.
 
 use std::{
+    borrow::Cow,
     cmp::Ordering,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -125,6 +126,17 @@ impl Session {
             // Shards make no tables there; the home shard has a way around that.
             return self.gather_instead(request).await;
         }
+        let outer = self.choose_lasting(false, request)?;
+        let result = self.scatter_with_moves(scatter, request).await;
+        self.moves_last = outer;
+        result
+    }
+
+    async fn scatter_with_moves(
+        &mut self,
+        scatter: &Scatter,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
         self.check_on_home(request).await?;
         let (way, choice) = self.choose(scatter, request).await?;
         let targets = match way.shards {
@@ -145,8 +157,8 @@ impl Session {
             self.drop_moved(&way.moves, &targets).await?;
             return self.gather_instead(request).await;
         }
-        // Where the transaction ends with the statement, so do the tables.
-        if self.transaction.is_explicit() {
+        // Temporary ones end with the transaction, which ends with the statement.
+        if self.moves_last {
             self.drop_moved(&way.moves, &targets).await?;
         }
         Ok(Tier::Merge)
@@ -218,7 +230,11 @@ impl Session {
     ) -> Outcome<String> {
         let mut text = String::new();
         request.render(&scatter.statement, &|_, _| {}, &mut text);
-        self.with_now(text).await
+        let text = self.with_now(text).await?;
+        Ok(match self.as_lasting(&text) {
+            Cow::Borrowed(_) => text,
+            Cow::Owned(lasting) => lasting,
+        })
     }
 
     /// A text with the transaction's time in it.

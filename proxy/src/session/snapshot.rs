@@ -83,9 +83,10 @@ impl Session {
         let reads = matches!(plan, Plan::Scatter(_) | Plan::Gather(_) | Plan::CopyOut(_));
         if reads
             && self.settings.own.consistency == Consistency::Snapshot
-            && !self.transaction.is_open()
+            && !self.transaction.is_explicit()
+            && !self.links.iter().any(|link| link.begun)
         {
-            self.begin_implicit_block();
+            self.begin_implicit_view();
         }
     }
 

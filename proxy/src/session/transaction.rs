@@ -41,6 +41,8 @@ pub struct Transaction {
     pub epoch: Option<u64>,
     /// What it sees of other shards.
     pub view: View,
+    /// It is implicit, and around several statements.
+    block: bool,
     /// A shard's part was lost with its connection: nothing but ROLLBACK can follow.
     pub doomed: bool,
     /// The schema has changed since `catalog` was loaded.
@@ -107,6 +109,11 @@ impl Transaction {
     /// After BEGIN, or failed.
     pub fn is_explicit(&self) -> bool {
         matches!(self.state, State::Open | State::Failed)
+    }
+
+    /// More statements may follow in it.
+    pub fn goes_on(&self) -> bool {
+        self.state == State::Open || self.block
     }
 
     /// Only ROLLBACK (and COMMIT, which rolls back) are accepted.
@@ -226,12 +233,18 @@ impl Session {
         }
     }
 
-    /// The same for several statements, or for one that is to have a snapshot of its own.
-    pub(super) fn begin_implicit_block(&mut self) {
-        if self.transaction.state == State::Idle {
-            self.begin_implicit();
+    /// The same, seeing of other shards what the session's settings say.
+    pub(super) fn begin_implicit_view(&mut self) {
+        self.begin_implicit();
+        if self.transaction.view == View::Committed {
             self.transaction.consider_view(&self.settings);
         }
+    }
+
+    /// The same around several statements.
+    pub(super) fn begin_implicit_block(&mut self) {
+        self.begin_implicit_view();
+        self.transaction.block = true;
     }
 
     async fn set_transaction(
