@@ -232,6 +232,11 @@ fn is_of_session(statement: &Statement<'_>) -> Result<bool, PlanError> {
 /// The distributed and reference tables that a statement changes.
 pub(crate) fn redefined(statement: &Statement<'_>) -> Vec<QualifiedName> {
     let path = statement.context.search_path;
+    // Statements go on beside a new index; writers wait for it on the servers. A unique one changes
+    // what ON CONFLICT means.
+    if matches!(statement.node, NodeEnum::IndexStmt(index) if !index.unique) {
+        return Vec::new();
+    }
     let named = named_relations(statement.node);
     named
         .iter()

@@ -44,7 +44,7 @@ pub struct SessionEffects {
     pub moves_sequence: bool,
     /// Calls `currval` or `lastval`, which read what an earlier statement of this session left.
     pub reads_sequence: bool,
-    /// May write rows or take row locks (a failed or forgotten commit would matter).
+    /// May write rows (a failed or forgotten commit would matter).
     pub writes: bool,
     /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.
     pub changes_catalog: bool,
@@ -409,6 +409,9 @@ pub struct Rows {
     pub offset: Option<Count>,
     /// FETCH FIRST ... WITH TIES.
     pub ties: bool,
+    /// FOR UPDATE and the like. The limit is then not part of the shards' statement, as each shard
+    /// may lock only rows of the answer.
+    pub locking: Option<Template>,
 }
 
 /// What DISTINCT compares.

@@ -72,6 +72,53 @@ pub(crate) fn scatter(
     Some((scatter, false))
 }
 
+/// The way to lock rows of several shards: each shard locks its own.
+pub(crate) fn locking(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    reason: &str,
+) -> Option<(Scatter, bool)> {
+    let first = analysis.blocks.first()?;
+    let mut others = analysis.blocks.iter().skip(1);
+    let locked_inside = others.any(|block| !block.select.locking_clause.is_empty());
+    // A lock on one copy of a reference table's row says nothing to those who use another.
+    let copies = analysis.occurrences.iter().any(|one| {
+        one.found.placed().is_some() && one.found.distributed().is_none() && is_locked(first, one)
+    });
+    let elsewhere = |one: &Occurrence<'_>| route::at_home(one.found).is_some();
+    let hindered = !can_be_anywhere(analysis)
+        || locked_inside
+        || copies
+        || !analysis.traits.clocks.is_empty()
+        || analysis.occurrences.iter().any(elsewhere);
+    if hindered {
+        return None;
+    }
+    let anchors = separable::anchors(analysis);
+    let anchored = anchors.iter().find(|anchored| anchored.moved.is_empty())?;
+    let (scatter, reusable) = in_place(statement, analysis, anchored, reason)?;
+    let rows = matches!(&scatter.combine, Combine::Rows(rows)
+        if rows.distinct.is_none() && rows.locking.is_some());
+    rows.then_some((scatter, reusable))
+}
+
+/// The locking clause of a SELECT means this relation, too.
+fn is_locked(block: &Block<'_>, one: &Occurrence<'_>) -> bool {
+    let range = one.range;
+    let name = range
+        .alias
+        .as_ref()
+        .map_or(range.relname.as_str(), |alias| alias.aliasname.as_str());
+    nodes(&block.select.locking_clause).any(|node| match node {
+        NodeEnum::LockingClause(clause) => {
+            clause.locked_rels.is_empty()
+                || nodes(&clause.locked_rels)
+                    .any(|node| matches!(node, NodeEnum::RangeVar(named) if named.relname == name))
+        }
+        _ => true,
+    })
+}
+
 /// The statement with one value for the transaction's time. Outputs keep their names.
 fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
     let base = Base {
@@ -191,6 +238,11 @@ fn in_place(
 
 /// Nothing in the statement has to happen on one certain shard, or once.
 fn is_movable(analysis: &Analysis<'_>) -> bool {
+    !analysis.locks && can_be_anywhere(analysis)
+}
+
+/// The same of a statement that may lock rows.
+fn can_be_anywhere(analysis: &Analysis<'_>) -> bool {
     let traits = &analysis.traits;
     // What is computed once in a subquery or in FROM would be computed once on each shard.
     let once = traits.volatile.is_some()
@@ -199,7 +251,6 @@ fn is_movable(analysis: &Analysis<'_>) -> bool {
         && traits.home.is_none()
         && !analysis.strange
         && !analysis.outer_aggregate
-        && !analysis.locks
         && !analysis.writes_in_with
         && !traits.pins
         && !traits.writes

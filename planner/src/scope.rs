@@ -109,8 +109,8 @@ fn proxy_view(name: &str) -> Option<ProxyView> {
         ProxyView::Sessions,
         ProxyView::Transactions,
     ]
-        .into_iter()
-        .find(|view| view.name() == name)
+    .into_iter()
+    .find(|view| view.name() == name)
 }
 
 /// True for relations that are judged by what they read, not by where they are.

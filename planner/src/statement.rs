@@ -261,6 +261,12 @@ fn place(
         }
         Verdict::Many(reason) => {
             if analysis.locks {
+                let floor = statement.context.tier <= Tier::Scatter && scattered;
+                let locking = floor.then(|| scatter::locking(statement, analysis, &reason));
+                if let Some((plan, reusable)) = locking.flatten() {
+                    let draft = Draft::new(Plan::Scatter(plan), kind).reusable(reusable);
+                    return Ok(draft.session(effects));
+                }
                 return Err(PlanError::unsupported(
                     "row locks on several shards are not supported",
                 )
@@ -326,7 +332,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         pins: traits.pins || traits.set_config,
         moves_sequence: traits.moves_sequence || draws,
         reads_sequence: traits.reads_sequence,
-        writes: traits.writes || analysis.locks || analysis.writes_in_with || writes,
+        writes: traits.writes || analysis.writes_in_with || writes,
         changes_catalog: false,
     }
 }

@@ -26,6 +26,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_millis(700);
 const WAITS: &str = "select a.pid, b.pid from pg_catalog.pg_stat_activity a, \
     pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) b (pid) where a.wait_event_type = 'Lock'";
 
+/// In the place of a shard: the wait is for a table whose definition changes, in this process.
+const GATE: ShardId = 0;
+
 /// A session waits for others on a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wait {
@@ -46,7 +49,7 @@ pub async fn watch(process: Arc<Process>, stop: CancellationToken) {
         }
         let sessions = process.sessions();
         let several = sessions.iter().filter(|card| is_on_several(card)).count();
-        if several < 2 {
+        if several < 2 && process.gate.waits().is_empty() {
             suspects.clear();
             continue;
         }
@@ -86,7 +89,14 @@ impl Looks {
                 owners.insert((key.shard.id, key.pid()), card.id);
             }
         }
-        let mut waits = Vec::new();
+        let at_gate = process.gate.waits().into_iter();
+        let mut waits: Vec<Wait> = at_gate
+            .map(|(waiter, holder)| Wait {
+                shard: GATE,
+                waiter,
+                holder,
+            })
+            .collect();
         for shard in process.shards.iter().filter(|shard| shard.is_up()) {
             let answer = tokio::time::timeout(LOOK_TIMEOUT, self.ask(shard)).await;
             let Ok(Ok(pairs)) = answer else {
@@ -183,6 +193,12 @@ async fn resolve(process: &Process, sessions: &[Arc<SessionCard>], circle: &[Wai
     let Some(card) = sessions.iter().find(|card| card.id == wait.waiter) else {
         return;
     };
+    if wait.shard == GATE {
+        *lock(&card.deadlock) = Some(describe(process, circle));
+        process.telemetry.deadlocks.increment(1);
+        card.cancelled.notify_waiters();
+        return;
+    }
     let key = {
         let mut activity = lock(&card.activity);
         let key = activity
@@ -217,6 +233,12 @@ fn describe(process: &Process, circle: &[Wait]) -> String {
     let lines: Vec<String> = circle
         .iter()
         .map(|wait| {
+            if wait.shard == GATE {
+                return format!(
+                    "Session {} waits for a table that session {} changes.",
+                    wait.waiter, wait.holder
+                );
+            }
             format!(
                 "Session {} waits on shard \"{}\" for session {}.",
                 wait.waiter,

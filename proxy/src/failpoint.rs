@@ -56,7 +56,8 @@ mod on {
     /// Does what is configured for this step.
     pub async fn reach(name: &'static str, server: Option<&mut Server>) {
         // A pause blocks its thread, which is not one that serves clients.
-        let asked = tokio::task::spawn_blocking(move || fail::eval(name, Option::unwrap_or_default));
+        let asked =
+            tokio::task::spawn_blocking(move || fail::eval(name, Option::unwrap_or_default));
         let Ok(Some(action)) = asked.await else {
             return;
         };
@@ -70,7 +71,9 @@ mod on {
             }
             _ if action == "exit" => {
                 let itself = std::process::id().to_string();
-                let _ = std::process::Command::new("kill").args(["-9", &itself]).status();
+                let _ = std::process::Command::new("kill")
+                    .args(["-9", &itself])
+                    .status();
                 std::future::pending::<()>().await;
             }
             _ if action == "cut" => {

@@ -23,6 +23,8 @@ pub struct Gate {
     closed: Mutex<Vec<Closed>>,
     count: AtomicUsize,
     opened: Notify,
+    /// Sessions that wait, each with those it waits for.
+    waiting: Mutex<Vec<(u64, Vec<u64>)>>,
 }
 
 /// Tables that a session's transaction moves.
@@ -39,14 +41,28 @@ impl Gate {
         if self.count.load(SeqCst) == 0 {
             return false;
         }
+        !self.barring(session, statement, touched).is_empty()
+    }
+
+    /// The sessions that `session` must wait for.
+    fn barring(&self, session: u64, statement: u64, touched: u64) -> Vec<u64> {
         let bars =
             |table: &u64| names::may_name(statement, *table) && !names::may_name(touched, *table);
-        let others = |closed: &&Closed| closed.session != session;
         let closed = lock(&self.closed);
-        closed
+        let others = closed.iter().filter(|closed| closed.session != session);
+        others
+            .filter(|closed| closed.tables.iter().any(bars))
+            .map(|closed| closed.session)
+            .collect()
+    }
+
+    /// Who waits, and for whom.
+    pub fn waits(&self) -> Vec<(u64, u64)> {
+        let waiting = lock(&self.waiting);
+        let pairs = waiting
             .iter()
-            .filter(others)
-            .any(|closed| closed.tables.iter().any(bars))
+            .flat_map(|(session, others)| others.iter().map(|other| (*session, *other)));
+        pairs.collect()
     }
 
     /// Closes it for some tables, until the result is dropped.
@@ -67,11 +83,32 @@ impl Gate {
             tokio::pin!(opened);
             // From here on no opening is missed.
             opened.as_mut().enable();
-            if !self.bars(session, statement, touched) {
+            let others = self.barring(session, statement, touched);
+            if others.is_empty() {
                 return;
             }
+            let _waiting = Waiting::new(self, session, others);
             opened.await;
         }
+    }
+}
+
+/// A session is on the list of those that wait as long as this lives.
+struct Waiting<'g> {
+    gate: &'g Gate,
+    session: u64,
+}
+
+impl<'g> Waiting<'g> {
+    fn new(gate: &'g Gate, session: u64, others: Vec<u64>) -> Self {
+        lock(&gate.waiting).push((session, others));
+        Waiting { gate, session }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.gate.waiting).retain(|(session, _)| *session != self.session);
     }
 }
 

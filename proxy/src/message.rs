@@ -428,6 +428,32 @@ pub fn put_command_complete(output: &mut BytesMut, tag: &str) {
     framed(output, b'C', |body| put_string(body, tag));
 }
 
+/// Takes CommandComplete off the end of `output`, if it ends with one.
+pub fn split_complete(output: &mut BytesMut) -> BytesMut {
+    const TAG_BYTES_MAX: usize = 64;
+    let Some((0, rest)) = output.split_last() else {
+        return BytesMut::new();
+    };
+    // A tag has no other zero byte; before it comes the message's length.
+    let tag = rest
+        .iter()
+        .rev()
+        .take(TAG_BYTES_MAX)
+        .position(|byte| *byte == 0);
+    let frame = tag.map(|tag| tag + 1 + 5);
+    let start = frame.and_then(|frame| output.len().checked_sub(frame));
+    match start {
+        Some(start)
+            if output[start] == b'C'
+                && output[start + 1..start + 5]
+                    == (output.len() - start - 1).to_be_bytes()[4..] =>
+        {
+            output.split_off(start)
+        }
+        _ => BytesMut::new(),
+    }
+}
+
 /// Appends ParameterStatus.
 pub fn put_parameter_status(output: &mut BytesMut, name: &str, value: &str) {
     framed(output, b'S', |body| {

@@ -99,6 +99,8 @@ pub struct SessionCard {
     pub names: AtomicU64,
     /// Wakes a statement that waits for something that is not a shard.
     pub cancelled: tokio::sync::Notify,
+    /// Why it is woken, if that is to end a deadlock.
+    pub deadlock: Mutex<Option<String>>,
 }
 
 /// What a session is doing.
@@ -247,6 +249,7 @@ impl Process {
             }),
             names: AtomicU64::new(0),
             cancelled: tokio::sync::Notify::new(),
+            deadlock: Mutex::default(),
         });
         sessions.insert(pid, card.clone());
         card

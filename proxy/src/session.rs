@@ -15,6 +15,7 @@ mod gather;
 mod insert;
 mod known_statements;
 mod links;
+mod locking;
 mod merge;
 mod moves;
 mod moving;
@@ -285,7 +286,15 @@ impl Session {
         self.leave_gate();
         let ended = match self.tell(result)? {
             Ok(()) if !self.transaction.is_open() => Ok(()),
-            Ok(()) => Box::pin(self.end_implicit()).await,
+            Ok(()) => {
+                // The client is not told that a statement is done before it is committed.
+                let complete = message::split_complete(self.client.output());
+                let ended = Box::pin(self.end_implicit()).await;
+                if ended.is_ok() {
+                    self.client.output().extend_from_slice(&complete);
+                }
+                ended
+            }
             Err(_) => {
                 Box::pin(self.fail_transaction()).await;
                 Ok(())

@@ -87,7 +87,9 @@ impl Consistency {
 
     /// The level of that name.
     pub fn named(name: &str) -> Option<Consistency> {
-        Consistency::ALL.into_iter().find(|level| level.name() == name)
+        Consistency::ALL
+            .into_iter()
+            .find(|level| level.name() == name)
     }
 }
 

@@ -119,7 +119,9 @@ pub async fn set_up_shard(shard: &Arc<Shard>) -> Result<u32, StoreError> {
     client
         .execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK])
         .await?;
-    let row = client.query_one("show max_prepared_transactions", &[]).await?;
+    let row = client
+        .query_one("show max_prepared_transactions", &[])
+        .await?;
     let text: &str = row.get(0);
     Ok(text.parse().unwrap_or(0))
 }

@@ -239,7 +239,11 @@ impl Recovery {
     }
 
     /// Runs one query on a shard; a connection that fails is not kept.
-    async fn parts(&mut self, process: &Process, shard: &Arc<Shard>) -> Result<Vec<Part>, StoreError> {
+    async fn parts(
+        &mut self,
+        process: &Process,
+        shard: &Arc<Shard>,
+    ) -> Result<Vec<Part>, StoreError> {
         let client = self.client(shard).await?;
         let rows = timely(client.query(PREPARED, &[&process.two_phase.prefix()])).await?;
         self.clients.insert(shard.id, client);
@@ -257,7 +261,11 @@ impl Recovery {
 
     /// A connection, out of those that are kept.
     async fn client(&mut self, shard: &Arc<Shard>) -> Result<Client, StoreError> {
-        if let Some(client) = self.clients.remove(&shard.id).filter(|one| !one.is_closed()) {
+        if let Some(client) = self
+            .clients
+            .remove(&shard.id)
+            .filter(|one| !one.is_closed())
+        {
             return Ok(client);
         }
         let (client, connection) = store::connect(shard).await?;
@@ -420,7 +428,10 @@ pub async fn finish_surely(
     deadline: Instant,
 ) -> bool {
     let finish = async {
-        while finish_part(process, shard, gid, None, commit).await.is_err() {
+        while finish_part(process, shard, gid, None, commit)
+            .await
+            .is_err()
+        {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

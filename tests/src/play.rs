@@ -65,7 +65,7 @@ pub fn clear(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
     let schemas = connection.rows(
         "select quote_ident(nspname) from pg_namespace where nspname !~ '^pg_' \
-         and nspname not in ('information_schema', 'automator67')",
+         and nspname not in ('information_schema', 'automator67', 'automator67_work')",
     )?;
     for schema in schemas.into_iter().flatten().flatten() {
         connection.execute(&format!("drop schema {schema} cascade"))?;

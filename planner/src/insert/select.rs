@@ -4,15 +4,16 @@ use pg_query::{NodeEnum, protobuf};
 
 use super::{draws, key_of, null_key, target_columns, without_length};
 use crate::{
-    analysis::Analysis,
+    analysis::{self, Analysis},
     catalog::{Column, Placement, Relation},
-    gather,
-    plan::{InsertSelect, Plan, PlanError, SessionEffects, Target},
+    gather, parse,
+    plan::{Combine, InsertSelect, Multi, Plan, PlanError, SessionEffects, ShardSet, Target},
     route::{self, Statement, Verdict},
+    scatter,
     scope::Found,
     splice::Source,
     sql::{identifier, literal},
-    statement::Draft,
+    statement::{self, Draft},
     tree::{inner, nodes, strings},
     views::Views,
     write,
@@ -44,13 +45,98 @@ pub(super) fn insert_query(
                     .home
                     .is_some())
     });
-    if !filled_at_home && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)? {
+    let distributed = key_of(relation).is_some();
+    if !filled_at_home
+        && distributed
+        && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)?
+    {
         let plan = Plan::Single(Target::Key(route));
         return Ok(Draft::new(plan, "insert").reusable(reusable));
     }
     refuse(statement, insert, analysis, relation)?;
+    if !filled_at_home
+        && distributed
+        && let Some(draft) = in_place(statement, insert, analysis, relation)
+    {
+        return Ok(draft);
+    }
     let columns = columns.ok_or_else(|| not_listed(relation))?;
     spread(statement, insert, analysis, views, relation, &columns)
+}
+
+/// Every shard inserts what it selects: the new rows have the keys of rows that are there.
+fn in_place(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+    analysis: &Analysis<'_>,
+    relation: &Relation,
+) -> Option<Draft> {
+    let target = write::main_target(statement, analysis)?;
+    let tables = route::distributed(analysis);
+    let linked = |index: &usize| analysis.linked(*index, target);
+    let traits = &analysis.traits;
+    let uneven = |column: &Column| {
+        let traits = write::default_traits(statement.catalog, column);
+        traits.volatile.is_some() || !traits.clocks.is_empty() || traits.statement_clock
+    };
+    let hindered = analysis.writes_in_with
+        || insert.with_clause.is_some()
+        || traits.volatile.is_some()
+        || traits.statement_clock
+        || traits.home.is_some()
+        || relation.columns.iter().any(uneven)
+        || tables.len() < 2
+        || route::not_colocated(analysis, &tables).is_some()
+        || !tables.iter().all(linked)
+        || analysis
+            .occurrences
+            .iter()
+            .any(|one| route::at_home(one.found).is_some());
+    if hindered || !is_split_like_its_rows(statement, insert)? {
+        return None;
+    }
+    let sql = write::with_one_clock(statement, analysis).ok()?;
+    let multi = Multi {
+        shards: ShardSet::All,
+        sql,
+        returning: write::returns_rows(statement.node),
+        copies: false,
+        moves: Vec::new(),
+    };
+    Some(
+        Draft::new(Plan::Multi(multi), "insert").session(SessionEffects {
+            writes: true,
+            ..SessionEffects::default()
+        }),
+    )
+}
+
+/// The query's rows are those that every shard finds by itself.
+fn is_split_like_its_rows(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+) -> Option<bool> {
+    let (from, to) = query_span(statement, insert)?;
+    let text = statement.text.get(from..to)?;
+    let node = parse::parse_one(text)?;
+    let query = Statement {
+        text,
+        span: (0, text.len()),
+        node: &node,
+        normalised: None,
+        parameters: statement.parameters.clone(),
+        ..*statement
+    };
+    let views = Views::load(query.catalog, query.context, &node).ok()?;
+    let analysis = analysis::analyse(query.catalog, query.context, &views, &node).ok()?;
+    let (scatter, _) = scatter::scatter(&query, &analysis, &views, "")?;
+    Some(match &scatter.combine {
+        Combine::Rows(rows) => {
+            let limited = rows.count.is_some() || rows.offset.is_some();
+            scatter.moves.is_empty() && rows.distinct.is_none() && !limited
+        }
+        Combine::Final(_) => false,
+    })
 }
 
 fn refuse(
@@ -186,7 +272,13 @@ fn spread(
     };
     let with = with_span(statement, insert);
     let wrap = |query: &str| wrapped(statement, relation, given, query, with);
-    let (query, query_sql) = if reads_elsewhere {
+    let answered = || answered(statement, insert, &wrap).filter(|_| with.is_empty());
+    let (query, query_sql) = if !reads_elsewhere {
+        let query = statement.text.get(span.0..span.1).ok_or_else(failure)?;
+        (Plan::Single(Target::Home), wrap(query)?)
+    } else if let Some(found) = answered() {
+        found
+    } else {
         let mut gather = gather::gather(&part, analysis, views, reason)?;
         if !with.is_empty() {
             // WITH before INSERT names what the query reads: both are rewritten as one text.
@@ -195,9 +287,6 @@ fn spread(
         gather.statement = wrap(&gather.statement)?;
         let sql = gather.statement.clone();
         (Plan::Gather(gather), sql)
-    } else {
-        let query = statement.text.get(span.0..span.1).ok_or_else(failure)?;
-        (Plan::Single(Target::Home), wrap(query)?)
     };
     let columns = target_list(relation, given);
     let key = key_of(relation);
@@ -222,6 +311,29 @@ fn spread(
         one_result_per_row: super::one_result_per_row(insert),
     };
     Ok(Draft::new(Plan::InsertSelect(plan), "insert").session(session))
+}
+
+/// The query with a plan of its own, where that is cheaper than to gather what it reads.
+fn answered(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+    wrap: &dyn Fn(&str) -> Result<String, PlanError>,
+) -> Option<(Plan, String)> {
+    let (from, to) = query_span(statement, insert)?;
+    let text = wrap(statement.text.get(from..to)?).ok()?;
+    let node = parse::parse_one(&text)?;
+    let query = Statement {
+        text: &text,
+        span: (0, text.len()),
+        node: &node,
+        normalised: None,
+        parameters: statement.parameters.clone(),
+        ..*statement
+    };
+    match statement::plan_subquery(&query)?.plan {
+        plan @ Plan::Scatter(_) => Some((plan, text)),
+        _ => None,
+    }
 }
 
 /// The columns of new rows: those given, then those with a default.

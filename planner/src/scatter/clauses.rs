@@ -119,6 +119,8 @@ pub(crate) struct Clauses {
     pub(crate) sorts: Vec<Span>,
     /// LIMIT, OFFSET and FETCH.
     pub(crate) limit: Span,
+    /// FOR UPDATE and the like.
+    pub(crate) locking: Span,
 }
 
 /// Key words that start a clause, in the order in which clauses come.
@@ -204,6 +206,7 @@ pub(crate) fn clauses(
         order: tokens_to_span(order_start, limit_start),
         sorts: begins("order").map_or_else(Vec::new, |at| list(at + 2, limit_start)),
         limit: tokens_to_span(limit_start, limit_end),
+        locking: tokens_to_span(limit_end, end),
     };
     (is_proved(base, &found, select)).then_some(found)
 }
@@ -279,7 +282,14 @@ fn is_proved(base: &Base<'_>, found: &Clauses, select: &protobuf::SelectStmt) ->
     let _ = write!(text, "{} ", base.text(found.distinct));
     let targets: Vec<&str> = found.targets.iter().map(|span| base.text(*span)).collect();
     text.push_str(&targets.join(", "));
-    for span in [found.body, found.grouping, found.order, found.limit] {
+    let clauses = [
+        found.body,
+        found.grouping,
+        found.order,
+        found.limit,
+        found.locking,
+    ];
+    for span in clauses {
         text.push(' ');
         text.push_str(base.text(span));
     }
@@ -288,7 +298,6 @@ fn is_proved(base: &Base<'_>, found: &Clauses, select: &protobuf::SelectStmt) ->
     };
     let mut expected = select.clone();
     expected.with_clause = None;
-    expected.locking_clause = Vec::new();
     shape(&*parsed) == shape(&expected)
         && nodes(&select.target_list)
             .zip(&found.targets)

@@ -63,7 +63,16 @@ pub(super) fn compose(
             statement.word(" ").part(base, part, &[]);
         }
     }
-    statement.pieces.extend(shard_limit(&limits));
+    let mut locking = Composed::default();
+    let (from, to) = clauses.locking;
+    if to > from {
+        if limits.ties {
+            return None;
+        }
+        locking.word(" ").part(base, clauses.locking, &[]);
+    } else {
+        statement.pieces.extend(shard_limit(&limits));
+    }
     Some(Composition {
         reusable: columns.reusable,
         statement: statement.pieces,
@@ -74,6 +83,7 @@ pub(super) fn compose(
             count: limits.count,
             offset: limits.offset,
             ties: limits.ties,
+            locking: Some(locking.pieces).filter(|pieces| !pieces.is_empty()),
         }),
     })
 }

@@ -99,10 +99,7 @@ pub(super) fn find(
 }
 
 /// The outermost subqueries of a write that read anything that is not on every shard.
-pub(crate) fn find_in_write(
-    statement: &Statement<'_>,
-    analysis: &Analysis<'_>,
-) -> Vec<Subquery> {
+pub(crate) fn find_in_write(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Vec<Subquery> {
     let elsewhere = |one: &usize| match analysis.occurrences[*one].found {
         Found::Known(relation) => relation.placement != Placement::Reference,
         Found::Proxy(_) | Found::Home => true,
@@ -127,8 +124,7 @@ fn find_all(
             is_inside(analysis, index, *other)
                 || std::ptr::eq(analysis.blocks[*other].select, block.select)
         };
-        if block.correlated || block.text != CLIENT_TEXT || !worth(index)
-        {
+        if block.correlated || block.text != CLIENT_TEXT || !worth(index) {
             continue;
         }
         if let Some((_, same)) = found.iter_mut().find(|entry| known(entry)) {

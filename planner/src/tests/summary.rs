@@ -204,8 +204,9 @@ fn rows_text(rows: &crate::plan::Rows) -> String {
     let ties = if rows.ties { " ties" } else { "" };
     let (count, offset) = (&rows.count, &rows.offset);
     format!(
-        "rows hidden={} order={order}{distinct} count={count:?} offset={offset:?}{ties}",
-        rows.hidden
+        "rows hidden={} order={order}{distinct} count={count:?} offset={offset:?}{ties}{}",
+        rows.hidden,
+        rows.locking.as_deref().map_or_else(String::new, template)
     )
 }
 

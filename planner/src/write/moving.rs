@@ -9,7 +9,7 @@ use crate::{
     catalog::{Placement, Relation},
     gather, parse,
     plan::{Fetch, Move, MoveRoute, Multi, Plan, PlanError, ShardSet, Target},
-    route::{Statement, group},
+    route::{self, Statement, group},
     scatter::{
         as_moved, equal_to_key, looked_up_by,
         subqueries::{self, Subquery},
@@ -48,10 +48,11 @@ pub(super) fn by_moving(
         let mut queries = queries.iter();
         queries.any(|query| query.occurrences.contains(&index))
     };
+    let together = |index: usize| route::not_colocated(analysis, &[index, target]).is_none();
     let stays = |index: usize| {
         let one = &analysis.occurrences[index];
         let reference = one.found.placed().is_some() && one.found.distributed().is_none();
-        one.written || reference || !merged && analysis.linked(index, target)
+        one.written || reference || !merged && analysis.linked(index, target) && together(index)
     };
     let chosen = |index: usize| !inside(index) && !stays(index);
     let replaced: Vec<_> = queries
@@ -140,9 +141,8 @@ fn computed_alike(statement: &Statement<'_>) -> Result<bool, PlanError> {
     let views = Views::load(statement.catalog, statement.context, statement.node)?;
     let analysis = analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
     let target = main_target(statement, &analysis);
-    let copies = target.is_some_and(|target| {
-        analysis.occurrences[target].found.distributed().is_none()
-    });
+    let copies =
+        target.is_some_and(|target| analysis.occurrences[target].found.distributed().is_none());
     let mut blocks = analysis.blocks.iter();
     Ok(blocks.all(|block| {
         let own_row = block.correlated && !copies;

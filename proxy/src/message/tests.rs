@@ -106,3 +106,20 @@ fn malformed_rows_are_none() {
     assert_eq!(data_row(b"\0\x01\xff\xff\xff\xff"), Some(vec![None]));
     assert_eq!(parameter_types(b"\0\x02\0\0\0\x17"), None);
 }
+
+#[test]
+fn a_command_complete_is_split_off_the_end() {
+    let mut output = BytesMut::new();
+    put_text_row(&mut output, &[Some("C\0\0\0\u{9}INSERT")]);
+    let rows = output.clone();
+    assert!(split_complete(&mut output).is_empty());
+    assert_eq!(output, rows);
+    for tag in ["INSERT 0 3", "", "CREATE TABLE"] {
+        put_command_complete(&mut output, tag);
+        let complete = split_complete(&mut output);
+        assert_eq!(command_tag(&complete[5..]), tag);
+        assert_eq!(output, rows);
+    }
+    let mut short = BytesMut::from(&b"C\0"[..]);
+    assert!(split_complete(&mut short).is_empty());
+}

@@ -40,16 +40,109 @@ enum Step {
 }
 
 impl Session {
-    /// COMMIT on every shard that joined.
+    /// COMMIT on every shard that joined. Those that were only read from come last: their locks
+    /// may guard what was written elsewhere.
     pub(super) async fn commit_links(&mut self, explicit: bool) -> Outcome {
         let writers = self.writers();
-        if writers.len() < 2 {
-            self.commit_one_by_one(explicit, 1).await
-        } else if let Some(anchor) = self.anchor(&writers).await? {
-            self.commit_in_two_phases(anchor, &writers).await
+        if writers.len() > 1
+            && let Some(anchor) = self.anchor(&writers).await?
+        {
+            self.commit_in_two_phases(anchor, &writers).await?;
         } else {
-            self.commit_one_by_one(explicit, writers.len()).await
+            self.commit_one_by_one(&writers).await?;
         }
+        self.commit_readers(writers.is_empty()).await?;
+        self.settle().await;
+        if writers.len() > 1 && self.process.settings.two_phase == TwoPhaseMode::Prefer {
+            self.warn_several_writers(&writers, explicit);
+        }
+        Ok(())
+    }
+
+    /// COMMIT on each shard with changes. With more than one, a failure in the middle leaves some
+    /// committed: the error names them.
+    async fn commit_one_by_one(&mut self, writers: &[ShardId]) -> Outcome {
+        let mut committed: Vec<String> = Vec::new();
+        for (position, shard) in writers.iter().enumerate() {
+            let name = self.shard_name(*shard);
+            let step = match self.link_position(*shard) {
+                Some(index) => {
+                    self.links[index].server.query("COMMIT", true);
+                    let step = self.answer_of(index, "COMMIT", position == 0).await;
+                    self.links[index].begun = false;
+                    self.links[index].wrote = false;
+                    step
+                }
+                None => Step::RolledBack,
+            };
+            let failure = match step {
+                Step::Done => {
+                    committed.push(name);
+                    continue;
+                }
+                Step::RolledBack => rolled_back(&name),
+                Step::Failed(failure) => failure,
+            };
+            self.rollback_links().await?;
+            return Err(partial_commit(&name, failure, &committed));
+        }
+        Ok(())
+    }
+
+    /// COMMIT where nothing was written. What is lost there is not missed, but a shard that has
+    /// rolled back instead shows that the transaction had failed.
+    async fn commit_readers(&mut self, all: bool) -> Outcome {
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            link.server.query("COMMIT", true);
+            // What cannot be sent is noticed when the answer is read.
+            let _ = relay::send(&mut link.server).await;
+        }
+        let mut failed = None;
+        let mut pass_status = all;
+        for index in 0..self.links.len() {
+            if !self.links[index].begun {
+                continue;
+            }
+            let step = self.answer_of(index, "COMMIT", pass_status).await;
+            pass_status = false;
+            self.links[index].begun = false;
+            self.links[index].wrote = false;
+            let name = self.shard_name(self.links[index].server.shard_id());
+            match step {
+                Step::Done => {}
+                Step::RolledBack => {
+                    failed.get_or_insert_with(|| rolled_back(&name));
+                }
+                Step::Failed(failure @ Failure::Shard(_)) => {
+                    failed.get_or_insert(failure);
+                }
+                Step::Failed(_) => {}
+            }
+        }
+        self.drop_broken_links();
+        match failed.filter(|_| all) {
+            None => Ok(()),
+            Some(failure) => {
+                self.forget_transaction(false);
+                Err(failure)
+            }
+        }
+    }
+
+    fn warn_several_writers(&mut self, writers: &[ShardId], explicit: bool) {
+        let able = choose_anchor(&self.process, writers).is_ok();
+        if able || !self.settings.own.warnings || !explicit && self.warned_several {
+            return;
+        }
+        self.warned_several |= !explicit;
+        let count = writers.len();
+        Report::error(
+            "01000",
+            format!("transaction wrote on {count} shards without two-phase commit"),
+        )
+        .warning()
+        .detail("If a shard had failed during the commit, others would have kept their part.")
+        .write(self.client.output());
     }
 
     /// Shards that were written to, ascending.
@@ -97,13 +190,20 @@ impl Session {
     }
 
     async fn commit_in_two_phases(&mut self, anchor: ShardId, writers: &[ShardId]) -> Outcome {
-        let parts: Vec<ShardId> = writers.iter().copied().filter(|one| *one != anchor).collect();
+        let parts: Vec<ShardId> = writers
+            .iter()
+            .copied()
+            .filter(|one| *one != anchor)
+            .collect();
         let name = self.process.two_phase.name(anchor, &parts);
         if !name.fits() {
             self.rollback_links().await?;
-            return Err(Report::error(sqlstate::FEATURE_NOT_SUPPORTED, "the transaction wrote on too many shards")
-                .hint("Split it into several.")
-                .into());
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "the transaction wrote on too many shards",
+            )
+            .hint("Split it into several.")
+            .into());
         }
         let gid = name.to_string();
         if let Err(failure) = self.prepare(&gid, anchor, &parts).await {
@@ -125,11 +225,10 @@ impl Session {
         }
         self.finish(&gid, anchor, &parts).await;
         failpoint::reach("commit.before_acknowledge", None).await;
-        self.settle().await;
         Ok(())
     }
 
-    /// Steps 1 and 2. Shards that were only read from end here, too.
+    /// Steps 1 and 2.
     async fn prepare(&mut self, gid: &str, anchor: ShardId, parts: &[ShardId]) -> Outcome {
         self.fail_at("commit.before_decision", anchor).await;
         let decision = format!("{BEFORE}; SELECT automator67.decide('{gid}')");
@@ -141,47 +240,33 @@ impl Session {
         self.fail_at("commit.after_decision", anchor).await;
         self.fail_at("commit.before_prepare", parts[0]).await;
         let text = format!("{BEFORE}; PREPARE TRANSACTION '{gid}'");
-        let writes = |shard: ShardId| shard == anchor || parts.contains(&shard);
-        let mut lost = None;
-        for index in 0..self.links.len() {
-            let link = &mut self.links[index];
-            let shard = link.server.shard_id();
-            if !link.begun || shard == anchor {
-                continue;
+        let mut failed = None;
+        for shard in parts {
+            if let Some(index) = self.link_position(*shard) {
+                let server = &mut self.links[index].server;
+                server.query(&text, true);
+                if let Err(failure) = relay::send(server).await {
+                    failed.get_or_insert(failure);
+                }
             }
-            let text = if writes(shard) { &text } else { "COMMIT" };
-            link.server.query(text, true);
-            if let Err(failure) = relay::send(&mut link.server).await {
-                lost.get_or_insert(failure);
-            }
-            if writes(shard) {
-                self.fail_at("commit.one_prepare_sent", shard).await;
-            }
+            self.fail_at("commit.one_prepare_sent", *shard).await;
         }
-        let mut failed = lost;
-        for index in 0..self.links.len() {
-            let shard = self.links[index].server.shard_id();
-            if !self.links[index].begun || shard == anchor {
-                continue;
-            }
-            let writes = writes(shard);
-            let tag = if writes { "PREPARE TRANSACTION" } else { "COMMIT" };
-            match self.answer_of(index, tag, false).await {
+        for shard in parts {
+            let step = match self.link_position(*shard) {
+                Some(index) => self.answer_of(index, "PREPARE TRANSACTION", false).await,
+                None => Step::RolledBack,
+            };
+            match step {
                 Step::Done => {}
                 Step::RolledBack => {
-                    let name = self.shard_name(shard);
+                    let name = self.shard_name(*shard);
                     failed.get_or_insert_with(|| rolled_back(&name));
                 }
-                // A part that was only read has nothing to lose.
-                Step::Failed(Failure::Report(_)) if !writes => {}
                 Step::Failed(failure) => {
                     failed.get_or_insert(failure);
                 }
             }
-            self.links[index].begun = writes;
-            if writes {
-                self.fail_at("commit.after_one_prepared", shard).await;
-            }
+            self.fail_at("commit.after_one_prepared", *shard).await;
         }
         match failed {
             None => {
@@ -264,20 +349,25 @@ impl Session {
             }
             self.fail_at("commit.after_one_second", *shard).await;
         }
-        for link in &mut self.links {
-            link.begun = false;
-            link.wrote = false;
+        for shard in parts.iter().chain([&anchor]) {
+            if let Some(index) = self.link_position(*shard) {
+                self.links[index].begun = false;
+                self.links[index].wrote = false;
+            }
         }
         self.drop_broken_links();
         if left.is_empty() {
             self.process.two_phase.finish(anchor, gid.to_owned());
         } else {
             self.process.two_phase.look_now();
-            Report::error("01000", "the transaction is committed, but not visible on every shard yet")
-                .warning()
-                .detail(format!("Shards that do not answer: {}.", left.join(", ")))
-                .hint("It becomes visible when they answer again; see automator67.transactions.")
-                .write(self.client.output());
+            Report::error(
+                "01000",
+                "the transaction is committed, but not visible on every shard yet",
+            )
+            .warning()
+            .detail(format!("Shards that do not answer: {}.", left.join(", ")))
+            .hint("It becomes visible when they answer again; see automator67.transactions.")
+            .write(self.client.output());
         }
         failpoint::reach("commit.after_second_phase", None).await;
     }
@@ -340,7 +430,9 @@ impl Session {
         });
         match settled.await {
             Err(failure) => Step::Failed(failure),
-            Ok(()) if seen.split(' ').take(2).eq(tag.split(' ').take(2)) || seen.starts_with(tag) => {
+            Ok(())
+                if seen.split(' ').take(2).eq(tag.split(' ').take(2)) || seen.starts_with(tag) =>
+            {
                 Step::Done
             }
             Ok(()) => Step::RolledBack,
@@ -397,6 +489,30 @@ enum Undecided {
     RolledBack(Failure),
     /// The anchor does not answer.
     Unknown,
+}
+
+/// The error of a commit that failed on one shard, with what the others did.
+fn partial_commit(name: &str, failure: Failure, committed: &[String]) -> Failure {
+    if committed.is_empty() {
+        return failure;
+    }
+    let cause = match &failure {
+        Failure::Report(report) => report.message.clone(),
+        Failure::Shard(frame) => {
+            let body = &frame[crate::frame::HEADER_BYTES..];
+            message::error_field(body, b'M')
+                .unwrap_or_default()
+                .to_owned()
+        }
+        Failure::Told | Failure::ClientGone => String::new(),
+    };
+    Report::error(
+        failure.sqlstate(),
+        format!("commit failed on shard \"{name}\": {cause}"),
+    )
+    .detail(format!("Committed on: {}.", committed.join(", ")))
+    .hint("The transaction is incomplete: look at its rows on every shard before you repeat it.")
+    .into()
 }
 
 fn no_two_phase(why: &str) -> Report {

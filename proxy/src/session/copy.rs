@@ -510,6 +510,8 @@ impl Session {
             .collect();
         let declare = format!("DECLARE a67_rows NO SCROLL CURSOR FOR {source}");
         self.run_hidden(home, &declare).await?;
+        // It keeps some of the rows, or gives some away.
+        self.note_rows(home, 1);
         let copy = format!("COPY {target} FROM STDIN");
         for shard in &others {
             self.start_copy(*shard, &copy).await?;

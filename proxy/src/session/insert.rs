@@ -6,13 +6,17 @@ use std::collections::HashMap;
 use automator67_planner::{
     catalog::{KeyType, ShardId},
     key::{self, KeyValue},
-    plan::{InsertSelect, InsertSplit, Piece, Plan, RowKey, Template},
+    plan::{
+        Fetch, FetchSource, InsertSelect, InsertSplit, Move, Piece, Plan, Planned, RowKey,
+        SessionEffects, ShardSet, Template,
+    },
 };
 use bytes::BytesMut;
 
 use super::{
     Session,
     execute::queue,
+    moving::Choice,
     multi::{Pace, Tally},
     planning::{Request, shard_of},
 };
@@ -369,17 +373,22 @@ impl Session {
             let message = "cannot execute INSERT in a read-only transaction";
             return Err(Report::error(sqlstate::READ_ONLY_SQL_TRANSACTION, message).into());
         }
-        let (query, loaded) = match &*insert.query {
-            Plan::Gather(gather) => (gather.statement.clone(), Some(gather)),
-            _ => (insert.query_sql.clone(), None),
+        let tier = match &*insert.query {
+            Plan::Gather(gather) => {
+                self.load_fetches(gather, request).await?;
+                self.stage(&gather.statement, request).await?;
+                self.drop_fetches(gather).await?;
+                Tier::Gather
+            }
+            Plan::Scatter(_) => {
+                self.stage_answer(insert, request).await?;
+                Tier::Merge
+            }
+            _ => {
+                self.stage(&insert.query_sql, request).await?;
+                Tier::Multi
+            }
         };
-        if let Some(gather) = loaded {
-            self.load_fetches(gather, request).await?;
-        }
-        self.stage(&query, request).await?;
-        if let Some(gather) = loaded {
-            self.drop_fetches(gather).await?;
-        }
         let tag = match &insert.suffix {
             None => format!("INSERT 0 {}", self.spread_stage(insert, request).await?),
             Some(suffix) => self.insert_stage(insert, suffix, request).await?.tag(),
@@ -387,11 +396,45 @@ impl Session {
         self.run_hidden(self.home(), "DROP TABLE pg_temp.a67_stage")
             .await?;
         message::put_command_complete(self.client.output(), &tag);
-        Ok(if loaded.is_some() {
-            Tier::Gather
-        } else {
-            Tier::Multi
-        })
+        Ok(tier)
+    }
+
+    /// Answers the query as a statement of its own; what is too large for memory goes through a
+    /// file to the home shard.
+    async fn stage_answer(&mut self, insert: &InsertSelect, request: &Request<'_>) -> Outcome {
+        let planned = Planned {
+            plan: (*insert.query).clone(),
+            span: (0, insert.query_sql.len()),
+            kind: "select",
+            session: SessionEffects::default(),
+            redefines: Vec::new(),
+            ..request.planned.clone()
+        };
+        let stage = Move {
+            fetch: Fetch {
+                relation: insert.table.clone(),
+                from: FetchSource::Shards(ShardSet::All),
+                temp_table: "a67_stage".to_owned(),
+                create: format!(
+                    "CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {} WITH NO DATA",
+                    insert.query_sql
+                ),
+                select: insert.query_sql.clone(),
+                columns: Vec::new(),
+                binary: false,
+                primary_key: None,
+                needs_key: false,
+            },
+            query: Some(Box::new(planned)),
+            looked_up_by: Vec::new(),
+            route: None,
+            reductions: Vec::new(),
+        };
+        let moves = [stage];
+        let home = [self.home()];
+        self.move_relations(&moves, &home, &Choice::only(&moves), request)
+            .await?;
+        Ok(())
     }
 
     /// Computes the query's rows on the home shard, once.
@@ -452,6 +495,7 @@ impl Session {
             .collect();
         let empty = work.is_empty();
         let work = if empty {
+            groups.push((self.home(), Vec::new()));
             vec![(self.home(), nothing_inserted(insert, &columns, suffix))]
         } else {
             work

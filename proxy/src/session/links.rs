@@ -24,6 +24,8 @@ pub struct Link {
     pub begun: bool,
     /// The transaction has written through it.
     pub wrote: bool,
+    /// The transaction has seen tables through it, not only settings and the like.
+    pub used: bool,
     /// Stays with the session.
     pinned: bool,
 }
@@ -122,6 +124,7 @@ impl Session {
             server,
             begun: false,
             wrote: false,
+            used: false,
             pinned: self.pinned,
         });
         Ok(self.links.len() - 1)
@@ -148,6 +151,7 @@ impl Session {
         let settings = self.settings.map.clone();
         let link = &mut self.links[index];
         link.begun = true;
+        link.used = true;
         link.server.settings = settings;
         link.server.query(&statements, false);
         if self.transaction.begins_plainly() {

@@ -15,6 +15,7 @@ use super::{Session, links::cancelled};
 use crate::{
     error::{Outcome, Report, sqlstate},
     guc,
+    process::lock,
 };
 
 /// How long a statement waits for a table that moves.
@@ -62,7 +63,13 @@ impl Session {
                     .into()
             }),
             gone = self.client.gone() => Err(gone),
-            () = card.cancelled.notified() => Err(cancelled()),
+            () = card.cancelled.notified() => Err(match lock(&card.deadlock).take() {
+                Some(detail) => Report::error(sqlstate::DEADLOCK_DETECTED, "deadlock detected")
+                    .detail(detail)
+                    .hint("Repeat the transaction.")
+                    .into(),
+                None => cancelled(),
+            }),
         }
     }
 

@@ -385,7 +385,8 @@ impl Session {
 
     /// Loads the transaction's own snapshot if it has changed the schema since the last time.
     pub(super) async fn refresh_catalog(&mut self) -> Outcome {
-        if std::mem::take(&mut self.transaction.stale) {
+        // A failed transaction can only end, or go back to a savepoint, which loads it anew.
+        if !self.transaction.is_failed() && std::mem::take(&mut self.transaction.stale) {
             self.reload_own_catalog().await?;
         }
         Ok(())

@@ -77,31 +77,31 @@ pub struct Work {
 }
 
 /// Rows that are about to be passed on.
-struct Streaming<'s> {
-    rows: &'s Rows,
-    keys: &'s [SortKey],
-    window: Window,
-    shards: &'s [ShardId],
-    text: &'s str,
-    learned: &'s Learned,
+pub(super) struct Streaming<'s> {
+    pub rows: &'s Rows,
+    pub keys: &'s [SortKey],
+    pub window: Window,
+    pub shards: &'s [ShardId],
+    pub text: &'s str,
+    pub learned: &'s Learned,
 }
 
 /// How a number of rows was given, read.
 #[derive(Debug, Clone, Copy, Default)]
-struct Window {
-    skip: u64,
-    take: Option<u64>,
+pub(super) struct Window {
+    pub skip: u64,
+    pub take: Option<u64>,
 }
 
 /// Start and length of a value in a row; `None` is NULL.
-type ValueSpan = Option<(usize, usize)>;
+pub(super) type ValueSpan = Option<(usize, usize)>;
 
 /// A shard's rows in order, the first of them at hand.
-struct Stream {
-    part: usize,
-    row: Frame,
+pub(super) struct Stream {
+    pub part: usize,
+    pub row: Frame,
     /// Where the values that are compared are.
-    keys: Vec<ValueSpan>,
+    pub keys: Vec<ValueSpan>,
 }
 
 impl Session {
@@ -200,10 +200,15 @@ impl Session {
                             text: &text,
                             learned: &learned,
                         };
+                        if let Some(locking) = &rows.locking {
+                            self.lock_rows(&streaming, locking, request).await?;
+                            return Ok(Some(Tier::Scatter));
+                        }
                         let parts = self.stream(&streaming, request).await?;
                         self.note_parts(&parts);
                         Ok(Some(Tier::Scatter))
                     }
+                    _ if rows.locking.is_some() => Err(unordered().into()),
                     _ => {
                         let done = self
                             .merge_rows(rows, &shards, &text, &learned, request)
@@ -468,10 +473,10 @@ impl Session {
         let Streaming {
             rows,
             keys,
-            window,
             shards,
             text,
             learned,
+            window: _,
         } = *streaming;
         let visible = learned.columns.len().saturating_sub(rows.hidden);
         let (wrapped, key_columns) = key_columns(rows, visible, text, learned.columns.len());
@@ -489,24 +494,7 @@ impl Session {
             let output = self.client.output();
             message::put_visible_columns(output, &learned.description, visible);
         }
-        let mut passing = Passing {
-            window,
-            passed: 0,
-            seen: 0,
-            ties: rows.ties,
-            visible,
-            last: None,
-            parts: shards
-                .iter()
-                .map(|shard| Part {
-                    shard: *shard,
-                    rows: 0,
-                    bytes: 0,
-                    milliseconds: 0.0,
-                })
-                .collect(),
-            started: Instant::now(),
-        };
+        let mut passing = Passing::new(streaming, visible);
         let result = if keys.is_empty() {
             self.concatenate(shards, &mut passing).await
         } else {
@@ -639,32 +627,51 @@ const BYTEWISE_TEST: &str = "CASE replace(pg_catalog.pg_collation_for($column), 
         FROM pg_catalog.pg_database d WHERE datname = pg_catalog.current_database()) END";
 
 /// What is passed on, and what was.
-struct Passing {
+pub(super) struct Passing {
     window: Window,
-    passed: u64,
+    pub passed: u64,
     seen: u64,
     ties: bool,
     visible: usize,
     /// The last row's keys, where later rows may be tied with it.
     last: Option<(Frame, Vec<ValueSpan>)>,
-    parts: Vec<Part>,
+    pub parts: Vec<Part>,
     started: Instant,
 }
 
 impl Passing {
-    fn note(&mut self, part: usize, row: &Frame) {
+    pub fn new(streaming: &Streaming<'_>, visible: usize) -> Passing {
+        let part = |shard: &ShardId| Part {
+            shard: *shard,
+            rows: 0,
+            bytes: 0,
+            milliseconds: 0.0,
+        };
+        Passing {
+            window: streaming.window,
+            passed: 0,
+            seen: 0,
+            ties: streaming.rows.ties,
+            visible,
+            last: None,
+            parts: streaming.shards.iter().map(part).collect(),
+            started: Instant::now(),
+        }
+    }
+
+    pub fn note(&mut self, part: usize, row: &Frame) {
         let part = &mut self.parts[part];
         part.rows += 1;
         part.bytes += row.bytes.len() as u64;
         part.milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
     }
 
-    fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.window.take.is_some_and(|take| self.passed >= take)
     }
 
     /// Passes a row on, without what the client did not ask for. Returns the bytes.
-    fn pass(&mut self, mut row: Frame, output: &mut BytesMut) -> u64 {
+    pub fn pass(&mut self, mut row: Frame, output: &mut BytesMut) -> u64 {
         self.seen += 1;
         if self.seen <= self.window.skip {
             return 0;
@@ -707,7 +714,7 @@ fn values<'r>(row: &'r Frame, spans: &[Option<(usize, usize)>]) -> Vec<Option<&'
 
 /// Puts a stream where its row belongs: the first row last. Among equals the lower shard goes
 /// first, so that the same rows come in the same order every time.
-fn insert(streams: &mut Vec<Stream>, stream: Stream, keys: &[SortKey]) -> Outcome {
+pub(super) fn insert(streams: &mut Vec<Stream>, stream: Stream, keys: &[SortKey]) -> Outcome {
     let new = values(&stream.row, &stream.keys);
     let (mut low, mut high) = (0, streams.len());
     while low < high {
@@ -730,7 +737,16 @@ fn insert(streams: &mut Vec<Stream>, stream: Stream, keys: &[SortKey]) -> Outcom
 /// A statement that also gives the compared columns in a format of ours.
 pub struct Wrapped {
     pub text: String,
-    extra: usize,
+    pub extra: usize,
+}
+
+fn unordered() -> Report {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "rows of several shards cannot be locked in this order",
+    )
+    .detail("Values of a type in ORDER BY can only be compared by a server.")
+    .hint("Order by other columns, or without FOR UPDATE.")
 }
 
 /// The statement, with compared columns behind the client's, and where those are.
@@ -760,7 +776,7 @@ pub fn key_columns(rows: &Rows, visible: usize, text: &str, count: usize) -> (Wr
 }
 
 /// The client's formats for its columns, binary for the others.
-fn formats(request: &Request<'_>, visible: usize, count: usize) -> Vec<i16> {
+pub(super) fn formats(request: &Request<'_>, visible: usize, count: usize) -> Vec<i16> {
     (0..count)
         .map(|column| match request.bound {
             _ if column >= visible => 1,

@@ -73,7 +73,9 @@ fn isolation(text: &str) -> Option<Isolation> {
     let found = levels
         .into_iter()
         .filter_map(|(name, level)| text.rfind(name).map(|place| (place, level)));
-    found.max_by_key(|(place, _)| *place).map(|(_, level)| level)
+    found
+        .max_by_key(|(place, _)| *place)
+        .map(|(_, level)| level)
 }
 
 impl Session {
@@ -139,7 +141,9 @@ impl Session {
                     sqlstate::LOCK_NOT_AVAILABLE,
                     "no snapshot of all shards could be opened in time",
                 )
-                .detail("A transaction over several shards is being committed, or waits to be ended.")
+                .detail(
+                    "A transaction over several shards is being committed, or waits to be ended.",
+                )
                 .hint("Look at automator67.transactions, and try again.")
                 .into());
             }
@@ -153,7 +157,7 @@ impl Session {
             self.links
                 .iter()
                 .enumerate()
-                .any(|(place, link)| link.begun && place != index)
+                .any(|(place, link)| link.begun && link.used && place != index)
         };
         match self.transaction.view {
             View::Open => Err(Report::error(
@@ -185,6 +189,7 @@ impl Session {
         if let Some(index) = self.link_position(shard) {
             let link = &mut self.links[index];
             link.begun = true;
+            link.used = true;
             link.server.settings = settings;
             link.server.query(&text, false);
         }
@@ -231,14 +236,48 @@ mod tests {
             ("", None, strong, View::Committed),
             ("", None, snapshot, View::Wanted),
             (repeatable, None, strong, View::Wanted),
-            (" isolation level serializable", None, snapshot, View::OneShard),
-            (" ISOLATION LEVEL READ COMMITTED", None, snapshot, View::Committed),
-            (" ISOLATION LEVEL READ UNCOMMITTED", None, snapshot, View::Committed),
-            ("", Some("SET default_transaction_isolation TO 'repeatable read'"), strong, View::Wanted),
-            (" ISOLATION LEVEL READ COMMITTED", Some("SET x TO 'serializable'"), strong, View::Committed),
-            (" ISOLATION LEVEL SERIALIZABLE ISOLATION LEVEL REPEATABLE READ", None, strong, View::Wanted),
+            (
+                " isolation level serializable",
+                None,
+                snapshot,
+                View::OneShard,
+            ),
+            (
+                " ISOLATION LEVEL READ COMMITTED",
+                None,
+                snapshot,
+                View::Committed,
+            ),
+            (
+                " ISOLATION LEVEL READ UNCOMMITTED",
+                None,
+                snapshot,
+                View::Committed,
+            ),
+            (
+                "",
+                Some("SET default_transaction_isolation TO 'repeatable read'"),
+                strong,
+                View::Wanted,
+            ),
+            (
+                " ISOLATION LEVEL READ COMMITTED",
+                Some("SET x TO 'serializable'"),
+                strong,
+                View::Committed,
+            ),
+            (
+                " ISOLATION LEVEL SERIALIZABLE ISOLATION LEVEL REPEATABLE READ",
+                None,
+                strong,
+                View::Wanted,
+            ),
         ] {
-            assert_eq!(view_of(options, default, consistency).0, view, "{options:?} {default:?}");
+            assert_eq!(
+                view_of(options, default, consistency).0,
+                view,
+                "{options:?} {default:?}"
+            );
         }
     }
 }

@@ -89,6 +89,8 @@ struct Savepoint {
     settings: Settings,
     /// Length of the transaction's log with it.
     logged: usize,
+    /// What its commit would publish, as of then.
+    epoch: Option<u64>,
 }
 
 impl Transaction {
@@ -259,6 +261,12 @@ impl Session {
                 sqlstate::NO_ACTIVE_SQL_TRANSACTION,
                 "SET TRANSACTION can only be used in transaction blocks",
             );
+        } else if !self.transaction.savepoints.is_empty() && options.contains("ISOLATION") {
+            return Err(Report::error(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction",
+            )
+            .into());
         } else if self.links.iter().any(|link| link.begun) {
             self.everywhere(text).await?;
             self.transaction.log.push(text.to_owned());
@@ -356,71 +364,16 @@ impl Session {
         }
         match self.transaction.state {
             State::Idle => {}
-            State::Open => self.transaction.state = State::Failed,
+            State::Open => {
+                self.transaction.state = State::Failed;
+                self.let_go_of_locks().await;
+            }
             State::Failed => {}
             State::Implicit => {
                 // A shard that cannot even roll back loses its connection, which rolls back too.
                 let _ = self.rollback_links().await;
             }
         }
-    }
-
-    /// COMMIT on every shard that joined, where at most one has changes; with more, and without
-    /// two-phase commit, a failure in the middle leaves some shards committed: the error names
-    /// them.
-    pub(super) async fn commit_one_by_one(&mut self, explicit: bool, writers: usize) -> Outcome {
-        for link in self.links.iter_mut().filter(|link| link.begun) {
-            link.server.query("COMMIT", true);
-        }
-        let mut committed = Vec::new();
-        let mut failed: Option<(String, Failure)> = None;
-        for link in self.links.iter_mut().filter(|link| link.begun) {
-            if let Err(failure) = relay::send(&mut link.server).await {
-                failed.get_or_insert((link.server.shard.settings.name.clone(), failure));
-            }
-        }
-        let begun = self.links.iter_mut().filter(|link| link.begun);
-        for (position, link) in begun.enumerate() {
-            let name = link.server.shard.settings.name.clone();
-            let mut rolled_back = false;
-            let result = relay::collect(&mut self.client, &mut link.server, |output, frame| {
-                rolled_back |=
-                    frame.tag == b'C' && message::command_tag(frame.body()) == "ROLLBACK";
-                // SET LOCAL ends alike everywhere.
-                if position == 0 {
-                    return message::pass_status(output, frame);
-                }
-                Ok(())
-            })
-            .await;
-            match result {
-                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
-                Err(failure) => {
-                    failed.get_or_insert((name, failure));
-                }
-                Ok(()) if rolled_back => {
-                    let report = Report::error(
-                        sqlstate::IN_FAILED_SQL_TRANSACTION,
-                        format!("shard \"{name}\" rolled the transaction back"),
-                    );
-                    failed.get_or_insert((name, report.into()));
-                }
-                Ok(()) if link.wrote => committed.push(name),
-                Ok(()) => {}
-            }
-            link.begun = false;
-            link.wrote = false;
-        }
-        if let Some((name, failure)) = failed {
-            self.forget_transaction(false);
-            return Err(partial_commit(&name, failure, &committed));
-        }
-        self.settle().await;
-        if writers > 1 && (explicit || !self.warned_several) {
-            self.warned_several |= !explicit;
-            self.warn_several_writers(writers);
-        }
-        Ok(())
     }
 
     /// The transaction is committed.
@@ -431,17 +384,36 @@ impl Session {
         self.forget_transaction(true);
     }
 
-    fn warn_several_writers(&mut self, writers: usize) {
-        if !self.settings.own.warnings {
-            return;
+    /// A server that fails gives locks back at once. So do the shards that have not failed: all of
+    /// them, or those since the last savepoint, where the transaction may still go back to.
+    async fn let_go_of_locks(&mut self) {
+        let text = match self.transaction.savepoints.last() {
+            None => "ROLLBACK".to_owned(),
+            Some(last) => format!(
+                "ROLLBACK TO SAVEPOINT {}",
+                crate::guc::quote_identifier(&last.name)
+            ),
+        };
+        let ends = self.transaction.savepoints.is_empty();
+        let idle = |link: &&mut super::Link| {
+            let server = &link.server;
+            link.begun && server.expected.is_empty() && server.status == b'T'
+        };
+        for link in self.links.iter_mut().filter(idle) {
+            link.server.query(&text, false);
+            // A connection that is lost lets go, too.
+            let _ = relay::send(&mut link.server).await;
+            if ends {
+                link.begun = false;
+                link.wrote = false;
+            }
         }
-        Report::error(
-            "01000",
-            format!("transaction wrote on {writers} shards without two-phase commit"),
-        )
-        .warning()
-        .detail("If a shard had failed during the commit, others would have kept their part.")
-        .write(self.client.output());
+        let busy = |link: &&mut super::Link| !link.server.expected.is_empty();
+        for link in self.links.iter_mut().filter(busy) {
+            let output = &mut self.client.wire.output;
+            let _ = relay::settle(output, &mut link.server, |_, _| {}).await;
+            link.server.hidden_error = None;
+        }
     }
 
     /// ROLLBACK on every shard that joined.
@@ -533,6 +505,7 @@ impl Session {
             name: name.to_owned(),
             settings: self.settings.clone(),
             logged: self.transaction.log.len(),
+            epoch: self.transaction.epoch,
         });
         message::put_command_complete(self.client.output(), "SAVEPOINT");
         Ok(Tier::Proxy)
@@ -579,6 +552,7 @@ impl Session {
         let savepoint = &self.transaction.savepoints[position];
         self.settings = savepoint.settings.clone();
         self.transaction.log.truncate(savepoint.logged);
+        self.transaction.epoch = savepoint.epoch;
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.settings = self.settings.map.clone();
         }
@@ -723,29 +697,5 @@ fn no_transaction(command: &str) -> Failure {
         sqlstate::NO_ACTIVE_SQL_TRANSACTION,
         format!("{command} can only be used in transaction blocks"),
     )
-    .into()
-}
-
-/// The error of a commit that failed on one shard, with what the others did.
-fn partial_commit(name: &str, failure: Failure, committed: &[String]) -> Failure {
-    if committed.is_empty() {
-        return failure;
-    }
-    let cause = match &failure {
-        Failure::Report(report) => report.message.clone(),
-        Failure::Shard(frame) => {
-            let body = &frame[crate::frame::HEADER_BYTES..];
-            message::error_field(body, b'M')
-                .unwrap_or_default()
-                .to_owned()
-        }
-        Failure::Told | Failure::ClientGone => String::new(),
-    };
-    Report::error(
-        failure.sqlstate(),
-        format!("commit failed on shard \"{name}\": {cause}"),
-    )
-    .detail(format!("Committed on: {}.", committed.join(", ")))
-    .hint("The transaction is incomplete: look at its rows on every shard before you repeat it.")
     .into()
 }

@@ -23,7 +23,10 @@ impl Session {
             ProxyView::Transactions => {
                 let process = self.process.clone();
                 let parts = two_phase::list(&process).await;
-                parts.iter().map(|part| transaction_row(&process, part)).collect()
+                parts
+                    .iter()
+                    .map(|part| transaction_row(&process, part))
+                    .collect()
             }
         }
     }

@@ -77,7 +77,8 @@ fn is_digit(byte: u8) -> bool {
 }
 
 fn hexadecimal(text: &str) -> Option<u64> {
-    let plain = text.bytes().all(is_digit) && (text == "0" || text.len() == 8 || !text.starts_with('0'));
+    let plain =
+        text.bytes().all(is_digit) && (text == "0" || text.len() == 8 || !text.starts_with('0'));
     u64::from_str_radix(text, 16).ok().filter(|_| plain)
 }
 
@@ -100,7 +101,11 @@ fn shards_of(text: &str) -> Option<Vec<ShardId>> {
     let mut shards = Vec::new();
     for (place, digit) in text.chars().rev().enumerate() {
         let bits = digit.to_digit(16)?;
-        shards.extend((0..4).filter(|bit| bits >> bit & 1 == 1).map(|bit| place as u32 * 4 + bit));
+        shards.extend(
+            (0..4)
+                .filter(|bit| bits >> bit & 1 == 1)
+                .map(|bit| place as u32 * 4 + bit),
+        );
     }
     Some(shards)
 }
