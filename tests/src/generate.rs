@@ -191,7 +191,7 @@ pub fn statement(seed: u64, number: u64) -> Statement {
 
 /// Numbers the parameters that `text` mentions anew: those of parts that were thrown away leave
 /// gaps.
-fn without_gaps(text: &str, parameters: &[Parameter]) -> (String, Vec<Parameter>) {
+pub(crate) fn without_gaps<T: Clone>(text: &str, parameters: &[T]) -> (String, Vec<T>) {
     let mut places: Vec<usize> = Vec::new();
     let mut result = String::new();
     let mut parts = text.split('$');

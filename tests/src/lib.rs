@@ -5,8 +5,10 @@
 //! - [`wire`] is a client that shows every message, [`batch`] puts messages together.
 //! - [`answer`] is what a statement answered, in a form that can be compared.
 //! - [`generate`] makes statements from a seed, over a schema of its own.
+//! - [`changes`] makes writes and transactions from a seed, over a schema of its own.
 //! - [`cases`] reads the case files of `tests/sql`, [`play`] runs them on one server.
 //! - [`checks`] runs many checks on one set of servers.
+//! - [`tpcc`] fills the nine TPC-C tables and runs its transactions.
 //! - [`tpch`] fills the eight TPC-H tables.
 //! - [`wait`] waits for conditions.
 
@@ -14,11 +16,14 @@ pub mod answer;
 pub mod automator;
 pub mod batch;
 pub mod cases;
+pub mod changes;
 pub mod checks;
 pub mod generate;
+pub mod isolation;
 pub mod play;
 pub mod postgres;
 pub mod process;
+pub mod tpcc;
 pub mod tpch;
 pub mod wait;
 pub mod wire;

@@ -1,13 +1,16 @@
 //! The one test binary. Each module starts the servers it needs.
 
 mod arrows;
+mod changes;
 mod corpus;
 mod deadlocks;
 mod drivers;
 mod faults;
 mod frames;
 mod generated;
+mod isolation;
 mod kernels;
 mod moves;
 mod sessions;
+mod tpcc;
 mod volumes;
