@@ -67,6 +67,7 @@ pub struct Config {
     gather: Gather,
     #[serde(default)]
     transactions: Transactions,
+    sequences: SequenceConfig,
     #[serde(default)]
     ring: RingConfig,
 }
@@ -172,6 +173,18 @@ pub fn pool_size() -> usize {
 #[serde(deny_unknown_fields, default)]
 struct Gather {
     max_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct SequenceConfig {
+    block: u64,
+}
+
+impl Default for SequenceConfig {
+    fn default() -> Self {
+        SequenceConfig { block: 100 }
+    }
 }
 
 impl Default for Gather {
@@ -288,6 +301,7 @@ pub fn without_file(users: Vec<User>, shards: Vec<ShardSettings>) -> Settings {
         shards: Vec::new(),
         gather: Gather::default(),
         transactions: Transactions::default(),
+        sequences: SequenceConfig::default(),
         ring: RingConfig::default(),
     };
     settings(config, users, shards)
@@ -336,6 +350,7 @@ fn settings(config: Config, users: Vec<User>, shards: Vec<ShardSettings>) -> Set
         gather_bytes_max: config.gather.max_bytes,
         two_phase: config.transactions.two_phase.into(),
         consistency: config.transactions.consistency.into(),
+        sequence_block: config.sequences.block,
         plan_cache_entries_max: sql.plan_cache_entries_max,
         virtual_nodes: config.ring.virtual_nodes,
     }
@@ -359,6 +374,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             sql.plan_cache_entries_max as u64,
         ),
         ("[gather] max_bytes", config.gather.max_bytes),
+        ("[sequences] block", config.sequences.block),
         ("[ring] virtual_nodes", u64::from(config.ring.virtual_nodes)),
     ];
     if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {

@@ -420,7 +420,12 @@ fn truncate_tables(
     let cascades = truncate.behavior() == DropBehavior::DropCascade && catalog.has_placed_relations;
     let unknown = ranges.iter().any(|range| known(range).is_none());
     if !placed && (!cascades || unknown) {
-        return Ok(Draft::home("truncate").writes());
+        let draft = Draft::home("truncate").writes();
+        return Ok(if truncate.restart_seqs && catalog.has_placed_relations {
+            draft.changes_catalog()
+        } else {
+            draft
+        });
     }
     if unknown && !statement.context.temporary.is_empty() {
         return Err(PlanError::unsupported(
@@ -428,7 +433,12 @@ fn truncate_tables(
         )
         .hint("Use a statement for each."));
     }
-    Ok(everywhere("truncate"))
+    let draft = everywhere("truncate");
+    Ok(if truncate.restart_seqs {
+        draft.changes_catalog()
+    } else {
+        draft
+    })
 }
 
 fn lock_tables(statement: &Statement<'_>, lock: &protobuf::LockStmt) -> Result<Draft, PlanError> {

@@ -3,7 +3,7 @@
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    plan::{Explain, Plan, PlanError, Planned, SessionEffects, Target},
+    plan::{Execute, Explain, Plan, PlanError, Planned, SessionEffects, Target},
     route::Statement,
     splice::Source,
     statement::{self, Draft},
@@ -32,9 +32,15 @@ pub(crate) fn explain(
         writes: analyze && draft.session.writes,
         ..draft.session
     };
-    let native = matches!(draft.plan, Plan::Execute { .. })
-        || (!statement.catalog.has_placed_relations
-            && matches!(draft.plan, Plan::Single(Target::Home | Target::AnyCopy)));
+    if let Plan::Execute(execute) = draft.plan {
+        let plan = Plan::Execute(Execute {
+            prefix: format!("{}\n", statement.text[statement.span.0..start].trim_end()),
+            ..execute
+        });
+        return Ok(Draft::new(plan, "explain").session(session));
+    }
+    let native = !statement.catalog.has_placed_relations
+        && matches!(draft.plan, Plan::Single(Target::Home | Target::AnyCopy));
     if native {
         return Ok(Draft::home("explain").session(session));
     }

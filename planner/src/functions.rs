@@ -23,6 +23,8 @@ pub(crate) struct Traits {
     pub(crate) pins: bool,
     /// `nextval`, `setval`.
     pub(crate) moves_sequence: bool,
+    /// `setval`.
+    pub(crate) sets_sequence: bool,
     /// `currval`, `lastval`.
     pub(crate) reads_sequence: bool,
     /// Where the transaction's timestamp is read, as `now()` or one of its relatives.
@@ -267,6 +269,7 @@ impl Traits {
         }
         self.statement_clock |= STATEMENT_CLOCKS.contains(&name);
         self.moves_sequence |= matches!(name, "nextval" | "setval");
+        self.sets_sequence |= name == "setval";
         self.reads_sequence |= matches!(name, "currval" | "lastval");
         self.set_config |= name == "set_config";
         let advisory = name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_");

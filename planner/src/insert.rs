@@ -68,9 +68,13 @@ pub(crate) fn insert(
         }
         Some(_) | None => select::insert_query(statement, insert, &analysis, &views, relation)?,
     };
+    // The proxy draws the values of new rows; the servers' sessions do not see it.
+    let by_proxy = matches!(draft.plan, Plan::Insert(_));
+    let of_statement = effects(&analysis);
     let session = SessionEffects {
         moves_sequence: draft.session.moves_sequence,
-        ..effects(&analysis)
+        sets_sequence: !by_proxy && of_statement.sets_sequence,
+        ..of_statement
     };
     Ok(draft.session(session))
 }
@@ -134,14 +138,8 @@ fn insert_values(
         check_first: builder.changed || builder.evaluated,
         sequences: builder.sequences,
     };
-    let session = SessionEffects {
-        moves_sequence: !plan.sequences.is_empty(),
-        ..SessionEffects::default()
-    };
     let reusable = builder.reusable && statement.normalised.is_some();
-    Ok(Draft::new(Plan::Insert(plan), "insert")
-        .reusable(reusable)
-        .session(session))
+    Ok(Draft::new(Plan::Insert(plan), "insert").reusable(reusable))
 }
 
 /// RETURNING gives a row for each that was to be inserted.
@@ -695,15 +693,20 @@ fn drawn_sequence(cell: &NodeEnum) -> Option<String> {
         return None;
     }
     match call.args.as_slice() {
-        [argument] => match argument.node.as_ref()? {
-            constant @ NodeEnum::AConst(_) => tree::constant_text(constant),
-            NodeEnum::TypeCast(cast) => {
-                let regclass = strings(&cast.type_name.as_ref()?.names).last() == Some(&"regclass");
-                let value = tree::inner(&cast.arg).filter(|_| regclass)?;
-                matches!(value, NodeEnum::AConst(_)).then(|| tree::constant_text(value))?
-            }
-            _ => None,
-        },
+        [_] => sequence_argument(call),
+        _ => None,
+    }
+}
+
+/// The first argument of a call, if it is the constant name of a sequence.
+pub(crate) fn sequence_argument(call: &protobuf::FuncCall) -> Option<String> {
+    match call.args.first()?.node.as_ref()? {
+        constant @ NodeEnum::AConst(_) => tree::constant_text(constant),
+        NodeEnum::TypeCast(cast) => {
+            let regclass = strings(&cast.type_name.as_ref()?.names).last() == Some(&"regclass");
+            let value = tree::inner(&cast.arg).filter(|_| regclass)?;
+            matches!(value, NodeEnum::AConst(_)).then(|| tree::constant_text(value))?
+        }
         _ => None,
     }
 }

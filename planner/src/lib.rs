@@ -14,6 +14,7 @@ pub mod names;
 pub mod normalise;
 pub mod plan;
 pub mod ring;
+pub mod sequences;
 
 mod admin;
 mod analysis;

@@ -32,10 +32,10 @@ pub(crate) fn of(node: &NodeEnum, plan: &Plan) -> u64 {
         | Plan::Setting(_)
         | Plan::FetchCursor { .. }
         | Plan::CloseCursor { .. }
-        | Plan::Prepare { .. }
+        | Plan::Prepare(_)
         | Plan::Deallocate { .. } => return 0,
         // What it names is not in its text.
-        Plan::Execute { .. } => return u64::MAX,
+        Plan::Execute(_) => return u64::MAX,
         _ => {}
     }
     let mut names = 0;

@@ -12,6 +12,10 @@ use std::{
 
 use crate::catalog::{KeyType, QualifiedName};
 
+mod calls;
+
+pub use calls::{Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse};
+
 /// One statement of a query string, planned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
@@ -42,6 +46,8 @@ pub struct SessionEffects {
     pub pins: bool,
     /// May call `nextval` or `setval` in the server session.
     pub moves_sequence: bool,
+    /// Calls `setval`: values of the sequence that were reserved before are not to be used.
+    pub sets_sequence: bool,
     /// Calls `currval` or `lastval`, which read what an earlier statement of this session left.
     pub reads_sequence: bool,
     /// May write rows (a failed or forgotten commit would matter).
@@ -108,16 +114,13 @@ pub enum Plan {
         /// The cursor's name.
         name: Option<String>,
     },
-    /// SQL-level PREPARE (runs on the home shard and pins it) of a statement that needs no other.
-    Prepare {
-        /// The statement's name.
-        name: String,
-    },
-    /// SQL-level EXECUTE.
-    Execute {
-        /// The statement's name.
-        name: String,
-    },
+    /// A statement that calls `currval`, `lastval` or `nextval` for sequences whose values the
+    /// proxy has drawn.
+    Sequences(SequenceUse),
+    /// SQL-level PREPARE.
+    Prepare(Prepare),
+    /// SQL-level EXECUTE, or EXPLAIN of one.
+    Execute(Execute),
     /// SQL-level DEALLOCATE; `None` is ALL.
     Deallocate {
         /// The statement's name.
@@ -199,6 +202,10 @@ pub enum Piece {
 /// the proxy replaces this exact text by a quoted literal.
 pub const NOW_PLACEHOLDER: &str = "'automator67:now'";
 
+/// In [`InsertSelect::query_sql`], ends the argument of a `nextval` that is the proxy's, not the
+/// client's.
+pub const NEXT_MARK: &str = "/*automator67:next*/";
+
 /// INSERT ... VALUES over several shards.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InsertSplit {
@@ -278,6 +285,8 @@ pub struct InsertSelect {
     pub suffix: Option<String>,
     /// Every row comes back exactly once, so results can be put in input order.
     pub one_result_per_row: bool,
+    /// Sequences of which each row takes one value, see [`NEXT_MARK`].
+    pub sequences: Vec<String>,
 }
 
 /// A write on several shards in one transaction.

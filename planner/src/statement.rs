@@ -9,11 +9,11 @@ use crate::{
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
-    plan::{Plan, PlanError, Planned, SessionEffects, Target},
+    plan::{Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
     route::{self, Statement, Verdict, count_parameters},
     scatter,
     scope::Found,
-    session, table_as, tree,
+    sequences, session, table_as, tree,
     views::Views,
     write,
 };
@@ -150,7 +150,15 @@ fn plan_one(
         normalised,
         parameters,
     };
-    let draft = draft(&statement)?;
+    let draft = match sequences::calls(&statement) {
+        None => draft(&statement)?,
+        Some(calls) => with_sequence_calls(&statement, calls),
+    };
+    // Which sequence a call means is a literal of the text.
+    let draft = match sequences::is_called(statement.node, draft.session) {
+        true => draft.reusable(false),
+        false => draft,
+    };
     let names = names::of(&parsed.node, &draft.plan);
     let redefines = match draft.plan {
         Plan::Ddl(_) => ddl::redefined(&statement),
@@ -162,6 +170,26 @@ fn plan_one(
         redefines,
         ..finish(draft, parsed.span)
     })
+}
+
+/// The statement waits for the values of its calls; what it is without them is planned, too.
+fn with_sequence_calls(statement: &Statement<'_>, calls: (Vec<SequenceCall>, Moved)) -> Draft {
+    let kind = match statement.node {
+        NodeEnum::SelectStmt(_) => "select",
+        NodeEnum::InsertStmt(_) => "insert",
+        NodeEnum::UpdateStmt(_) => "update",
+        NodeEnum::DeleteStmt(_) => "delete",
+        _ => "other",
+    };
+    let otherwise = draft(statement).map(|draft| {
+        let names = names::of(statement.node, &draft.plan);
+        Planned {
+            names,
+            parameters: highest_parameter(statement.node),
+            ..finish(draft, statement.span)
+        }
+    });
+    Draft::new(sequences::plan(calls, otherwise), kind)
 }
 
 fn finish(draft: Draft, span: (usize, usize)) -> Planned {
@@ -331,6 +359,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
     SessionEffects {
         pins: traits.pins || traits.set_config,
         moves_sequence: traits.moves_sequence || draws,
+        sets_sequence: traits.sets_sequence,
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
         changes_catalog: false,

@@ -8,7 +8,7 @@ use pg_query::{
 
 use crate::{
     analysis::{self, Analysis},
-    ddl, gather, parse,
+    cursor, ddl, gather, parse,
     plan::{Plan, PlanError, SessionEffects, Target},
     route::{self, Statement, Verdict},
     scope::Found,
@@ -28,9 +28,13 @@ pub(crate) fn create(
         return Ok(Draft::home("ddl"));
     };
     ddl::refuse_reserved(statement)?;
-    if let NodeEnum::ExecuteStmt(_) = query {
+    if let NodeEnum::ExecuteStmt(execute) = query {
         if ddl::is_temporary(range) {
-            return Ok(ddl::at_home());
+            let plan = cursor::execute_behind(statement, execute)?;
+            return Ok(Draft {
+                plan,
+                ..ddl::at_home()
+            });
         }
         return Err(
             PlanError::unsupported("CREATE TABLE AS EXECUTE is not supported")
@@ -132,6 +136,7 @@ fn place(
     };
     let session = SessionEffects {
         moves_sequence: analysis.traits.moves_sequence,
+        sets_sequence: analysis.traits.sets_sequence,
         reads_sequence: analysis.traits.reads_sequence,
         ..SessionEffects::default()
     };

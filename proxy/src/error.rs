@@ -48,6 +48,10 @@ pub mod sqlstate {
     /// duplicate_prepared_statement
     pub const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
     /// undefined_table
+    pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
+    /// sequence_generator_limit_exceeded
+    pub const SEQUENCE_LIMIT: &str = "2200H";
+    /// undefined_table
     pub const UNDEFINED_TABLE: &str = "42P01";
     /// object_not_in_prerequisite_state
     pub const OBJECT_NOT_IN_STATE: &str = "55000";

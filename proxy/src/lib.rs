@@ -21,6 +21,7 @@ mod pool;
 mod process;
 mod relay;
 mod scram;
+mod sequences;
 mod server;
 mod session;
 pub mod settings;

@@ -18,6 +18,7 @@ use crate::{
     plan_cache::PlanCache,
     pool::{PoolState, Pools},
     scram::Verifier,
+    sequences::{HomeShard, Sequences},
     server::{self, BackendKey},
     session::KnownStatements,
     settings::{Settings, User},
@@ -40,6 +41,8 @@ pub struct Process {
     pub tls: Option<ServerTls>,
     /// Who may log in.
     pub logins: HashMap<String, Login>,
+    /// Reserved values of sequences.
+    pub sequences: Sequences<HomeShard>,
     /// Metrics.
     pub telemetry: Telemetry,
     /// Makes up salts for users that do not exist.
@@ -134,7 +137,9 @@ impl Process {
         two_phase: TwoPhase,
     ) -> Self {
         let logins = settings.users.iter().filter_map(login).collect();
+        let sequences = Sequences::new(HomeShard::new(shards[0].clone()));
         Process {
+            sequences,
             settings,
             shards,
             store,

@@ -22,6 +22,7 @@ mod moving;
 mod multi;
 mod planning;
 mod scatter;
+mod sequences;
 mod setting;
 mod snapshot;
 mod sql_prepared;
@@ -100,8 +101,12 @@ pub struct Session {
     work: scatter::Work,
     /// Relations that are moved for the statement are not temporary tables.
     moves_last: bool,
+    /// What is answered now is written to shards afterwards.
+    will_write: bool,
     /// The warning about several shards was given once for single statements.
     warned_several: bool,
+    /// Values it has drawn from sequences.
+    memory: sequences::Memory,
 }
 
 /// Message types that a client may send after login.
@@ -139,6 +144,8 @@ struct OwnSettings {
     work_bytes: usize,
     /// `automator67.consistency`.
     consistency: Consistency,
+    /// `automator67.sequence_block`: values reserved at once.
+    sequence_block: u64,
     /// `client_min_messages` lets warnings through.
     warnings: bool,
 }
@@ -192,6 +199,7 @@ impl Session {
                 tier: automator67_planner::Tier::Single,
                 work_bytes: WORK_BYTES,
                 consistency: process.settings.consistency,
+                sequence_block: process.settings.sequence_block,
                 warnings: true,
             },
             hidden: None,
@@ -220,7 +228,9 @@ impl Session {
             sync_taken_by_copy: false,
             work: scatter::Work::default(),
             moves_last: false,
+            will_write: false,
             warned_several: false,
+            memory: sequences::Memory::default(),
         }
     }
 
@@ -338,7 +348,7 @@ impl Session {
     /// transaction, takes no other way than this.
     async fn statement(&mut self, request: &Request<'_>, started: Instant) -> Outcome {
         self.note_statement(request);
-        if request.planned.parameters > 0 && !matches!(request.planned.plan, Plan::Prepare { .. }) {
+        if request.planned.parameters > 0 && !matches!(request.planned.plan, Plan::Prepare(_)) {
             // There are no parameters in a simple query: the server says so.
             return Box::pin(self.run_single(request, self.home())).await;
         }

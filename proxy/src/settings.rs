@@ -30,6 +30,8 @@ pub struct Settings {
     pub login_timeout: Duration,
     /// Default of `automator67.gather_max_bytes`: what one statement may copy to the home shard.
     pub gather_bytes_max: u64,
+    /// Default of `automator67.sequence_block`: values of a sequence reserved at once.
+    pub sequence_block: u64,
     /// Plans kept per thread.
     pub plan_cache_entries_max: usize,
     /// What happens to transactions that write on several shards.

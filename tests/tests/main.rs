@@ -11,6 +11,7 @@ mod generated;
 mod isolation;
 mod kernels;
 mod moves;
+mod sequences;
 mod sessions;
 mod tpcc;
 mod volumes;

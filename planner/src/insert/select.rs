@@ -7,7 +7,9 @@ use crate::{
     analysis::{self, Analysis},
     catalog::{Column, Placement, Relation},
     gather, parse,
-    plan::{Combine, InsertSelect, Multi, Plan, PlanError, SessionEffects, ShardSet, Target},
+    plan::{
+        Combine, InsertSelect, Multi, NEXT_MARK, Plan, PlanError, SessionEffects, ShardSet, Target,
+    },
     route::{self, Statement, Verdict},
     scatter,
     scope::Found,
@@ -309,6 +311,9 @@ fn spread(
             .and_then(|start| statement.text.get(start..statement.span.1))
             .map(str::to_owned),
         one_result_per_row: super::one_result_per_row(insert),
+        sequences: defaulted(relation, given)
+            .filter_map(|column| column.sequence.clone())
+            .collect(),
     };
     Ok(Draft::new(Plan::InsertSelect(plan), "insert").session(session))
 }
@@ -386,7 +391,9 @@ fn wrapped(
     for column in defaulted(relation, given) {
         write::default_traits(statement.catalog, column).refuse_unsafe(statement.catalog)?;
         let value = match (&column.sequence, &column.default) {
-            (Some(sequence), _) => format!("nextval({}::regclass)", literal(sequence)),
+            (Some(sequence), _) => {
+                format!("nextval({}::regclass{NEXT_MARK})", literal(sequence))
+            }
             (None, Some(default)) => format!("({default})"),
             (None, None) => continue,
         };

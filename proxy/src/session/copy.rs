@@ -22,8 +22,8 @@ use crate::{
     telemetry::Tier,
 };
 
-/// Sequence values drawn at once for rows of a COPY.
-const SEQUENCE_BLOCK: usize = 1000;
+/// Sequence values reserved at once for rows of a COPY.
+const SEQUENCE_BLOCK: u64 = 1000;
 /// Row numbers kept per shard of a COPY: more than a shard is ever behind with.
 const ROW_NUMBERS_MAX: usize = 1 << 16;
 /// Rows that are read from the home shard at once when they move.
@@ -43,8 +43,6 @@ struct Splitter<'a> {
     started: bool,
     ended: bool,
     line: u64,
-    /// Per sequence, values drawn and not used, last first.
-    drawn: Vec<Vec<String>>,
 }
 
 impl Session {
@@ -57,6 +55,9 @@ impl Session {
             )
             .hint("Use FORMAT text or csv, or give every column.")
             .into());
+        }
+        for sequence in &copy.sequences {
+            self.check_drawing(sequence).await?;
         }
         self.begin_implicit();
         let shards = self.all_shards();
@@ -77,7 +78,6 @@ impl Session {
         self.client.flush().await?;
         let pending = shards.iter().map(|_| BytesMut::new()).collect();
         let rows = shards.iter().map(|_| RowNumbers::default()).collect();
-        let drawn = copy.sequences.iter().map(|_| Vec::new()).collect();
         let mut splitter = Splitter {
             copy,
             shards,
@@ -88,7 +88,6 @@ impl Session {
             started: false,
             ended: false,
             line: 0,
-            drawn,
         };
         let result = self.split_client_data(&mut splitter, request).await;
         let rows = self.end_copies(&splitter, result).await?;
@@ -198,17 +197,10 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome {
         let copy = splitter.copy;
-        for n in 0..copy.sequences.len() {
-            if splitter.drawn[n].is_empty() {
-                splitter.drawn[n] = self.draw_apart(&copy.sequences[n], SEQUENCE_BLOCK).await?;
-                splitter.drawn[n].reverse();
-            }
+        let mut appended = Vec::with_capacity(copy.sequences.len());
+        for sequence in &copy.sequences {
+            appended.push(self.draw_while_copying(sequence, SEQUENCE_BLOCK).await?);
         }
-        let appended: Vec<String> = splitter
-            .drawn
-            .iter_mut()
-            .map(|values| values.pop().unwrap_or_default())
-            .collect();
         let target = match &copy.destination {
             CopyDestination::EveryShard => None,
             CopyDestination::Key { key, key_type } => {
@@ -356,7 +348,11 @@ impl Session {
 
     /// Values of a sequence, drawn on a connection of their own: this transaction's are all busy
     /// copying.
-    async fn draw_apart(&mut self, sequence: &str, count: usize) -> Outcome<Vec<String>> {
+    pub(super) async fn draw_apart(
+        &mut self,
+        sequence: &str,
+        count: usize,
+    ) -> Outcome<Vec<String>> {
         let text = format!(
             "select nextval({}::regclass) from generate_series(1, {count})",
             guc::quote_literal(sequence)

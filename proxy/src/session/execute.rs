@@ -23,6 +23,15 @@ use crate::{
 impl Session {
     /// Runs one statement to its CommandComplete. Returns the tier that answered it.
     pub(super) async fn execute(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+        let tier = self.execute_plan(request).await?;
+        if request.planned.session.sets_sequence {
+            self.sequences_were_set(request.planned, request.text)
+                .await?;
+        }
+        Ok(tier)
+    }
+
+    async fn execute_plan(&mut self, request: &Request<'_>) -> Outcome<Tier> {
         let planned = request.planned;
         if self.transaction.is_failed() && !ends_failed_transaction(&planned.plan) {
             return Err(aborted());
@@ -60,12 +69,10 @@ impl Session {
             }
             Plan::FetchCursor { name } => self.fetch_cursor(name, request).await,
             Plan::CloseCursor { name } => self.close_cursor(name.as_deref(), request).await,
-            Plan::Prepare { name } => self.prepare_in_sql(name, request).await,
+            Plan::Sequences(uses) => self.with_sequences(uses, request).await,
+            Plan::Prepare(prepare) => self.prepare_in_sql(prepare, request).await,
             Plan::Deallocate { name } => self.deallocate_in_sql(name.as_deref(), request).await,
-            Plan::Execute { .. } => {
-                self.run_single(request, self.home()).await?;
-                Ok(Tier::Single)
-            }
+            Plan::Execute(execute) => self.execute_in_sql(execute, request).await,
             Plan::Explain(explain) => self.explain(explain, request).await,
         }
     }

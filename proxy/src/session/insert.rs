@@ -19,6 +19,7 @@ use super::{
     moving::Choice,
     multi::{Pace, Tally},
     planning::{Request, shard_of},
+    sequences::Drawing,
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
@@ -154,38 +155,15 @@ impl Session {
     ) -> Outcome<Vec<String>> {
         let takes: Vec<bool> = insert.rows.iter().map(|row| row.takes(n)).collect();
         let count = takes.iter().filter(|takes| **takes).count();
-        let mut values = self.draw_sequence(sequence, count).await?.into_iter();
+        let mut values = self
+            .draw_sequence(sequence, count, Drawing::Rows)
+            .await?
+            .into_iter();
         let value = |takes| if takes { values.next() } else { None };
         Ok(takes
             .into_iter()
             .map(value)
             .map(Option::unwrap_or_default)
-            .collect())
-    }
-
-    /// The next `count` values of a sequence on the home shard.
-    pub(super) async fn draw_sequence(
-        &mut self,
-        sequence: &str,
-        count: usize,
-    ) -> Outcome<Vec<String>> {
-        let home = self.home();
-        let text = format!(
-            "select nextval({}::regclass) from generate_series(1, {count})",
-            guc::quote_literal(sequence)
-        );
-        let rows = self.query_rows(home, &text).await?;
-        let session = self.card.id;
-        if let Some(link) = self
-            .links
-            .iter_mut()
-            .find(|link| link.server.shard_id() == home)
-        {
-            link.server.move_sequence(session);
-        }
-        Ok(rows
-            .into_iter()
-            .filter_map(|row| row.into_iter().next().flatten())
             .collect())
     }
 
@@ -376,7 +354,8 @@ impl Session {
         let tier = match &*insert.query {
             Plan::Gather(gather) => {
                 self.load_fetches(gather, request).await?;
-                self.stage(&gather.statement, request).await?;
+                self.stage_drawing(insert, &gather.statement, request)
+                    .await?;
                 self.drop_fetches(gather).await?;
                 Tier::Gather
             }
@@ -385,7 +364,8 @@ impl Session {
                 Tier::Merge
             }
             _ => {
-                self.stage(&insert.query_sql, request).await?;
+                self.stage_drawing(insert, &insert.query_sql, request)
+                    .await?;
                 Tier::Multi
             }
         };
@@ -397,6 +377,19 @@ impl Session {
             .await?;
         message::put_command_complete(self.client.output(), &tag);
         Ok(tier)
+    }
+
+    /// Computes the query's rows on the home shard, with values of sequences in them.
+    async fn stage_drawing(
+        &mut self,
+        insert: &InsertSelect,
+        query: &str,
+        request: &Request<'_>,
+    ) -> Outcome {
+        let mut query = query.to_owned();
+        let held = self.hold_for_rows(&insert.sequences, &mut query).await?;
+        let rows = self.stage(&query, request).await?;
+        self.rows_have_drawn(held, rows).await
     }
 
     /// Answers the query as a statement of its own; what is too large for memory goes through a
@@ -432,18 +425,33 @@ impl Session {
         };
         let moves = [stage];
         let home = [self.home()];
-        self.move_relations(&moves, &home, &Choice::only(&moves), request)
-            .await?;
-        Ok(())
+        self.will_write = true;
+        let choice = Choice::only(&moves);
+        let moved = self.move_relations(&moves, &home, &choice, request).await;
+        self.will_write = false;
+        moved.map(|_| ())
     }
 
-    /// Computes the query's rows on the home shard, once.
-    async fn stage(&mut self, query: &str, request: &Request<'_>) -> Outcome {
+    /// Computes the query's rows on the home shard, once. Returns their number.
+    async fn stage(&mut self, query: &str, request: &Request<'_>) -> Outcome<usize> {
         let index = self.link(self.home()).await?;
+        self.note_effects(index, request.planned.session)?;
         let text = format!("CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {query}");
-        queue(&mut self.links[index].server, &text, request.bound, false);
-        relay::exchange(&mut self.client, &mut self.links[index].server).await?;
-        self.hidden_error(index)
+        queue(&mut self.links[index].server, &text, request.bound, true);
+        let mut rows = 0;
+        relay::collect(
+            &mut self.client,
+            &mut self.links[index].server,
+            |_, frame| {
+                if frame.tag == b'C' {
+                    rows = message::tag_rows(message::command_tag(frame.body())).unwrap_or(0);
+                }
+                Ok(())
+            },
+        )
+        .await?;
+        self.hidden_error(index)?;
+        Ok(usize::try_from(rows).unwrap_or(usize::MAX))
     }
 
     /// Inserts staged rows by INSERT, because the statement wants to see conflicts or results.

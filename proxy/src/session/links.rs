@@ -184,10 +184,11 @@ impl Session {
         }
         let link = &mut self.links[index];
         link.wrote |= effects.writes || effects.changes_catalog;
-        if effects.reads_sequence
-            && !(self.pinned
-                || link.server.sequence_owner == SequenceOwner::Session(session) && link.begun)
-        {
+        let owner = link.server.sequence_owner;
+        let alone = owner == SequenceOwner::Nobody || owner == SequenceOwner::Session(session);
+        let known = self.memory.is_on(&link.server.key, owner, session)
+            || self.memory.never_on_a_server() && self.pinned && alone;
+        if effects.reads_sequence && !(known && (self.pinned || link.begun)) {
             return Err(Report::error(
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "currval and lastval need the server session that called nextval",
@@ -198,6 +199,7 @@ impl Session {
         }
         if effects.moves_sequence {
             link.server.move_sequence(session);
+            self.memory.moved_on(&link.server.key);
         }
         if effects.pins && !self.pinned {
             self.pinned = true;

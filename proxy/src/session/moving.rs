@@ -134,7 +134,7 @@ impl Session {
     /// statement around it.
     pub(super) fn choose_lasting(&mut self, writes: bool, request: &Request<'_>) -> Outcome<bool> {
         let outer = self.moves_last;
-        self.moves_last |= writes || self.transaction.goes_on();
+        self.moves_last |= writes || self.will_write || self.transaction.goes_on();
         // The name can only stand in a literal or a comment; it would not stay what it is.
         if self.moves_last && request.text.contains(MOVED) {
             return Err(Report::error(

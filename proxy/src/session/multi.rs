@@ -110,6 +110,9 @@ impl Session {
             return Ok(Tier::Multi);
         }
         self.begin_implicit();
+        if request.planned.session.changes_catalog {
+            self.announce_change().await?;
+        }
         let work: Vec<(ShardId, String)> = shards
             .into_iter()
             .map(|shard| (shard, text.clone()))

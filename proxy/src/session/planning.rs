@@ -205,7 +205,11 @@ impl Session {
         let statements =
             self.plan_fresh(&catalog, text, parameter_types, goal, Some(&normalised))?;
         if let ([planned], true) = (statements.as_slice(), cacheable) {
-            let reads = matches!(planned.plan, Plan::Scatter(_) | Plan::Gather(_));
+            let reads = matches!(
+                planned.plan,
+                Plan::Scatter(_) | Plan::Gather(_) | Plan::Sequences(_)
+            ) || planned.session.reads_sequence
+                || planned.session.moves_sequence;
             if planned.reusable || reads {
                 // What depends on the literals serves the same text.
                 let key = if planned.reusable {
@@ -324,6 +328,7 @@ impl Session {
         !self.transaction.is_open()
             && !effects.changes_catalog
             && !effects.pins
+            && !effects.sets_sequence
             && request.bound.is_none()
     }
 

@@ -21,6 +21,8 @@ use crate::{
 const OWN: &str = "automator67.";
 /// Everything back to the server's own values.
 const RESET_ALL: &str = "RESET ALL";
+/// Most values of a sequence that are reserved at once, unless one statement needs more.
+const SEQUENCE_BLOCK_MAX: u64 = 1_000_000;
 /// Greetings kept per thread.
 const GREETINGS_MAX: usize = 1000;
 
@@ -180,6 +182,9 @@ impl Session {
                 for link in &mut self.links {
                     link.server.forget_prepared(None);
                 }
+                if request.text.to_lowercase().contains("sequences") {
+                    self.memory = super::sequences::Memory::default();
+                }
             }
             SettingCommand::ShowOwn { name } => self.show_own(name, request)?,
         }
@@ -269,6 +274,7 @@ impl Session {
         self.cursors.clear();
         self.temporary_names.clear();
         self.sql_prepared.clear();
+        self.memory = super::sequences::Memory::default();
         if self.pinned {
             // What pinned the session is discarded with everything else.
             for index in 0..self.links.len() {
@@ -296,6 +302,7 @@ impl Session {
             }
             "automator67.gather_max_bytes" => own.gather_bytes_max.to_string(),
             "automator67.work_mem_bytes" => own.work_bytes.to_string(),
+            "automator67.sequence_block" => own.sequence_block.to_string(),
             "automator67.force_tier" => match own.tier {
                 Floor::Single => "auto",
                 Floor::Scatter => "scatter",
@@ -354,6 +361,13 @@ impl Session {
                         value_text,
                         "Give a number of bytes, or one with kB, MB or GB.",
                     )
+                })?;
+            }
+            "automator67.sequence_block" => {
+                let given = value_text.trim().parse().ok();
+                let given = given.filter(|count| (1..=SEQUENCE_BLOCK_MAX).contains(count));
+                self.settings.own.sequence_block = given.ok_or_else(|| {
+                    invalid_value(name, value_text, "Give a number from 1 to 1000000.")
                 })?;
             }
             "automator67.force_tier" => {
@@ -443,6 +457,9 @@ impl Session {
             "automator67.consistency" => {
                 self.settings.own.consistency = self.process.settings.consistency;
             }
+            "automator67.sequence_block" => {
+                self.settings.own.sequence_block = self.process.settings.sequence_block;
+            }
             "client_min_messages" => self.settings.own.warnings = true,
             _ => {}
         }
@@ -454,6 +471,7 @@ impl Session {
             "automator67.auto_distribute",
             "automator67.gather_max_bytes",
             "automator67.work_mem_bytes",
+            "automator67.sequence_block",
             "automator67.force_tier",
             "automator67.consistency",
             "client_min_messages",

@@ -1,11 +1,16 @@
-//! PREPARE and EXECUTE as SQL. Such statements live on the home shard, and are right only as long
-//! as the tables they name are where they were.
+//! PREPARE and EXECUTE as SQL. A statement that needs the home shard alone lives there, as long as
+//! the tables it names are where they were. Any other is kept as text: EXECUTE puts its parameters
+//! in, and the text is planned and run like one that the client has sent.
 
-use automator67_planner::plan::Plan;
+use automator67_planner::{
+    catalog::ShardId,
+    normalise::{TokenKind, tokens},
+    plan::{Execute, Plan, Prepare, SessionEffects},
+};
 
 use super::{Session, planning::Request};
 use crate::{
-    error::{Outcome, Severity},
+    error::{Outcome, Report, Severity, sqlstate},
     guc, message,
     telemetry::Tier,
 };
@@ -15,25 +20,202 @@ pub struct SqlPrepared {
     name: String,
     /// The whole PREPARE.
     text: String,
+    /// What EXECUTE runs, if that is not on the home shard.
+    kept: Option<Kept>,
+    /// What it does where it lives on the home shard.
+    effects: SessionEffects,
+}
+
+/// A statement as text.
+#[derive(Clone)]
+struct Kept {
+    /// Behind AS.
+    text: String,
+    /// Names of the parameters' types.
+    types: Vec<String>,
 }
 
 impl Session {
     /// PREPARE.
     pub(super) async fn prepare_in_sql(
         &mut self,
-        name: &str,
+        prepare: &Prepare,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
-        self.run_single(request, self.home()).await?;
+        let name = &prepare.name;
+        let known = self.sql_prepared.iter().any(|one| one.name == *name);
+        if known || self.statements.contains_key(name) {
+            return Err(Report::error(
+                sqlstate::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{name}\" already exists"),
+            )
+            .into());
+        }
+        let kept = match &prepare.text {
+            None => {
+                self.run_single(request, self.home()).await?;
+                None
+            }
+            Some(text) => {
+                let home = self.home();
+                self.run_hidden(home, request.text).await?;
+                let types = self.take_from_home(name).await?;
+                message::put_command_complete(self.client.output(), "PREPARE");
+                let text = text.clone();
+                Some(Kept { text, types })
+            }
+        };
         if self.sql_prepared.is_empty() {
             self.sql_prepared_epoch = request.catalog.epoch;
         }
-        self.sql_prepared.retain(|one| one.name != name);
         self.sql_prepared.push(SqlPrepared {
-            name: name.to_owned(),
+            name: name.clone(),
             text: request.text.to_owned(),
+            kept,
+            effects: request.planned.session,
         });
         Ok(Tier::Single)
+    }
+
+    /// Parameter types of a statement that the home shard has prepared, which then forgets it.
+    async fn take_from_home(&mut self, name: &str) -> Outcome<Vec<String>> {
+        let text = format!(
+            "select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname)
+             from pg_catalog.pg_prepared_statements p
+             cross join lateral pg_catalog.unnest(p.parameter_types) with ordinality u (type, place)
+             join pg_catalog.pg_type t on t.oid = u.type
+             join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+             where p.name = {} order by u.place",
+            guc::quote_literal(name)
+        );
+        let home = self.home();
+        let rows = self.query_rows(home, &text).await;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(failure) => {
+                // The statement is still there: nobody else must find it.
+                if let Some(index) = self.link_position(home) {
+                    self.links[index].server.status = b'E';
+                }
+                return Err(failure);
+            }
+        };
+        let name = guc::quote_identifier(name);
+        self.run_hidden(home, &format!("DEALLOCATE {name}")).await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| row.into_iter().next().flatten())
+            .collect())
+    }
+
+    /// EXECUTE, or EXPLAIN of one.
+    pub(super) async fn execute_in_sql(
+        &mut self,
+        execute: &Execute,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        let found = self
+            .sql_prepared
+            .iter()
+            .find(|one| one.name == execute.name);
+        let Some(kept) = found.and_then(|one| one.kept.clone()) else {
+            let effects = found.map(|one| one.effects).unwrap_or_default();
+            return self.execute_at_home(effects, request).await;
+        };
+        let (given, wanted) = (execute.arguments.len(), kept.types.len());
+        if given != wanted {
+            return Err(Report::error(
+                sqlstate::SYNTAX_ERROR,
+                format!(
+                    "wrong number of parameters for prepared statement \"{}\"",
+                    execute.name
+                ),
+            )
+            .detail(format!("Expected {wanted} parameters but got {given}."))
+            .into());
+        }
+        let values = self.argument_values(execute, &kept, request).await?;
+        let text = format!("{}{}", execute.prefix, expanded(&kept, &values));
+        self.run_rewritten(&text, request).await
+    }
+
+    async fn execute_at_home(
+        &mut self,
+        effects: SessionEffects,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        let mut planned = request.planned.clone();
+        let session = &mut planned.session;
+        session.moves_sequence |= effects.moves_sequence;
+        session.reads_sequence |= effects.reads_sequence;
+        let known = request.with_plan(&planned);
+        self.run_single(&known, self.home()).await?;
+        if planned.session.pins {
+            // CREATE TEMPORARY TABLE AS EXECUTE
+            self.load_temporary_names().await?;
+        }
+        if effects.sets_sequence {
+            // Which one is in the text of PREPARE, with parameters: all may be meant.
+            planned.session.sets_sequence = true;
+            self.sequences_were_set(&planned, "select setval(null, 1)")
+                .await?;
+        }
+        Ok(Tier::Single)
+    }
+
+    /// The parameters as text: strings and NULL as they stand, everything else as the home shard
+    /// computes it, once.
+    async fn argument_values(
+        &mut self,
+        execute: &Execute,
+        kept: &Kept,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<Option<String>>> {
+        let plain: Vec<Option<Option<String>>> = execute
+            .arguments
+            .iter()
+            .zip(&kept.types)
+            .map(|(text, sql_type)| constant(text, sql_type))
+            .collect();
+        if let Some(values) = plain.iter().cloned().collect() {
+            return Ok(values);
+        }
+        let targets: Vec<String> = execute
+            .arguments
+            .iter()
+            .zip(&kept.types)
+            .map(|(text, sql_type)| format!("({text}\n)::{sql_type}"))
+            .collect();
+        let home: ShardId = self.home();
+        let index = self.link(home).await?;
+        self.note_effects(index, request.planned.session)?;
+        let rows = self
+            .query_rows(home, &format!("select {}", targets.join(", ")))
+            .await?;
+        let row = rows.into_iter().next().unwrap_or_default();
+        if row.len() == kept.types.len() {
+            Ok(row)
+        } else {
+            Err(Report::error(
+                sqlstate::INTERNAL_ERROR,
+                "the parameters of EXECUTE could not be computed",
+            )
+            .into())
+        }
+    }
+
+    /// What a server describes in the place of an EXECUTE.
+    pub(super) fn described_in_place(&self, plan: Option<&Plan>) -> Option<String> {
+        let Some(Plan::Execute(execute)) = plan else {
+            return None;
+        };
+        let found = self
+            .sql_prepared
+            .iter()
+            .find(|one| one.name == execute.name)?;
+        let kept = found.kept.as_ref()?;
+        let values = vec![None; kept.types.len()];
+        Some(format!("{}{}", execute.prefix, expanded(kept, &values)))
     }
 
     /// DEALLOCATE; `None` is ALL.
@@ -43,14 +225,20 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Tier> {
         // Drivers also deallocate this way what they have prepared by Parse.
-        let parsed = match name {
-            Some(name) => self.statements.remove(name).is_some(),
+        let here = match name {
+            Some(name) => {
+                let count = self.sql_prepared.len();
+                self.sql_prepared
+                    .retain(|one| one.name != name || one.kept.is_none());
+                count != self.sql_prepared.len() || self.statements.remove(name).is_some()
+            }
             None => {
                 self.statements.retain(|name, _| name.is_empty());
+                self.sql_prepared.retain(|one| one.kept.is_none());
                 self.sql_prepared.is_empty()
             }
         };
-        if parsed {
+        if here {
             let all = if name.is_none() { " ALL" } else { "" };
             message::put_command_complete(self.client.output(), &format!("DEALLOCATE{all}"));
             return Ok(Tier::Proxy);
@@ -62,7 +250,7 @@ impl Session {
     }
 
     /// After a change of the catalog: statements that may no longer run on the home shard alone
-    /// are forgotten, so that EXECUTE fails instead of reading a part of the rows.
+    /// are kept as text from now on.
     pub(super) async fn judge_sql_prepared(&mut self) -> Outcome {
         let epoch = self.catalog().epoch;
         if self.sql_prepared.is_empty() || self.sql_prepared_epoch == epoch {
@@ -71,26 +259,164 @@ impl Session {
         if self.transaction.is_failed() {
             return Ok(());
         }
-        for one in std::mem::take(&mut self.sql_prepared) {
-            let planned = self.plan_simple(&one.text);
-            let still = planned.is_ok_and(|prepared| {
-                let mut plans = prepared.statements.iter().map(|planned| &planned.plan);
-                plans.all(|plan| matches!(plan, Plan::Prepare { .. }))
-            });
-            if still {
-                self.sql_prepared.push(one);
+        for mut one in std::mem::take(&mut self.sql_prepared) {
+            if one.kept.is_none() && !self.still_at_home(&mut one).await? {
                 continue;
             }
-            let name = guc::quote_identifier(&one.name);
-            self.run_hidden(self.home(), &format!("DEALLOCATE {name}"))
-                .await?;
-            let text = format!(
-                "prepared statement \"{}\" was deallocated because its tables are on several shards now",
-                one.name
-            );
-            self.notice(Severity::Warning, "01000", &text);
+            self.sql_prepared.push(one);
         }
         self.sql_prepared_epoch = epoch;
         Ok(())
     }
+
+    /// Looks at a statement of the home shard again; false if it is lost.
+    async fn still_at_home(&mut self, one: &mut SqlPrepared) -> Outcome<bool> {
+        let planned = match self.plan_simple(&one.text) {
+            Ok(prepared) => prepared.statements.into_iter().next(),
+            Err(_) => None,
+        };
+        let text = match planned.as_ref().map(|planned| &planned.plan) {
+            Some(Plan::Prepare(Prepare { text: None, .. })) => return Ok(true),
+            Some(Plan::Prepare(Prepare { text, .. })) => text.clone(),
+            _ => None,
+        };
+        let types = self.take_from_home(&one.name).await?;
+        match text {
+            Some(text) => {
+                one.kept = Some(Kept { text, types });
+                Ok(true)
+            }
+            None => {
+                let text = format!(
+                    "prepared statement \"{}\" was deallocated because it is not supported on several shards",
+                    one.name
+                );
+                self.notice(Severity::Warning, "01000", &text);
+                Ok(false)
+            }
+        }
+    }
 }
+
+/// The value of an argument that needs no server: a plain string or NULL, or an integer for a type
+/// that takes it as it is.
+fn constant(text: &str, sql_type: &str) -> Option<Option<String>> {
+    let list = tokens(text);
+    let [token] = list.as_slice() else {
+        return None;
+    };
+    let spelled = text.get(token.start..token.end)?;
+    match token.kind {
+        TokenKind::Word if spelled.eq_ignore_ascii_case("null") => Some(None),
+        TokenKind::String => {
+            let inside = spelled.strip_prefix('\'')?.strip_suffix('\'')?;
+            // A string that goes on in another line is one token, too.
+            let plain = inside.replace("''", "");
+            (!plain.contains('\'')).then(|| Some(inside.replace("''", "'")))
+        }
+        TokenKind::Number => {
+            let integers = ["pg_catalog.int2", "pg_catalog.int4", "pg_catalog.int8"];
+            let digits = spelled.bytes().all(|byte| byte.is_ascii_digit());
+            (digits && integers.contains(&sql_type)).then(|| Some(spelled.to_owned()))
+        }
+        _ => None,
+    }
+}
+
+/// The statement with values in the place of its parameters.
+fn expanded(kept: &Kept, values: &[Option<String>]) -> String {
+    let list = tokens(&kept.text);
+    let mut text = String::with_capacity(kept.text.len() + 32 * values.len());
+    let mut at = 0;
+    for (position, token) in list.iter().enumerate() {
+        if token.kind != TokenKind::Parameter {
+            continue;
+        }
+        let number = kept.text[token.start + 1..token.end].parse::<usize>().ok();
+        let index = number.and_then(|number| number.checked_sub(1));
+        let (Some(value), Some(sql_type)) = (
+            index.and_then(|index| values.get(index)),
+            index.and_then(|index| kept.types.get(index)),
+        ) else {
+            continue;
+        };
+        text.push_str(&kept.text[at..token.start]);
+        let before = position.checked_sub(1).and_then(|before| list.get(before));
+        let limits = before.is_some_and(|token| {
+            let word = &kept.text[token.start..token.end];
+            word.eq_ignore_ascii_case("limit") || word.eq_ignore_ascii_case("offset")
+        });
+        match value {
+            None => text.push_str(&format!("(NULL::{sql_type})")),
+            Some(value)
+                if limits
+                    && !value.is_empty()
+                    && value.bytes().all(|byte| byte.is_ascii_digit()) =>
+            {
+                text.push_str(value);
+            }
+            Some(value) => {
+                text.push_str(&format!("({}::{sql_type})", guc::quote_literal(value)));
+            }
+        }
+        at = token.end;
+        if is_bare_target(&kept.text, &list, position) {
+            text.push_str(" AS \"?column?\"");
+        }
+    }
+    text.push_str(&kept.text[at..]);
+    text
+}
+
+/// A parameter that is a column of the result by itself: its name would be that of the cast.
+fn is_bare_target(
+    text: &str,
+    list: &[automator67_planner::normalise::Token],
+    position: usize,
+) -> bool {
+    let word = |at: Option<usize>| {
+        at.and_then(|at| list.get(at))
+            .map(|token| text[token.start..token.end].to_lowercase())
+    };
+    let depth = list[position].depth;
+    let before = word(position.checked_sub(1));
+    let after = word(Some(position + 1));
+    let ends = after
+        .as_deref()
+        .is_none_or(|after| matches!(after, "," | "from" | ")" | ";" | "union" | "where"));
+    if !ends {
+        return false;
+    }
+    match before.as_deref() {
+        Some("select" | "returning") => true,
+        // The list that it belongs to begins with SELECT and not in brackets of its own.
+        Some(",") => {
+            let behind = list[..position].iter().rev();
+            let mut same = behind.take_while(|token| token.depth >= depth);
+            let clause = same.find_map(|token| {
+                let word = text[token.start..token.end].to_lowercase();
+                let begins = matches!(
+                    word.as_str(),
+                    "select"
+                        | "returning"
+                        | "from"
+                        | "where"
+                        | "by"
+                        | "values"
+                        | "set"
+                        | "on"
+                        | "having"
+                        | "limit"
+                        | "offset"
+                        | "in"
+                );
+                (token.depth == depth && begins).then_some(word)
+            });
+            matches!(clause.as_deref(), Some("select" | "returning"))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -120,10 +120,13 @@ impl Session {
         let shard = self.describing_shard(statement);
         let index = self.link(shard).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
+        let planned = statement.prepared.statements.first();
+        let in_place = self.described_in_place(planned.map(|planned| &planned.plan));
         let server = &mut self.links[index].server;
-        server.put_parse("", &statement.text, &statement.types);
+        let text = in_place.as_deref().unwrap_or(&statement.text);
+        server.put_parse("", text, &statement.types);
         server.expect(Step::Parse, false);
-        server.unnamed = Some(statement.id);
+        server.unnamed = Some(statement.id).filter(|_| in_place.is_none());
         match bind {
             None => message::put_describe(&mut server.wire.output, b'S', ""),
             Some(bind) => {
@@ -159,10 +162,13 @@ impl Session {
         }
         let index = self.link(self.describing_shard(statement)).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
+        let planned = statement.prepared.statements.first();
+        let in_place = self.described_in_place(planned.map(|planned| &planned.plan));
         let server = &mut self.links[index].server;
-        server.put_parse("", &statement.text, &statement.types);
+        let text = in_place.as_deref().unwrap_or(&statement.text);
+        server.put_parse("", text, &statement.types);
         server.expect(Step::Parse, false);
-        server.unnamed = Some(statement.id);
+        server.unnamed = Some(statement.id).filter(|_| in_place.is_none());
         message::put_describe(&mut server.wire.output, b'S', "");
         server.expect(Step::Describe, true);
         server.sync();

@@ -176,6 +176,11 @@ impl Transaction {
         self.settings_before.as_ref().map(|settings| &settings.map)
     }
 
+    /// Something was set in it, perhaps the role.
+    pub fn has_settings(&self) -> bool {
+        !self.log.is_empty()
+    }
+
     /// Nothing in [`Transaction::begin_statements`] can fail.
     pub fn begins_plainly(&self) -> bool {
         self.options.is_empty() && self.log.is_empty()
@@ -686,7 +691,7 @@ impl Session {
 }
 
 /// True for a SET statement that turns a switch on.
-fn sets_on(replay: &str) -> bool {
+pub(super) fn sets_on(replay: &str) -> bool {
     let value = replay.rsplit(['=', ' ']).next().unwrap_or_default();
     let value = value.trim_matches(['\'', '"', ';']).to_lowercase();
     matches!(value.as_str(), "on" | "true" | "yes" | "1" | "t" | "y")

@@ -163,7 +163,11 @@ impl Session {
             return None;
         };
         let effects = planned.session;
-        if effects.pins || effects.changes_catalog || effects.reads_sequence {
+        if effects.pins
+            || effects.changes_catalog
+            || effects.reads_sequence
+            || effects.sets_sequence
+        {
             return None;
         }
         let bound = Bound {
