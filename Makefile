@@ -29,11 +29,11 @@ lint:
 
 unit:
 	scripts/setup test
-	cargo build --locked --workspace --all-targets
+	cargo build --locked --workspace --all-targets --features automator67/failpoints
 	if cargo nextest --version >/dev/null 2>&1; then \
-		cargo nextest run --locked --workspace --no-fail-fast; \
+		cargo nextest run --locked --workspace --features automator67/failpoints --no-fail-fast; \
 	else \
-		cargo test --locked --workspace --no-fail-fast -- --test-threads=2; \
+		cargo test --locked --workspace --features automator67/failpoints --no-fail-fast -- --test-threads=2; \
 	fi
 
 doc:

@@ -60,7 +60,14 @@ fn function(names: &[&str]) -> Option<&'static str> {
         "create_reference_table",
         "undistribute_table",
     ];
-    let own = ["add_shard", "declare_safe"];
+    let own = [
+        "add_shard",
+        "declare_safe",
+        "split_range",
+        "place",
+        "distribute_schema",
+        "undistribute_schema",
+    ];
     if let Some(known) = anywhere.iter().find(|known| **known == name) {
         let ours = matches!(schema, None | Some("public" | "pg_catalog" | "automator67"));
         return ours.then_some(known);
@@ -86,6 +93,23 @@ fn admin_function(
         },
         "undistribute_table" => AdminFunction::UndistributeTable {
             table: arguments.take(&["table_name", "table", "relation"])?,
+        },
+        "split_range" => AdminFunction::SplitRange {
+            table: arguments.take(&["table_name", "table", "relation"])?,
+            value: arguments.take(&["value"])?,
+            shard: arguments.optional(&["shard"]),
+        },
+        "place" => AdminFunction::Place {
+            table: arguments.take(&["table_name", "table", "relation"])?,
+            value: arguments.take(&["value"])?,
+            shard: arguments.take(&["shard"])?,
+        },
+        "distribute_schema" => AdminFunction::DistributeSchema {
+            schema: arguments.take(&["schema_name", "schema"])?,
+            shard: arguments.optional(&["shard"]),
+        },
+        "undistribute_schema" => AdminFunction::UndistributeSchema {
+            schema: arguments.take(&["schema_name", "schema"])?,
         },
         "add_shard" => AdminFunction::AddShard {
             name: arguments.take(&["name"])?,
@@ -146,10 +170,14 @@ impl Arguments {
     fn wrong(&self) -> PlanError {
         let usage = match self.function {
             "create_distributed_table" => {
-                "create_distributed_table('table', 'column' [, colocate_with => 'other'])"
+                "create_distributed_table('table', 'column' [, 'hash' | 'range' | 'directory'] [, colocate_with => 'other'])"
             }
             "create_reference_table" => "create_reference_table('table')",
             "undistribute_table" => "undistribute_table('table')",
+            "split_range" => "automator67.split_range('table', 'value' [, 'shard'])",
+            "place" => "automator67.place('table', 'value', 'shard')",
+            "distribute_schema" => "automator67.distribute_schema('schema' [, 'shard'])",
+            "undistribute_schema" => "automator67.undistribute_schema('schema')",
             "add_shard" => "automator67.add_shard('name', 'url')",
             _ => "automator67.declare_safe('function')",
         };

@@ -10,9 +10,10 @@ use pg_query::{
 
 use crate::{
     catalog::{Catalog, KeyType, Placement, Relation},
-    facts::{ColumnId, Constant, Facts},
+    facts::{ColumnId, Constant, Facts, Known},
     functions::{self, Traits},
     plan::PlanError,
+    route,
     scope::{Found, Item, Names, Output, Visible},
     statement::Context,
     tree::{self, Child, inner, nodes, strings},
@@ -265,11 +266,31 @@ impl<'t> Analysis<'t> {
 
     /// The values that the shard key of an occurrence can have, if they are known.
     pub(crate) fn key_values(&self, occurrence: usize) -> Option<Vec<Constant>> {
-        self.key_closure(occurrence)?.1
+        if self.is_whole(occurrence) {
+            return Some(Vec::new());
+        }
+        self.key_closure(occurrence)?.1.values
+    }
+
+    /// What the shard key of an occurrence is not below, and what it is not above.
+    pub(crate) fn key_limits(&self, occurrence: usize) -> (Vec<Constant>, Vec<Constant>) {
+        let known = self.key_closure(occurrence).map(|(_, known)| known);
+        known.map_or_else(Default::default, |known| (known.lower, known.upper))
+    }
+
+    /// All rows of the occurrence's relation are on one shard, whatever they are.
+    fn is_whole(&self, occurrence: usize) -> bool {
+        let relation = self.occurrences[occurrence].found.distributed();
+        relation.is_some_and(route::is_whole)
     }
 
     /// True when rows of one occurrence matter only beside rows of the other with the same key.
     pub(crate) fn linked(&self, occurrence: usize, other: usize) -> bool {
+        if self.is_whole(occurrence) && self.is_whole(other) {
+            let group = |index: usize| self.occurrences[index].found.distributed();
+            return group(occurrence).and_then(|one| one.placement.group())
+                == group(other).and_then(|one| one.placement.group());
+        }
         let (Some((reached, _)), Some(key)) = (self.key_closure(occurrence), self.key_of(other))
         else {
             return false;
@@ -277,7 +298,7 @@ impl<'t> Analysis<'t> {
         reached.contains(&key)
     }
 
-    fn key_closure(&self, occurrence: usize) -> Option<(Vec<ColumnId>, Option<Vec<Constant>>)> {
+    fn key_closure(&self, occurrence: usize) -> Option<(Vec<ColumnId>, Known)> {
         let scope_of = |occurrence: usize| self.occurrences[occurrence].scope;
         Some(self.facts.closure(self.key_of(occurrence)?, &scope_of))
     }

@@ -9,11 +9,17 @@ use std::collections::{HashMap, HashSet};
 use serde::Deserialize;
 use thiserror::Error;
 
-use crate::{key, ring::Ring};
+use crate::{
+    key::{self, KeyValue},
+    ring::Ring,
+};
 
 mod document;
 mod portable;
 mod safety;
+mod split;
+
+pub use split::{Owner, Ranges, Split};
 
 /// A shard's number, as in `automator67.shard`.
 pub type ShardId = u32;
@@ -53,6 +59,10 @@ pub struct Catalog {
     pub shards: Vec<Shard>,
     /// Which shard a token belongs to.
     pub ring: Ring,
+    /// Colocation groups whose rows are not split by hash.
+    pub splits: HashMap<u32, Split>,
+    /// Schemas whose tables are all on one shard, and their group.
+    pub tenants: HashMap<String, u32>,
     /// Every table, view, sequence and foreign table of the home shard outside the system schemas.
     pub relations: HashMap<QualifiedName, Relation>,
     /// User-defined functions, procedures and aggregates, by unqualified name: the least safe
@@ -142,13 +152,18 @@ pub enum Placement {
     Local,
     /// A full copy on every shard.
     Reference,
-    /// Split by the hash of a column.
+    /// Split by the values of a column: by their hash, or as [`Catalog::splits`] says of the group.
     Distributed {
         /// The shard key.
         key: String,
         /// How its values are hashed.
         key_type: KeyType,
         /// Tables with the same group and key type keep equal keys together.
+        colocation: u32,
+    },
+    /// All of them on the shard of the table's schema.
+    Schema {
+        /// Tables with the same group are on the same shard.
         colocation: u32,
     },
 }
@@ -218,6 +233,14 @@ pub enum DocumentError {
     /// Not the JSON that `automator67.catalog_document()` gives.
     #[error("the catalog document is malformed: {0}")]
     Json(#[from] serde_json::Error),
+    /// The split of a colocation group is not one.
+    #[error("the split of colocation group {group} is not usable: {reason}")]
+    Split {
+        /// Its number.
+        group: u32,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A shard key that cannot be one, after a change behind the proxy's back.
     #[error("the shard key of {table} is not usable: {reason}")]
     ShardKey {
@@ -265,12 +288,60 @@ impl Catalog {
         self.shards.iter().find(|shard| shard.id == id)
     }
 
+    /// The shard that a key's row belongs to in a colocation group. Rows without a key are at home.
+    pub fn owner(&self, group: u32, value: &KeyValue) -> Owner {
+        match self.splits.get(&group) {
+            Some(Split::Whole(shard)) => Owner::Shard(*shard),
+            _ if *value == KeyValue::Null => Owner::Shard(self.home()),
+            Some(Split::Ranges(ranges)) => Owner::of(ranges.shard_of(value)),
+            Some(Split::Directory { key_type, entries }) => {
+                let canonical = key::canonical(*key_type, value);
+                match entries.get(&canonical) {
+                    Some(shard) => Owner::Shard(*shard),
+                    None => Owner::Unassigned(canonical),
+                }
+            }
+            None => Owner::of(self.ring.shard_of(key::token(value))),
+        }
+    }
+
+    /// The shard that has all rows of a group's tables, if one has.
+    pub fn whole(&self, group: u32) -> Option<ShardId> {
+        match self.splits.get(&group) {
+            Some(Split::Whole(shard)) => Some(*shard),
+            _ => None,
+        }
+    }
+
+    /// Tables of a colocation group, by name.
+    pub fn members(&self, group: u32) -> Vec<&Relation> {
+        let mut members: Vec<&Relation> = self
+            .relations
+            .values()
+            .filter(|relation| relation.placement.group() == Some(group))
+            .collect();
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        members
+    }
+
     /// The home shard's number; 1 before any shard is registered.
     pub fn home(&self) -> ShardId {
         self.shards
             .iter()
             .find(|shard| shard.home)
             .map_or(1, |shard| shard.id)
+    }
+}
+
+impl Placement {
+    /// The colocation group of a table that is split or on its schema's shard.
+    pub fn group(&self) -> Option<u32> {
+        match self {
+            Placement::Distributed { colocation, .. } | Placement::Schema { colocation } => {
+                Some(*colocation)
+            }
+            Placement::Local | Placement::Reference => None,
+        }
     }
 }
 

@@ -118,7 +118,12 @@ fn copy_in(
         .map(|(_, sequence)| sequence.clone())
         .collect();
     let destination = match &relation.placement {
-        Placement::Distributed { key, key_type, .. } => {
+        Placement::Schema { colocation } => CopyDestination::Whole { group: *colocation },
+        Placement::Distributed {
+            key,
+            key_type,
+            colocation,
+        } => {
             let field = columns
                 .iter()
                 .position(|name| name == key)
@@ -133,6 +138,7 @@ fn copy_in(
             CopyDestination::Key {
                 key,
                 key_type: *key_type,
+                group: *colocation,
             }
         }
         Placement::Local | Placement::Reference => CopyDestination::EveryShard,

@@ -49,6 +49,21 @@ enum Fact {
     Equal(ColumnId, ColumnId),
     /// The column has one of these values.
     OneOf(ColumnId, Vec<Constant>),
+    /// The column is not below this value.
+    AtLeast(ColumnId, Constant),
+    /// The column is not above this value.
+    AtMost(ColumnId, Constant),
+}
+
+/// What is known about the value of a column.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// It is one of these.
+    pub(crate) values: Option<Vec<Constant>>,
+    /// It is not below any of these.
+    pub(crate) lower: Vec<Constant>,
+    /// It is not above any of these.
+    pub(crate) upper: Vec<Constant>,
 }
 
 #[derive(Debug, Default)]
@@ -89,16 +104,25 @@ impl Facts {
         self.scopes[scope].facts.push(Fact::OneOf(column, values));
     }
 
+    /// A column is not below a value, or not above it. As for [`Facts::one_of`].
+    pub(crate) fn limit(&mut self, scope: usize, column: ColumnId, value: Constant, above: bool) {
+        self.scopes[scope].facts.push(if above {
+            Fact::AtLeast(column, value)
+        } else {
+            Fact::AtMost(column, value)
+        });
+    }
+
     /// Every column that is equal to `start` where `start`'s row matters, `start` first, and the
-    /// first list of constants found for one of them. `scope_of` says where an occurrence stands.
+    /// first list of constants found for one of them, and all limits. `scope_of` says where an occurrence stands.
     pub(crate) fn closure(
         &self,
         start: ColumnId,
         scope_of: &dyn Fn(usize) -> usize,
-    ) -> (Vec<ColumnId>, Option<Vec<Constant>>) {
+    ) -> (Vec<ColumnId>, Known) {
         let mut reached = vec![start];
         let mut scopes = self.chain(scope_of(start.occurrence));
-        let mut values = None;
+        let mut known = Known::default();
         loop {
             let before = (reached.len(), scopes.len());
             let mut found = Vec::new();
@@ -113,8 +137,18 @@ impl Facts {
                         }
                     }
                     Fact::OneOf(column, constants) => {
-                        if values.is_none() && reached.contains(column) {
-                            values = Some(constants.clone());
+                        if known.values.is_none() && reached.contains(column) {
+                            known.values = Some(constants.clone());
+                        }
+                    }
+                    Fact::AtLeast(column, value) => {
+                        if reached.contains(column) && !known.lower.contains(value) {
+                            known.lower.push(value.clone());
+                        }
+                    }
+                    Fact::AtMost(column, value) => {
+                        if reached.contains(column) && !known.upper.contains(value) {
+                            known.upper.push(value.clone());
                         }
                     }
                 }
@@ -132,7 +166,7 @@ impl Facts {
                 }
             }
             if before == (reached.len(), scopes.len()) {
-                return (reached, values);
+                return (reached, known);
             }
         }
     }
@@ -246,6 +280,16 @@ pub(crate) fn type_family(name: &protobuf::TypeName) -> Option<KeyType> {
 /// True for the operator `=` as Postgres itself defines it.
 pub(crate) fn is_equality(name: &[pg_query::Node]) -> bool {
     matches!(strings(name).as_slice(), ["="] | ["pg_catalog", "="])
+}
+
+/// What an inequality of Postgres itself says about its left side: `Some(true)` that it is not
+/// below the right one, `Some(false)` that it is not above it.
+pub(crate) fn limit(name: &[pg_query::Node]) -> Option<bool> {
+    match strings(name).as_slice() {
+        [">" | ">="] | ["pg_catalog", ">" | ">="] => Some(true),
+        ["<" | "<="] | ["pg_catalog", "<" | "<="] => Some(false),
+        _ => None,
+    }
 }
 
 /// The elements of `IN (...)` or `= ANY (ARRAY[...])`.

@@ -11,7 +11,8 @@ use crate::{
     analysis::{Analysis, CLIENT_TEXT, Filter, WholeRow},
     catalog::{Column, Placement, QualifiedName, Relation},
     parse,
-    plan::{Fetch, FetchSource, Gather, KeyRoute, PlanError, ProxyView, ShardSet},
+    plan::{Fetch, FetchSource, Gather, PlanError, ProxyView, ShardSet},
+    route,
     route::Statement,
     scatter::clauses::{self, Base, Span},
     scope::Found,
@@ -75,10 +76,14 @@ pub(crate) fn fetch(
             Found::Proxy(view) => Needed::of_view(view),
             Found::Known(relation) => {
                 let once = places.get(&place) == Some(&1);
-                let keys = analysis.key_values(index).filter(|_| once);
-                let route = keys.and_then(|keys| key_route(statement, relation, &keys));
+                // A gather keeps the client's literals in its text, so it is never reused for others.
+                let shards = if once || route::is_whole(relation) {
+                    route::shards(statement, analysis, index).0
+                } else {
+                    ShardSet::All
+                };
                 let all = whole.contains(&relation.name);
-                Needed::of_table(relation, analysis, all, &tested.names, &one.filters, route)
+                Needed::of_table(relation, analysis, all, &tested.names, &one.filters, shards)
             }
             Found::Home => continue,
         };
@@ -236,19 +241,6 @@ fn place_counts(analysis: &Analysis<'_>) -> BTreeMap<Place, usize> {
     counts
 }
 
-fn key_route(
-    statement: &Statement<'_>,
-    relation: &Relation,
-    keys: &[crate::facts::Constant],
-) -> Option<KeyRoute> {
-    let Placement::Distributed { key_type, .. } = relation.placement else {
-        return None;
-    };
-    // A gather keeps the client's literals in its text, so it is never reused for others.
-    let (sources, _) = statement.sources(keys);
-    Some(KeyRoute { key_type, sources })
-}
-
 /// What one occurrence needs.
 struct Needed {
     relation: QualifiedName,
@@ -286,7 +278,7 @@ impl Needed {
         whole: bool,
         names: &HashMap<&str, usize>,
         filters: &[Filter<'_>],
-        route: Option<KeyRoute>,
+        shards: ShardSet,
     ) -> Needed {
         let mut columns: Vec<&Column> = relation
             .columns
@@ -301,7 +293,7 @@ impl Needed {
         if columns.is_empty() {
             let key = |column: &&Column| match &relation.placement {
                 Placement::Distributed { key, .. } => column.name == *key,
-                Placement::Local | Placement::Reference => true,
+                Placement::Local | Placement::Reference | Placement::Schema { .. } => true,
             };
             columns.extend(relation.columns.iter().find(key));
         }
@@ -328,7 +320,7 @@ impl Needed {
         Needed {
             relation: relation.name.clone(),
             from: FetchSource::Shards(match relation.placement {
-                Placement::Distributed { .. } => route.map_or(ShardSet::All, ShardSet::Keys),
+                Placement::Distributed { .. } | Placement::Schema { .. } => shards,
                 Placement::Local | Placement::Reference => ShardSet::Home,
             }),
             columns: columns

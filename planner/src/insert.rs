@@ -129,6 +129,7 @@ fn insert_values(
     let plan = InsertSplit {
         table: relation.name.clone(),
         key_type,
+        group: relation.placement.group(),
         key_sql_type,
         prefix,
         rows,
@@ -153,7 +154,7 @@ fn one_result_per_row(insert: &protobuf::InsertStmt) -> bool {
 fn key_of(relation: &Relation) -> Option<(&Column, KeyType)> {
     match &relation.placement {
         Placement::Distributed { key, key_type, .. } => Some((relation.column(key)?, *key_type)),
-        Placement::Local | Placement::Reference => None,
+        Placement::Local | Placement::Reference | Placement::Schema { .. } => None,
     }
 }
 
@@ -723,7 +724,7 @@ fn has_subquery(node: &NodeEnum) -> bool {
 pub(crate) fn null_key(relation: &Relation) -> PlanError {
     let key = match &relation.placement {
         Placement::Distributed { key, .. } => key.as_str(),
-        Placement::Local | Placement::Reference => "",
+        Placement::Local | Placement::Reference | Placement::Schema { .. } => "",
     };
     PlanError::new(
         "23502",

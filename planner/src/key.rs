@@ -5,6 +5,8 @@
 //! every server, whatever its `DateStyle` and `TimeZone`, is not read at all; the caller then asks
 //! a server.
 
+use std::{borrow::Cow, cmp::Ordering};
+
 use murmur3::murmur3_x64_128;
 
 use crate::catalog::KeyType;
@@ -55,14 +57,104 @@ pub fn token(value: &KeyValue) -> i64 {
             hash(&number.to_be_bytes())
         }
         KeyValue::Uuid(bytes) => hash(bytes),
-        KeyValue::Text(bytes) => {
-            let length = bytes
-                .iter()
-                .rposition(|byte| *byte != b' ')
-                .map_or(0, |last| last + 1);
-            hash(&bytes[..length])
+        KeyValue::Text(bytes) => hash(unpadded(bytes)),
+    }
+}
+
+fn unpadded(bytes: &[u8]) -> &[u8] {
+    let length = bytes
+        .iter()
+        .rposition(|byte| *byte != b' ')
+        .map_or(0, |last| last + 1);
+    &bytes[..length]
+}
+
+/// The order of ranges: numbers and times by value, uuid and text by their bytes, text without its
+/// trailing spaces (see [`token`]). Both are values of one key; NULL comes first.
+pub fn compare(one: &KeyValue, other: &KeyValue) -> Ordering {
+    match (one, other) {
+        (KeyValue::Integer(one), KeyValue::Integer(other))
+        | (KeyValue::Date(one), KeyValue::Date(other))
+        | (KeyValue::Timestamp(one), KeyValue::Timestamp(other)) => one.cmp(other),
+        (KeyValue::Uuid(one), KeyValue::Uuid(other)) => one.cmp(other),
+        (KeyValue::Text(one), KeyValue::Text(other)) => unpadded(one).cmp(unpadded(other)),
+        _ => rank(one).cmp(&rank(other)),
+    }
+}
+
+/// Of values of different types, which never meet in one group.
+fn rank(value: &KeyValue) -> u8 {
+    match value {
+        KeyValue::Null => 0,
+        KeyValue::Integer(_) => 1,
+        KeyValue::Text(_) => 2,
+        KeyValue::Uuid(_) => 3,
+        KeyValue::Date(_) => 4,
+        KeyValue::Timestamp(_) => 5,
+    }
+}
+
+/// One text for every value, whatever its spelling was. [`from_text`] reads it back, but for text
+/// that is not UTF-8 and for times that are infinite or outside of the years 1 to 9999; of those
+/// it is a number behind `#`.
+pub fn canonical(key_type: KeyType, value: &KeyValue) -> String {
+    match value {
+        KeyValue::Null => String::new(),
+        KeyValue::Integer(number) => number.to_string(),
+        KeyValue::Text(bytes) => match String::from_utf8_lossy(unpadded(bytes)) {
+            Cow::Borrowed(text) => text.to_owned(),
+            Cow::Owned(lossy) => lossy,
+        },
+        KeyValue::Uuid(bytes) => {
+            let mut text = String::with_capacity(36);
+            for (at, byte) in bytes.iter().enumerate() {
+                if matches!(at, 4 | 6 | 8 | 10) {
+                    text.push('-');
+                }
+                text.push_str(&format!("{byte:02x}"));
+            }
+            text
+        }
+        KeyValue::Date(days) => date_text(*days).unwrap_or_else(|| format!("#{days}")),
+        KeyValue::Timestamp(microseconds) => {
+            let zone = if key_type == KeyType::TimestampTz {
+                "+00"
+            } else {
+                ""
+            };
+            match timestamp_text(*microseconds) {
+                Some(text) => format!("{text}{zone}"),
+                None => format!("#{microseconds}"),
+            }
         }
     }
+}
+
+/// `YYYY-MM-DD` (the inverse of [`date`]).
+fn date_text(days: i64) -> Option<String> {
+    let (year, month, day) = civil_from_days(days.checked_add(POSTGRES_EPOCH_DAYS)?)?;
+    (1..=9999)
+        .contains(&year)
+        .then(|| format!("{year:04}-{month:02}-{day:02}"))
+}
+
+/// `YYYY-MM-DD HH:MM:SS[.ffffff]` (the inverse of [`timestamp`]).
+fn timestamp_text(microseconds: i64) -> Option<String> {
+    let per_day = SECONDS_PER_DAY * MICROSECONDS_PER_SECOND;
+    let date = date_text(microseconds.div_euclid(per_day))?;
+    let rest = microseconds.rem_euclid(per_day);
+    let (seconds, fraction) = (
+        rest / MICROSECONDS_PER_SECOND,
+        rest % MICROSECONDS_PER_SECOND,
+    );
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let fraction = match fraction {
+        0 => String::new(),
+        some => format!(".{some:06}").trim_end_matches('0').to_owned(),
+    };
+    Some(format!(
+        "{date} {hours:02}:{minutes:02}:{seconds:02}{fraction}"
+    ))
 }
 
 /// The low 64 bits of murmur3 x64 128 with seed 0.
@@ -113,6 +205,16 @@ pub fn from_text(key_type: KeyType, text: &str) -> Option<KeyValue> {
                 microseconds - offset * MICROSECONDS_PER_SECOND,
             ))
         }
+    }
+}
+
+/// The timestamp without time zone that a date alone means where one is wanted.
+pub fn midnight(date: &KeyValue) -> Option<KeyValue> {
+    match date {
+        KeyValue::Date(days) => days
+            .checked_mul(SECONDS_PER_DAY * MICROSECONDS_PER_SECOND)
+            .map(KeyValue::Timestamp),
+        _ => None,
     }
 }
 
@@ -262,6 +364,25 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year_of_era = year.rem_euclid(400);
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+}
+
+/// The inverse of [`days_from_civil`], from the same paper. `None` outside of any year we print.
+fn civil_from_days(days: i64) -> Option<(i64, i64, i64)> {
+    let days = days.checked_add(719_468)?;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    Some((year, month, day))
 }
 
 #[cfg(test)]

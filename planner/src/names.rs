@@ -38,6 +38,9 @@ pub(crate) fn of(node: &NodeEnum, plan: &Plan) -> u64 {
         Plan::Execute(_) => return u64::MAX,
         _ => {}
     }
+    if matches!(node, NodeEnum::VariableShowStmt(_)) {
+        return 0;
+    }
     let mut names = 0;
     tree::walk(node, &mut |child| match child {
         Child::Node(NodeEnum::RangeVar(range)) | Child::Range(range) => {

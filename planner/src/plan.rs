@@ -12,8 +12,10 @@ use std::{
 
 use crate::catalog::{KeyType, QualifiedName};
 
+mod admin;
 mod calls;
 
+pub use admin::{AdminCall, AdminFunction, Argument};
 pub use calls::{Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse};
 
 /// One statement of a query string, planned.
@@ -149,8 +151,23 @@ pub enum Target {
 pub struct KeyRoute {
     /// How key values are read and hashed.
     pub key_type: KeyType,
-    /// The values. Never empty.
+    /// The colocation group of the tables, which says where values are.
+    pub group: u32,
+    /// The values. Empty only for tables that are on one shard as a whole.
     pub sources: Vec<KeySource>,
+}
+
+/// Keys between two ends, both included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeySpan {
+    /// How key values are read.
+    pub key_type: KeyType,
+    /// A colocation group that is split by ranges.
+    pub group: u32,
+    /// No key is below any of these.
+    pub lower: Vec<KeySource>,
+    /// No key is above any of these.
+    pub upper: Vec<KeySource>,
 }
 
 /// Where a key's value comes from.
@@ -211,8 +228,11 @@ pub const NEXT_MARK: &str = "/*automator67:next*/";
 pub struct InsertSplit {
     /// The target.
     pub table: QualifiedName,
-    /// The key's type; `None` for a reference table, whose rows all go to every shard.
+    /// The key's type; `None` where rows have no key.
     pub key_type: Option<KeyType>,
+    /// The colocation group of the table; `None` for a reference table, whose rows all go to every
+    /// shard.
+    pub group: Option<u32>,
     /// The shard key's SQL type for evaluation, like `bigint`.
     pub key_sql_type: String,
     /// `INSERT INTO t (a, b) VALUES`, with columns added for filled-in sequences.
@@ -237,7 +257,7 @@ pub struct InsertSplit {
 pub struct InsertRow {
     /// `(1, 'ann')`.
     pub text: Template,
-    /// The value of the shard key. `None` for reference tables. A key that is filled from
+    /// The value of the shard key. `None` where rows have no key. A key that is filled from
     /// `sequences[n]` is `RowKey::Sequence(n)`.
     pub key: Option<RowKey>,
 }
@@ -277,10 +297,12 @@ pub struct InsertSelect {
     pub query_sql: String,
     /// The target columns, unquoted, in the order of the SELECT's.
     pub columns: Vec<String>,
-    /// Index of the shard key in `columns`; `None` for a reference table.
+    /// Index of the shard key in `columns`; `None` where rows have no key.
     pub key_column: Option<usize>,
-    /// The key's type; `None` for a reference table.
+    /// The key's type; `None` where rows have no key.
     pub key_type: Option<KeyType>,
+    /// The colocation group of the table; `None` for a reference table.
+    pub group: Option<u32>,
     /// `ON CONFLICT ... RETURNING ...`; rows are then inserted by INSERT instead of COPY.
     pub suffix: Option<String>,
     /// Every row comes back exactly once, so results can be put in input order.
@@ -313,6 +335,8 @@ pub enum ShardSet {
     Home,
     /// Those of the listed keys.
     Keys(KeyRoute),
+    /// Those whose ranges meet a span of keys.
+    Span(KeySpan),
 }
 
 /// The scatter and merge tiers: every shard runs one statement over its own rows, and what comes
@@ -372,6 +396,8 @@ pub struct MoveRoute {
     pub type_oid: u32,
     /// How values are read and hashed.
     pub key_type: KeyType,
+    /// The colocation group that the shards' rows are of.
+    pub group: u32,
 }
 
 /// A restriction of a moved relation by values that are known when it is fetched.
@@ -641,6 +667,13 @@ pub enum CopyDestination {
         key: CopyKey,
         /// How the key is read and hashed.
         key_type: KeyType,
+        /// The table's colocation group.
+        group: u32,
+    },
+    /// Every row to the one shard of a colocation group.
+    Whole {
+        /// The table's colocation group.
+        group: u32,
     },
 }
 
@@ -702,64 +735,6 @@ pub struct Ddl {
     /// For CREATE TABLE (not temporary): the new table's name as written, so that
     /// `automator67.auto_distribute` can act on it.
     pub creates_table: Option<QualifiedName>,
-}
-
-/// A function the proxy answers itself. The result is one row of one column named like the
-/// function.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AdminCall {
-    /// Which, with its arguments.
-    pub function: AdminFunction,
-    /// The result column's name.
-    pub column: String,
-}
-
-/// A constant or parameter given to an [`AdminFunction`].
-#[derive(Debug, Clone, PartialEq)]
-pub enum Argument {
-    /// Given in the text. `None` is NULL.
-    Text(Option<String>),
-    /// `$n`, 0-based.
-    Parameter(usize),
-}
-
-/// The administrative functions.
-#[derive(Debug, Clone, PartialEq)]
-pub enum AdminFunction {
-    /// `create_distributed_table(table, column [, 'hash'] [, colocate_with => other])`
-    CreateDistributedTable {
-        /// The table's name as given.
-        table: Argument,
-        /// The shard key.
-        column: Argument,
-        /// The distribution type; only `hash` is accepted.
-        distribution_type: Option<Argument>,
-        /// Another distributed table, `default` or `none`.
-        colocate_with: Option<Argument>,
-    },
-    /// `create_reference_table(table)`
-    CreateReferenceTable {
-        /// The table's name as given.
-        table: Argument,
-    },
-    /// `undistribute_table(table)`
-    UndistributeTable {
-        /// The table's name as given.
-        table: Argument,
-    },
-    /// `automator67.add_shard(name, url)`
-    AddShard {
-        /// The new shard's name.
-        name: Argument,
-        /// A libpq URL.
-        url: Argument,
-    },
-    /// `automator67.declare_safe(function)`: its body was checked by a person; it may run in
-    /// statements over distributed tables and in their triggers.
-    DeclareSafe {
-        /// The function's name as given.
-        function: Argument,
-    },
 }
 
 /// BEGIN and friends.

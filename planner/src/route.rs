@@ -6,10 +6,10 @@ use pg_query::NodeEnum;
 
 use crate::{
     analysis::Analysis,
-    catalog::{Catalog, KeyType, Placement, Relation},
+    catalog::{Catalog, KeyType, Placement, Relation, Split},
     facts::Constant,
     normalise::{LiteralClass, Normalised},
-    plan::{KeyRoute, KeySource, PlanError},
+    plan::{KeyRoute, KeySource, KeySpan, PlanError, ShardSet},
     scope::Found,
     statement::{Context, Reach},
     tree::{self, Child},
@@ -270,7 +270,8 @@ pub(crate) fn at_home(found: Found<'_>) -> Option<String> {
     }
 }
 
-/// The shard key's type and group of a distributed table.
+/// The shard key's type and group of a distributed table. Where there is no key the type means
+/// nothing, but is the same for all.
 pub(crate) fn group(relation: &Relation) -> Option<(KeyType, u32)> {
     match &relation.placement {
         Placement::Distributed {
@@ -278,8 +279,14 @@ pub(crate) fn group(relation: &Relation) -> Option<(KeyType, u32)> {
             colocation,
             ..
         } => Some((*key_type, *colocation)),
+        Placement::Schema { colocation } => Some((KeyType::Integer, *colocation)),
         Placement::Local | Placement::Reference => None,
     }
+}
+
+/// All rows of the relation are on one shard, that of its schema.
+pub(crate) fn is_whole(relation: &Relation) -> bool {
+    matches!(relation.placement, Placement::Schema { .. })
 }
 
 /// Why equal keys of the tables could be on different shards.
@@ -303,7 +310,7 @@ pub(crate) fn bound(
     distributed: &[usize],
 ) -> Result<(KeyRoute, bool), String> {
     let mut constants: Vec<Constant> = Vec::new();
-    let mut key_type = None;
+    let mut found = None;
     for index in distributed {
         let one = &analysis.occurrences[*index];
         let relation = one
@@ -320,15 +327,54 @@ pub(crate) fn bound(
                 constants.push(value);
             }
         }
-        key_type = one
-            .found
-            .distributed()
-            .and_then(group)
-            .map(|(key_type, _)| key_type);
+        found = one.found.distributed().and_then(group);
     }
-    let Some(key_type) = key_type else {
+    let Some((key_type, group)) = found else {
         return Err("no distributed table is involved".to_owned());
     };
     let (sources, reusable) = statement.sources(&constants);
-    Ok((KeyRoute { key_type, sources }, reusable))
+    let route = KeyRoute {
+        key_type,
+        group,
+        sources,
+    };
+    Ok((route, reusable))
+}
+
+/// The shards that can have rows of an occurrence that matter, and whether a plan with them is
+/// reusable.
+pub(crate) fn shards(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    occurrence: usize,
+) -> (ShardSet, bool) {
+    let relation = analysis.occurrences[occurrence].found.distributed();
+    let Some((key_type, group)) = relation.and_then(group) else {
+        return (ShardSet::All, true);
+    };
+    if let Some(keys) = analysis.key_values(occurrence) {
+        let (sources, reusable) = statement.sources(&keys);
+        let route = KeyRoute {
+            key_type,
+            group,
+            sources,
+        };
+        return (ShardSet::Keys(route), reusable);
+    }
+    if !matches!(statement.catalog.splits.get(&group), Some(Split::Ranges(_))) {
+        return (ShardSet::All, true);
+    }
+    let (lower, upper) = analysis.key_limits(occurrence);
+    if lower.is_empty() && upper.is_empty() {
+        return (ShardSet::All, true);
+    }
+    let (lower, reusable) = statement.sources(&lower);
+    let (upper, same) = statement.sources(&upper);
+    let span = KeySpan {
+        key_type,
+        group,
+        lower,
+        upper,
+    };
+    (ShardSet::Span(span), reusable && same)
 }

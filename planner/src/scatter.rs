@@ -334,14 +334,7 @@ fn shards(
     analysis: &Analysis<'_>,
     anchored: &Anchored,
 ) -> (ShardSet, bool) {
-    let keys = analysis.key_values(anchored.anchor);
-    let relation = analysis.occurrences[anchored.anchor].found.distributed();
-    let (Some(keys), Some((key_type, _))) = (keys, relation.and_then(crate::route::group)) else {
-        return (ShardSet::All, true);
-    };
-    let (sources, reusable) = statement.sources(&keys);
-    let route = crate::plan::KeyRoute { key_type, sources };
-    (ShardSet::Keys(route), reusable)
+    crate::route::shards(statement, analysis, anchored.anchor)
 }
 
 /// `ORDER BY 1`: another number would make another plan.

@@ -35,11 +35,15 @@ impl<'t> Found<'t> {
         }
     }
 
-    /// The relation, if it is distributed.
+    /// The relation, if each of its rows is on one shard: it is distributed, by a key or with its
+    /// schema.
     pub(crate) fn distributed(self) -> Option<&'t Relation> {
         match self {
             Found::Known(relation)
-                if matches!(relation.placement, Placement::Distributed { .. }) =>
+                if matches!(
+                    relation.placement,
+                    Placement::Distributed { .. } | Placement::Schema { .. }
+                ) =>
             {
                 Some(relation)
             }

@@ -101,6 +101,7 @@ fn place(
     materialized: bool,
     elsewhere: impl FnOnce() -> Option<String>,
 ) -> Result<Draft, PlanError> {
+    refuse_tenant(statement, range, materialized)?;
     let (catalog, context) = (statement.catalog, statement.context);
     let views = Views::load(catalog, context, query)?;
     let analysis = analysis::analyse(catalog, context, &views, query)?;
@@ -141,6 +142,27 @@ fn place(
         ..SessionEffects::default()
     };
     Ok(Draft::new(plan, "ddl").session(session).changes_catalog())
+}
+
+/// The table's rows would be made on the home shard, and belong to the schema's.
+fn refuse_tenant(
+    statement: &Statement<'_>,
+    range: &protobuf::RangeVar,
+    materialized: bool,
+) -> Result<(), PlanError> {
+    let (catalog, path) = (statement.catalog, statement.context.search_path);
+    let first = path.iter().find(|schema| catalog.schemas.contains(schema));
+    let schema = match range.schemaname.as_str() {
+        "" => first.map_or("", String::as_str),
+        given => given,
+    };
+    if materialized || ddl::is_temporary(range) || !catalog.tenants.contains_key(schema) {
+        return Ok(());
+    }
+    Err(PlanError::unsupported(format!(
+        "CREATE TABLE AS in distributed schema \"{schema}\" is not supported"
+    ))
+    .hint("Create the table, then INSERT ... SELECT."))
 }
 
 fn refuse(

@@ -170,6 +170,11 @@ fn definitions() {
 }
 
 #[test]
+fn placements() {
+    check("placements");
+}
+
+#[test]
 fn sessions() {
     check("sessions");
 }

@@ -318,10 +318,7 @@ fn write_distributed(
         return Err(unlinked(relation, &reason));
     }
     refuse_uneven(statement.node, analysis)?;
-    let shards = match route::bound(statement, analysis, &[target]) {
-        Ok((route, _)) => ShardSet::Keys(route),
-        Err(_) => ShardSet::All,
-    };
+    let (shards, _) = route::shards(statement, analysis, target);
     let sql = with_one_clock(statement, analysis)?;
     let returning = returns_rows(statement.node);
     // Outside of slots in a route, the text goes as it is: the plan holds for other literals.

@@ -20,6 +20,7 @@ mod merge;
 mod moves;
 mod moving;
 mod multi;
+mod placement;
 mod planning;
 mod scatter;
 mod sequences;

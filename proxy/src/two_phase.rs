@@ -165,7 +165,8 @@ pub async fn recover(process: Arc<Process>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_INTERVAL) => {}
-            () = process.two_phase.wake.notified() => {}
+            // What was left a moment ago is old enough a moment later.
+            () = process.two_phase.wake.notified() => tokio::time::sleep(LEAVE_ALONE).await,
         }
     }
 }

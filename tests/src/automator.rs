@@ -43,7 +43,13 @@ fn build() -> Result<PathBuf> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args(["build", "--quiet", "--package", "automator67"])
-        .args(["--bin", "automator67", "--target-dir"])
+        .args([
+            "--bin",
+            "automator67",
+            "--features",
+            "failpoints",
+            "--target-dir",
+        ])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile.ends_with("release") {

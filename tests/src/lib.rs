@@ -4,6 +4,8 @@
 //! - [`automator`] builds and runs `automator67 dev` and `automator67 serve`.
 //! - [`wire`] is a client that shows every message, [`batch`] puts messages together.
 //! - [`answer`] is what a statement answered, in a form that can be compared.
+//! - [`pair`] runs two proxies on shards that a test kills, [`bank`] keeps books of transfers on
+//!   them, [`history`] checks what transactions saw.
 //! - [`generate`] makes statements from a seed, over a schema of its own.
 //! - [`changes`] makes writes and transactions from a seed, over a schema of its own.
 //! - [`cases`] reads the case files of `tests/sql`, [`play`] runs them on one server.
@@ -14,12 +16,15 @@
 
 pub mod answer;
 pub mod automator;
+pub mod bank;
 pub mod batch;
 pub mod cases;
 pub mod changes;
 pub mod checks;
 pub mod generate;
+pub mod history;
 pub mod isolation;
+pub mod pair;
 pub mod play;
 pub mod postgres;
 pub mod process;

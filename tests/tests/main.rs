@@ -1,6 +1,7 @@
 //! The one test binary. Each module starts the servers it needs.
 
 mod arrows;
+mod bank;
 mod changes;
 mod corpus;
 mod deadlocks;
@@ -8,6 +9,7 @@ mod drivers;
 mod faults;
 mod frames;
 mod generated;
+mod history;
 mod isolation;
 mod kernels;
 mod moves;

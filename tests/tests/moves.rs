@@ -21,10 +21,19 @@ struct Load {
 fn moving_a_table_under_load_loses_nothing() {
     let dev = Dev::start(3).expect("dev starts");
     let load = Load::default();
-    run(&dev, &load).expect("no answer is wrong");
+    run(&dev, &load, &move_around).expect("no answer is wrong");
 }
 
-fn run(dev: &Dev, load: &Load) -> Result<()> {
+#[test]
+fn splitting_and_placing_under_load_loses_nothing() {
+    let dev = Dev::start(3).expect("dev starts");
+    let load = Load::default();
+    run(&dev, &load, &split_and_place).expect("no answer is wrong");
+}
+
+type Mover = dyn Fn(&mut Connection) -> Result<()>;
+
+fn run(dev: &Dev, load: &Load, mover_body: &Mover) -> Result<()> {
     let mut mover = dev.connect()?;
     mover.execute("create table ledger (id bigint primary key, v bigint not null)")?;
     mover.execute("create view ledger_view as select v from ledger")?;
@@ -35,7 +44,7 @@ fn run(dev: &Dev, load: &Load) -> Result<()> {
         let clients: Vec<_> = (1..=CLIENTS)
             .map(|client| scope.spawn(move || read_and_write(dev, load, client)))
             .collect();
-        let moved = move_around(&mut mover);
+        let moved = mover_body(&mut mover);
         load.ended.store(true, SeqCst);
         for client in clients {
             client.join().expect("no panic")?;
@@ -60,6 +69,28 @@ fn move_around(mover: &mut Connection) -> Result<()> {
         mover.execute("select undistribute_table('ledger')")?;
     }
     mover.execute("select create_distributed_table('ledger', 'id')")?;
+    Ok(())
+}
+
+/// Ranges are split, values of a directory change places, and the whole schema moves.
+fn split_and_place(mover: &mut Connection) -> Result<()> {
+    mover.execute("select create_distributed_table('ledger', 'id', 'range')")?;
+    for (value, shard) in [(1000, 2), (500, 3), (1500, 1), (2500, 3), (2100, 2)] {
+        mover.execute(&format!(
+            "select automator67.split_range('ledger', {value}, 'shard{shard}')"
+        ))?;
+    }
+    mover.execute("select undistribute_table('ledger')")?;
+    mover.execute("select create_distributed_table('ledger', 'id', 'directory')")?;
+    for value in 1..=30 {
+        let shard = value % 3 + 1;
+        mover.execute(&format!(
+            "select automator67.place('ledger', {value}, 'shard{shard}')"
+        ))?;
+    }
+    mover.execute("select undistribute_table('ledger')")?;
+    mover.execute("select automator67.distribute_schema('public', 'shard3')")?;
+    mover.execute("select automator67.undistribute_schema('public')")?;
     Ok(())
 }
 

@@ -9,7 +9,8 @@ use pg_query::{
 
 use super::{Analysis, CLIENT_TEXT, Env, Filter, Place, Reference, Role, WholeRow};
 use crate::{
-    facts::{self, ColumnId, elements, is_equality},
+    catalog::KeyType,
+    facts::{self, ColumnId, Constant, elements, is_equality},
     filter, functions,
     scatter::separable::is_aggregate,
     scope::{self, Meaning, Names, Output, Owner},
@@ -49,6 +50,7 @@ impl<'t> Analysis<'t> {
 
     fn comparison(&mut self, expr: &'t protobuf::AExpr, scope: usize, names: &Names) {
         if !is_equality(&expr.name) {
+            self.limits(expr, scope, names);
             return;
         }
         let (Some(left), Some(right)) = (inner(&expr.lexpr), inner(&expr.rexpr)) else {
@@ -66,6 +68,52 @@ impl<'t> Analysis<'t> {
                 self.one_of(column, &values, scope, self.text);
             }
             _ => {}
+        }
+    }
+
+    /// `key < 5`, `5 <= key`, `key BETWEEN 1 AND 5`.
+    fn limits(&mut self, expr: &'t protobuf::AExpr, scope: usize, names: &Names) {
+        let (Some(left), Some(right)) = (inner(&expr.lexpr), inner(&expr.rexpr)) else {
+            return;
+        };
+        match expr.kind() {
+            AExprKind::AexprOp => {
+                let Some(above) = facts::limit(&expr.name) else {
+                    return;
+                };
+                if let Operand::Column(column) = self.operand(left, names) {
+                    self.limit(column, right, scope, above);
+                } else if let Operand::Column(column) = self.operand(right, names) {
+                    self.limit(column, left, scope, !above);
+                }
+            }
+            AExprKind::AexprBetween => {
+                let (Operand::Column(column), Some(ends)) =
+                    (self.operand(left, names), elements(right))
+                else {
+                    return;
+                };
+                if let [lower, upper] = ends.as_slice() {
+                    self.limit(column, lower, scope, true);
+                    self.limit(column, upper, scope, false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Strings have the order of their collation, which ranges do not know.
+    fn limit(&mut self, column: ColumnId, value: &NodeEnum, scope: usize, above: bool) {
+        let Some(family) = self
+            .family(column)
+            .filter(|family| *family != KeyType::Text)
+        else {
+            return;
+        };
+        let types = self.context.parameter_types;
+        match facts::constant(value, family, types, self.text == CLIENT_TEXT) {
+            None | Some(Constant::Null) => {}
+            Some(value) => self.facts.limit(scope, column, value, above),
         }
     }
 
@@ -166,8 +214,7 @@ impl<'t> Analysis<'t> {
         }
     }
 
-    fn keeps_type(&self, value: &NodeEnum, family: crate::catalog::KeyType) -> bool {
-        use crate::catalog::KeyType;
+    fn keeps_type(&self, value: &NodeEnum, family: KeyType) -> bool {
         use protobuf::a_const::Val;
         match value {
             NodeEnum::TypeCast(_) => true,

@@ -9,10 +9,10 @@ use serde::Deserialize;
 
 use super::{
     Catalog, Column, DocumentError, ForeignKey, FunctionSafety, KeyType, Placement, QualifiedName,
-    Relation, RelationKind, Shard, ShardId, portable,
+    Ranges, Relation, RelationKind, Shard, ShardId, Split, portable,
     safety::{self, Names},
 };
-use crate::ring::Ring;
+use crate::{key, ring::Ring};
 
 /// `automator67.catalog_document()`. Lists without members are null.
 #[derive(Debug, Deserialize)]
@@ -33,6 +33,28 @@ struct Document {
     relation_calls: Option<Vec<(u32, u32)>>,
     operators: Option<Vec<(String, u32)>>,
     triggers: Option<Vec<Trigger>>,
+    splits: Option<Vec<StoredSplit>>,
+    tenants: Option<Vec<(String, u32)>>,
+}
+
+/// A colocation group that is not split by hash.
+#[derive(Debug, Deserialize)]
+struct StoredSplit {
+    group: u32,
+    method: StoredMethod,
+    key_type: Option<StoredKeyType>,
+    shard: Option<ShardId>,
+    /// First values of ranges; of the first one it is null.
+    ranges: Option<Vec<(Option<String>, ShardId)>>,
+    entries: Option<Vec<(String, ShardId)>>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StoredMethod {
+    Range,
+    Directory,
+    Schema,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,6 +105,9 @@ enum StoredPlacement {
         key_type: StoredKeyType,
         colocation: u32,
     },
+    Schema {
+        colocation: u32,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -94,6 +119,52 @@ enum StoredKeyType {
     Date,
     Timestamp,
     TimestampTz,
+}
+
+impl StoredKeyType {
+    fn key_type(self) -> KeyType {
+        match self {
+            StoredKeyType::Integer => KeyType::Integer,
+            StoredKeyType::Text => KeyType::Text,
+            StoredKeyType::Uuid => KeyType::Uuid,
+            StoredKeyType::Date => KeyType::Date,
+            StoredKeyType::Timestamp => KeyType::Timestamp,
+            StoredKeyType::TimestampTz => KeyType::TimestampTz,
+        }
+    }
+}
+
+impl StoredSplit {
+    fn read(self) -> Result<(u32, Split), DocumentError> {
+        let group = self.group;
+        let unusable = |reason: &str| DocumentError::Split {
+            group,
+            reason: reason.to_owned(),
+        };
+        let key_type = self.key_type.map(StoredKeyType::key_type);
+        let key_type = key_type.ok_or_else(|| unusable("its key has no type"));
+        let split = match self.method {
+            StoredMethod::Schema => Split::Whole(self.shard.ok_or_else(|| unusable("no shard"))?),
+            StoredMethod::Directory => Split::Directory {
+                key_type: key_type?,
+                entries: self.entries.unwrap_or_default().into_iter().collect(),
+            },
+            StoredMethod::Range => {
+                let key_type = key_type?;
+                let read = |(start, shard): (Option<String>, ShardId)| match start {
+                    None => Ok((None, shard)),
+                    Some(text) => match key::from_text(key_type, &text) {
+                        Some(value) => Ok((Some(value), shard)),
+                        None => Err(unusable(&format!("\"{text}\" is no value of its key"))),
+                    },
+                };
+                let ranges = self.ranges.unwrap_or_default().into_iter().map(read);
+                let ranges = Ranges::new(ranges.collect::<Result<_, _>>()?);
+                Split::Ranges(ranges.ok_or_else(|| unusable("its ranges leave a gap"))?)
+            }
+        };
+        Ok((group, split))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -217,6 +288,13 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         epoch: document.epoch,
         shards: document.shards.unwrap_or_default(),
         ring: Ring::new(document.ring.unwrap_or_default()),
+        splits: document
+            .splits
+            .into_iter()
+            .flatten()
+            .map(StoredSplit::read)
+            .collect::<Result<_, _>>()?,
+        tenants: document.tenants.into_iter().flatten().collect(),
         has_placed_relations: relations.values().any(placed),
         functions: functions_by_name(&functions, &verdicts),
         volatile_functions: document.volatile_functions.into_iter().flatten().collect(),
@@ -303,6 +381,11 @@ fn placement(stored: &StoredRelation, columns: &[Column]) -> Result<Placement, D
     let (attnum, stored_type, colocation) = match &stored.placement {
         None => return Ok(Placement::Local),
         Some(StoredPlacement::Reference) => return Ok(Placement::Reference),
+        Some(StoredPlacement::Schema { colocation }) => {
+            return Ok(Placement::Schema {
+                colocation: *colocation,
+            });
+        }
         Some(StoredPlacement::Distributed {
             key,
             key_type,
@@ -320,14 +403,7 @@ fn placement(stored: &StoredRelation, columns: &[Column]) -> Result<Placement, D
     let column = at
         .map(|at| &columns[at])
         .ok_or_else(|| unusable("the column was dropped"))?;
-    let key_type = match stored_type {
-        StoredKeyType::Integer => KeyType::Integer,
-        StoredKeyType::Text => KeyType::Text,
-        StoredKeyType::Uuid => KeyType::Uuid,
-        StoredKeyType::Date => KeyType::Date,
-        StoredKeyType::Timestamp => KeyType::Timestamp,
-        StoredKeyType::TimestampTz => KeyType::TimestampTz,
-    };
+    let key_type = stored_type.key_type();
     match column.key_type() {
         Err(reason) => Err(unusable(reason)),
         Ok(now) if now != key_type => Err(unusable("its type was changed")),
@@ -381,7 +457,9 @@ fn names<'a>(relations: &HashMap<u32, Relation>, declared: &'a [String]) -> Name
     for relation in relations.values() {
         let name = &relation.name.name;
         let phrase = match &relation.placement {
-            Placement::Distributed { .. } => format!("distributed table \"{name}\""),
+            Placement::Distributed { .. } | Placement::Schema { .. } => {
+                format!("distributed table \"{name}\"")
+            }
             Placement::Reference => format!("reference table \"{name}\""),
             Placement::Local if relation.reads_placed => {
                 format!("view \"{name}\", which reads placed tables")
@@ -445,11 +523,22 @@ fn foreign_key_danger(key: &ForeignKey, from: &Placement, to: &Placement) -> Opt
     let (name, referenced) = (&key.name, &key.referenced_table.name);
     match (from, to) {
         (Placement::Local, Placement::Local) | (_, Placement::Reference) => None,
-        (Placement::Local | Placement::Reference, Placement::Distributed { .. }) => Some(format!(
+        (
+            Placement::Local | Placement::Reference,
+            Placement::Distributed { .. } | Placement::Schema { .. },
+        ) => Some(format!(
             "Foreign key \"{name}\" references distributed table \"{referenced}\"."
         )),
-        (Placement::Reference | Placement::Distributed { .. }, Placement::Local) => Some(format!(
+        (_, Placement::Local) => Some(format!(
             "Foreign key \"{name}\" references local table \"{referenced}\"."
+        )),
+        (Placement::Schema { colocation: from }, Placement::Schema { colocation: to })
+            if from == to =>
+        {
+            None
+        }
+        (Placement::Schema { .. }, _) | (_, Placement::Schema { .. }) => Some(format!(
+            "Foreign key \"{name}\" references table \"{referenced}\", which is on another shard."
         )),
         (
             Placement::Distributed {
@@ -504,7 +593,10 @@ fn mark_trigger(
                 .then(|| format!("It is given the shard key \"{key}\"."))
                 .or_else(|| function.and_then(|function| safety::moves_key(function, key)))
         }
-        Placement::Distributed { .. } | Placement::Reference | Placement::Local => None,
+        Placement::Distributed { .. }
+        | Placement::Schema { .. }
+        | Placement::Reference
+        | Placement::Local => None,
     };
     if let Some(why) = danger.or_else(moves_key) {
         let name = &trigger.name;

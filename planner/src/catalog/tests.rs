@@ -327,6 +327,60 @@ fn a_key_changed_behind_our_back_is_an_error() {
     );
 }
 
+fn with_split(split: &str) -> Result<Catalog, DocumentError> {
+    let json = format!(
+        r#"{{"epoch": 1, "shards": [{{"id": 1, "name": "a", "home": true}}],
+        "splits": [{split}], "tenants": [["t", 7]], "relations": [
+        {{"oid": 1, "schema": "s", "name": "keyed", "kind": "r",
+            "placement": {{"kind": "distributed", "key": 1, "key_type": "integer", "colocation": 7}},
+            "columns": [{{"attnum": 1, "name": "a", "type": 23, "sql_type": "integer"}}]}},
+        {{"oid": 2, "schema": "t", "name": "plain", "kind": "r",
+            "placement": {{"kind": "schema", "colocation": 8}}, "columns": []}}]}}"#
+    );
+    Catalog::from_document(&json)
+}
+
+#[test]
+fn groups_say_where_values_are() {
+    let integer = |number| crate::key::KeyValue::Integer(number);
+    let owner = |split: &str, number| with_split(split).expect(split).owner(7, &integer(number));
+    let ranges = r#"{"group": 7, "method": "range", "key_type": "integer",
+        "ranges": [["10", 3], [null, 2]]}"#;
+    assert_eq!(owner(ranges, 9), Owner::Shard(2));
+    assert_eq!(owner(ranges, 10), Owner::Shard(3));
+    let directory =
+        r#"{"group": 7, "method": "directory", "key_type": "integer", "entries": [["5", 2]]}"#;
+    assert_eq!(owner(directory, 5), Owner::Shard(2));
+    assert_eq!(owner(directory, 6), Owner::Unassigned("6".to_owned()));
+    let schema = r#"{"group": 7, "method": "schema", "shard": 3}"#;
+    assert_eq!(owner(schema, 1), Owner::Shard(3));
+    // A group that is not listed is one by hash; without a ring nothing is anywhere.
+    assert_eq!(owner("", 1), Owner::Nowhere);
+    let catalog = with_split(ranges).expect("ranges");
+    assert_eq!(
+        catalog.owner(7, &crate::key::KeyValue::Null),
+        Owner::Shard(1)
+    );
+    let keyed = catalog.resolve(&[], Some("s"), "keyed").expect("keyed");
+    assert_eq!(keyed.placement.group(), Some(7));
+    assert_eq!(catalog.members(8).len(), 1);
+    assert_eq!(catalog.tenants.get("t"), Some(&7));
+}
+
+#[test]
+fn groups_that_are_none_are_errors() {
+    for split in [
+        r#"{"group": 7, "method": "range", "key_type": "integer"}"#,
+        r#"{"group": 7, "method": "range", "key_type": "integer", "ranges": [["1", 1]]}"#,
+        r#"{"group": 7, "method": "range", "key_type": "integer", "ranges": [[null, 1], ["x", 1]]}"#,
+        r#"{"group": 7, "method": "range", "ranges": [[null, 1]]}"#,
+        r#"{"group": 7, "method": "schema"}"#,
+    ] {
+        let error = with_split(split).expect_err(split).to_string();
+        assert!(error.contains("colocation group 7"), "{error}");
+    }
+}
+
 #[test]
 fn malformed_documents_are_errors() {
     for json in [

@@ -62,7 +62,7 @@ fn placed<'a>(
 fn key(relation: &Relation) -> Option<&str> {
     match &relation.placement {
         Placement::Distributed { key, .. } => Some(key),
-        Placement::Local | Placement::Reference => None,
+        Placement::Local | Placement::Reference | Placement::Schema { .. } => None,
     }
 }
 
@@ -365,6 +365,15 @@ fn foreign_key(
             format!(
                 "Make it a reference table, or distribute it too: SELECT create_reference_table('{to}')"
             ),
+        ),
+        (Placement::Schema { colocation: from }, Placement::Schema { colocation: to })
+            if from == to =>
+        {
+            Ok(())
+        }
+        (Placement::Schema { .. }, _) | (_, Placement::Schema { .. }) => refuse(
+            format!("The rows of \"{to}\" are on another shard."),
+            "Keep both tables in one schema, or make that table a reference table.".to_owned(),
         ),
         (Placement::Reference, Placement::Distributed { .. }) => refuse(
             format!("\"{from}\" has a copy on every shard, \"{to}\" a part of its rows."),

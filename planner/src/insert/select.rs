@@ -47,7 +47,7 @@ pub(super) fn insert_query(
                     .home
                     .is_some())
     });
-    let distributed = key_of(relation).is_some();
+    let distributed = relation.placement != Placement::Reference;
     if !filled_at_home
         && distributed
         && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)?
@@ -307,6 +307,7 @@ fn spread(
         columns: columns.iter().map(|column| column.name.clone()).collect(),
         key_column,
         key_type: key.map(|(_, key_type)| key_type),
+        group: relation.placement.group(),
         suffix: suffix_start(&Source::new(statement.text), statement, insert)
             .and_then(|start| statement.text.get(start..statement.span.1))
             .map(str::to_owned),

@@ -278,3 +278,80 @@ fn civil(days: i64) -> (i64, i64, i64) {
     }
     (year, month, left + 1)
 }
+
+#[test]
+fn canonical_texts_are_read_back() {
+    for (key_type, text, expected) in [
+        (KeyType::Integer, " +007", "7"),
+        (KeyType::Text, "a b  ", "a b"),
+        (
+            KeyType::Uuid,
+            "0123456789ABCDEF0123456789ABCDEF",
+            "01234567-89ab-cdef-0123-456789abcdef",
+        ),
+        (KeyType::Date, "2024-02-29", "2024-02-29"),
+        (KeyType::Date, "0001-01-01", "0001-01-01"),
+        (
+            KeyType::Timestamp,
+            "1999-12-31T23:59:59.900000",
+            "1999-12-31 23:59:59.9",
+        ),
+        (
+            KeyType::TimestampTz,
+            "2026-07-01 01:30:00+02",
+            "2026-06-30 23:30:00+00",
+        ),
+    ] {
+        let value = from_text(key_type, text).expect(text);
+        let canonical = canonical(key_type, &value);
+        assert_eq!(canonical, expected);
+        let again = from_text(key_type, &canonical).expect(expected);
+        assert_eq!(compare(&again, &value), Ordering::Equal, "{text}");
+    }
+    let midnight = from_text(KeyType::Date, "2026-07-01")
+        .as_ref()
+        .and_then(midnight);
+    assert_eq!(
+        midnight,
+        from_text(KeyType::Timestamp, "2026-07-01 00:00:00")
+    );
+    let infinity = KeyValue::Timestamp(i64::MAX);
+    let text = canonical(KeyType::Timestamp, &infinity);
+    assert_eq!(from_text(KeyType::Timestamp, &text), None);
+    assert_eq!(
+        canonical(KeyType::Date, &KeyValue::Date(i64::MIN)),
+        format!("#{}", i64::MIN)
+    );
+}
+
+proptest! {
+    #[test]
+    fn equal_canonical_texts_are_equal_values(one in any::<i64>(), other in any::<i64>(), near in -3i64..3) {
+        for other in [other, one.saturating_add(near)] {
+            for (key_type, make) in [
+                (KeyType::Integer, KeyValue::Integer as fn(i64) -> KeyValue),
+                (KeyType::Date, KeyValue::Date),
+                (KeyType::Timestamp, KeyValue::Timestamp),
+                (KeyType::TimestampTz, KeyValue::Timestamp),
+            ] {
+                let texts = [one, other].map(|number| canonical(key_type, &make(number)));
+                prop_assert_eq!(texts[0] == texts[1], one == other, "{:?}", texts);
+                if let Some(read) = from_text(key_type, &texts[0]) {
+                    prop_assert_eq!(read, make(one));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_microsecond_is_written_as_it_is_read(number in -60_000_000_000_000_000i64..250_000_000_000_000_000) {
+        let text = canonical(KeyType::Timestamp, &KeyValue::Timestamp(number));
+        prop_assert_eq!(from_text(KeyType::Timestamp, &text), Some(KeyValue::Timestamp(number)), "{}", text);
+    }
+
+    #[test]
+    fn uuids_are_written_as_they_are_read(bytes in any::<[u8; 16]>()) {
+        let text = canonical(KeyType::Uuid, &KeyValue::Uuid(bytes));
+        prop_assert_eq!(from_text(KeyType::Uuid, &text), Some(KeyValue::Uuid(bytes)));
+    }
+}

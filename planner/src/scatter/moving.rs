@@ -6,7 +6,7 @@ use pg_query::{NodeEnum, protobuf::SubLinkType};
 use super::{Anchored, in_place, separable, subqueries};
 use crate::{
     analysis::{self, Analysis, Role},
-    catalog::{Placement, QualifiedName, Relation},
+    catalog::{Catalog, Placement, QualifiedName, Relation, Split},
     facts::ColumnId,
     gather, parse,
     plan::{
@@ -87,7 +87,8 @@ pub(super) fn scatter(
             },
             query: None,
             looked_up_by: looked_up_by(analysis, fetch, uses),
-            route: anchored.and_then(|anchored| route(analysis, anchored, fetch, uses)),
+            route: anchored
+                .and_then(|anchored| route(statement.catalog, analysis, anchored, fetch, uses)),
             reductions: Vec::new(),
         })
         .collect();
@@ -257,6 +258,7 @@ pub(crate) fn looked_up_by(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize
 
 /// The column by which all uses of a fetched relation are joined with the anchor's key.
 fn route(
+    catalog: &Catalog,
     analysis: &Analysis<'_>,
     anchored: &Anchored,
     fetch: &Fetch,
@@ -264,12 +266,17 @@ fn route(
 ) -> Option<MoveRoute> {
     let key = analysis.key_of(anchored.anchor)?;
     let anchor = analysis.occurrences[anchored.anchor].found.distributed()?;
-    let (key_type, _) = group(anchor)?;
+    let (key_type, group) = group(anchor)?;
+    // A value that the snapshot has no shard for may have one by now.
+    if matches!(catalog.splits.get(&group), Some(Split::Directory { .. })) {
+        return None;
+    }
     let (column, type_oid) = equal_to(analysis, key, fetch, uses)?;
     Some(MoveRoute {
         column,
         type_oid,
         key_type,
+        group,
     })
 }
 

@@ -1,11 +1,15 @@
 //! A catalog from a few lines of text.
 
+use std::collections::HashMap;
+
 use crate::catalog::{
-    Catalog, Column, FunctionSafety, Placement, QualifiedName, Relation, RelationKind, Shard,
+    Catalog, Column, FunctionSafety, KeyType, Placement, QualifiedName, Ranges, Relation,
+    RelationKind, Shard, Split,
 };
 use crate::key::key_type_of;
 
-/// Lines: `table [schema.]name [distributed key group | reference]` and indented columns;
+/// Lines: `table [schema.]name [distributed|range|directory key group | schema group | reference]`
+/// and indented columns;
 /// `view [schema.]name` and an indented query; `function name safe|home|unsafe`.
 pub(super) fn read(text: &str) -> Catalog {
     let mut catalog = Catalog {
@@ -83,12 +87,35 @@ fn start(catalog: &mut Catalog, line: &str) -> Option<Relation> {
         return None;
     }
     let (schema, name) = words[1].split_once('.').unwrap_or(("public", words[1]));
+    let by_key = |key: &str, colocation| Placement::Distributed {
+        key: key.to_owned(),
+        key_type: KeyType::Integer,
+        colocation,
+    };
     let placement = match &words[2..] {
-        ["distributed", key, group] => Placement::Distributed {
-            key: (*key).to_owned(),
-            key_type: crate::catalog::KeyType::Integer,
-            colocation: group.parse().expect("a number"),
-        },
+        ["distributed", key, group] => by_key(key, group.parse().expect("a number")),
+        ["range", key, group] => {
+            let group = group.parse().expect("a number");
+            let ranges = Ranges::new(vec![(None, 1)]).expect("a range");
+            catalog.splits.insert(group, Split::Ranges(ranges));
+            by_key(key, group)
+        }
+        ["directory", key, group] => {
+            let group = group.parse().expect("a number");
+            let split = Split::Directory {
+                key_type: KeyType::Text,
+                entries: HashMap::new(),
+            };
+            catalog.splits.insert(group, split);
+            by_key(key, group)
+        }
+        ["schema", group] => {
+            let colocation = group.parse().expect("a number");
+            catalog.splits.insert(colocation, Split::Whole(2));
+            catalog.tenants.insert(schema.to_owned(), colocation);
+            catalog.schemas.push(schema.to_owned());
+            Placement::Schema { colocation }
+        }
         ["reference"] => Placement::Reference,
         _ => Placement::Local,
     };

@@ -270,10 +270,21 @@ fn set(shards: &ShardSet) -> String {
         ShardSet::All => "all".to_owned(),
         ShardSet::Home => "home".to_owned(),
         ShardSet::Keys(route) => route_text(route),
+        ShardSet::Span(span) => {
+            let list = |sources: &[KeySource]| {
+                let sources: Vec<String> = sources.iter().map(source).collect();
+                sources.join(", ")
+            };
+            let (lower, upper) = (list(&span.lower), list(&span.upper));
+            format!("{:?}({lower} to {upper})", span.key_type)
+        }
     }
 }
 
 fn route_text(route: &KeyRoute) -> String {
+    if route.sources.is_empty() {
+        return format!("group {}", route.group);
+    }
     let sources: Vec<String> = route.sources.iter().map(source).collect();
     format!("{:?}({})", route.key_type, sources.join(", "))
 }

@@ -6,7 +6,7 @@ use pg_query::NodeEnum;
 use super::{inserts, main_target, ordered, returns_rows, write};
 use crate::{
     analysis::{self, Analysis, Role},
-    catalog::{Placement, Relation},
+    catalog::{Catalog, Placement, Relation, Split},
     gather, parse,
     plan::{Fetch, Move, MoveRoute, Multi, Plan, PlanError, ShardSet, Target},
     route::{self, Statement, group},
@@ -68,7 +68,7 @@ pub(super) fn by_moving(
     for (fetch, uses) in fetched.list.iter().zip(&fetched.occurrences) {
         let mut relation = as_moved(analysis, fetch, *uses.first()?)?;
         let route = if merged {
-            Some(route(analysis, target, fetch, uses)?)
+            Some(route(statement.catalog, analysis, target, fetch, uses)?)
         } else {
             None
         };
@@ -153,6 +153,7 @@ fn computed_alike(statement: &Statement<'_>) -> Result<bool, PlanError> {
 
 /// The column of a MERGE's source that new rows take their key from.
 fn route(
+    catalog: &Catalog,
     analysis: &Analysis<'_>,
     target: usize,
     fetch: &Fetch,
@@ -163,12 +164,17 @@ fn route(
         .occurrences
         .iter()
         .position(|one| one.inserted && std::ptr::eq(one.range, range))?;
-    let (key_type, _) = group(analysis.occurrences[target].found.distributed()?)?;
+    let (key_type, group) = group(analysis.occurrences[target].found.distributed()?)?;
+    // A value that the snapshot has no shard for may have one by now.
+    if matches!(catalog.splits.get(&group), Some(Split::Directory { .. })) {
+        return None;
+    }
     let (column, type_oid) = equal_to_key(analysis, new_rows, fetch, uses)?;
     Some(MoveRoute {
         column,
         type_oid,
         key_type,
+        group,
     })
 }
 

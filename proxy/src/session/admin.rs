@@ -2,12 +2,20 @@
 //! shard, the catalog, the rows.
 
 use automator67_planner::{
-    catalog::{Catalog, ForeignKey, KeyType, Placement, QualifiedName, Relation, RelationKind},
+    catalog::{
+        Catalog, ForeignKey, KeyType, Placement, QualifiedName, Relation, RelationKind, ShardId,
+    },
     key,
     plan::{AdminCall, AdminFunction, Argument},
 };
 
-use super::{Session, copy::Spread, extended::Bound, planning::Request};
+use super::{
+    Session,
+    copy::{Rule, Spread},
+    extended::Bound,
+    placement::Method,
+    planning::Request,
+};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc, message,
@@ -29,17 +37,14 @@ impl Session {
                 colocate_with,
             } => {
                 let kind = distribution_type.as_ref().map(given).transpose()?;
-                if let Some(kind) = kind.filter(|kind| kind != "hash") {
-                    return Err(Report::error(
-                        sqlstate::FEATURE_NOT_SUPPORTED,
-                        format!("distribution by {kind} is not supported"),
-                    )
-                    .hint("Use 'hash'.")
-                    .into());
-                }
+                let method = kind.as_deref().map(Method::of).transpose()?;
                 let colocate_with = colocate_with.as_ref().map(given).transpose()?;
                 let (table, column) = (given(table)?, given(column)?);
-                self.create_distributed_table(&table, &column, colocate_with.as_deref())
+                let choice = Choice {
+                    method,
+                    colocate_with: colocate_with.as_deref(),
+                };
+                self.create_distributed_table(&table, &column, &choice)
                     .await?;
             }
             AdminFunction::CreateReferenceTable { table } => {
@@ -52,6 +57,31 @@ impl Session {
                 let name = guc::quote_literal(&unquoted(&given(function)?));
                 let text = format!("select automator67.mark_safe({name})");
                 self.run_hidden(self.home(), &text).await?;
+            }
+            AdminFunction::SplitRange {
+                table,
+                value,
+                shard,
+            } => {
+                let shard = shard.as_ref().map(given).transpose()?;
+                let (table, value) = (given(table)?, given(value)?);
+                self.split_range(&table, &value, shard.as_deref()).await?;
+            }
+            AdminFunction::Place {
+                table,
+                value,
+                shard,
+            } => {
+                let (table, value, shard) = (given(table)?, given(value)?, given(shard)?);
+                self.place_value(&table, &value, &shard).await?;
+            }
+            AdminFunction::DistributeSchema { schema, shard } => {
+                let shard = shard.as_ref().map(given).transpose()?;
+                self.distribute_schema(&unquoted(&given(schema)?), shard.as_deref())
+                    .await?;
+            }
+            AdminFunction::UndistributeSchema { schema } => {
+                self.undistribute_schema(&unquoted(&given(schema)?)).await?;
             }
             AdminFunction::AddShard { .. } => {
                 return Err(Report::error(
@@ -90,7 +120,8 @@ impl Session {
         {
             return Ok(());
         }
-        self.distribute(&catalog, relation, first, None).await?;
+        self.distribute(&catalog, relation, first, &Choice::default())
+            .await?;
         self.transaction.stale = true;
         Ok(())
     }
@@ -99,7 +130,7 @@ impl Session {
         &mut self,
         table: &str,
         given: &str,
-        colocate_with: Option<&str>,
+        choice: &Choice<'_>,
     ) -> Outcome {
         let catalog = self.catalog();
         let relation = self.local_table(&catalog, table)?;
@@ -107,8 +138,7 @@ impl Session {
         let has = |name: &str| relation.columns.iter().any(|column| column.name == name);
         let exact = Some(given.to_owned()).filter(|given| has(given));
         let column = exact.unwrap_or_else(|| unquoted(given));
-        self.distribute(&catalog, relation, &column, colocate_with)
-            .await
+        self.distribute(&catalog, relation, &column, choice).await
     }
 
     async fn distribute(
@@ -116,7 +146,7 @@ impl Session {
         catalog: &Catalog,
         relation: &Relation,
         column: &str,
-        colocate_with: Option<&str>,
+        choice: &Choice<'_>,
     ) -> Outcome {
         let name = quoted(&relation.name);
         let position = relation
@@ -141,13 +171,22 @@ impl Session {
             .detail(format!("Its type is {}: {reason}.", key_column.sql_type))
             .hint("Choose a column of type smallint, integer, bigint, text, varchar, uuid, date, timestamp or timestamptz.")
         })?;
-        self.check_foreign_keys(catalog, relation, column, colocate_with)
+        let (group, known) = self.colocation_group(catalog, key_type, choice)?;
+        let together = Together {
+            column: Some(column),
+            group: known,
+            by_hash: known
+                .map_or(choice.method, |group| Some(Method::in_use(catalog, group)))
+                .is_none_or(|method| method == Method::Hash),
+            alone: choice.colocate_with == Some("none"),
+            schema: None,
+        };
+        self.check_foreign_keys(catalog, relation, &together)
             .await?;
         if relation.inherits {
             return Err(inherits(relation));
         }
         self.check_unique_constraints(relation, column).await?;
-        let group = self.colocation_group(catalog, key_type, colocate_with)?;
         self.close_gate(&relation.name).await?;
         self.lock_everywhere(&name).await?;
         let home = self.home();
@@ -157,24 +196,43 @@ impl Session {
             guc::quote_literal(column),
             type_name(key_type),
         );
-        self.run_hidden(home, &place).await?;
-        let probe = format!("select exists (select from only {name})");
-        if self.query_value(home, &probe).await?.as_deref() != Some("t") {
-            return Ok(());
-        }
-        let columns = stored_columns(relation);
+        let group = self.query_value(home, &place).await?;
+        let group: u32 = group.and_then(|group| group.parse().ok()).unwrap_or(0);
+        self.transaction.stale = true;
+        self.refresh_catalog().await?;
         let key_at = relation
             .columns
             .iter()
             .filter(|known| !known.generated)
             .position(|known| known.name == column)
             .unwrap_or(0);
+        let rule = Rule::Key {
+            column: key_at,
+            key_type,
+            group,
+        };
+        let catalog = self.catalog();
+        self.spread_table(relation, rule, &catalog).await
+    }
+
+    /// Moves the rows of a table that was local to where they belong now.
+    pub(super) async fn spread_table(
+        &mut self,
+        relation: &Relation,
+        rule: Rule,
+        catalog: &Catalog,
+    ) -> Outcome {
+        let name = quoted(&relation.name);
+        let probe = format!("select exists (select from only {name})");
+        if self.query_value(self.home(), &probe).await?.as_deref() != Some("t") {
+            return Ok(());
+        }
+        let columns = stored_columns(relation);
         self.quiet_triggers().await?;
         let source = format!("SELECT ctid, {columns} FROM ONLY {name}");
         let target = format!("{name} ({columns})");
         let mode = Spread::Move { table: &name };
-        self.spread(&source, &target, Some((key_at, key_type)), mode, catalog)
-            .await?;
+        self.spread(&source, &target, rule, mode, catalog).await?;
         self.loud_triggers().await
     }
 
@@ -196,7 +254,7 @@ impl Session {
         self.quiet_triggers().await?;
         let source = format!("SELECT {columns} FROM ONLY {name}");
         let target = format!("{name} ({columns})");
-        self.spread(&source, &target, None, Spread::Copy, &catalog)
+        self.spread(&source, &target, Rule::EveryShard, Spread::Copy, &catalog)
             .await?;
         self.loud_triggers().await
     }
@@ -205,6 +263,10 @@ impl Session {
     async fn undistribute_table(&mut self, table: &str) -> Outcome {
         let catalog = self.catalog();
         let relation = self.find_table(&catalog, table)?;
+        self.undistribute(relation).await
+    }
+
+    pub(super) async fn undistribute(&mut self, relation: &Relation) -> Outcome {
         let name = quoted(&relation.name);
         let distributed = match relation.placement {
             Placement::Local => {
@@ -215,13 +277,13 @@ impl Session {
                 .into());
             }
             Placement::Reference => false,
-            Placement::Distributed { .. } => true,
+            Placement::Distributed { .. } | Placement::Schema { .. } => true,
         };
         self.close_gate(&relation.name).await?;
         self.lock_everywhere(&name).await?;
         self.quiet_triggers().await?;
         if distributed {
-            self.bring_home(relation, &name).await?;
+            self.bring_home(relation).await?;
         }
         self.run_elsewhere(&format!("DELETE FROM ONLY {name}"))
             .await?;
@@ -230,39 +292,51 @@ impl Session {
         self.run_hidden(self.home(), &remove).await
     }
 
-    async fn bring_home(&mut self, relation: &Relation, name: &str) -> Outcome {
+    async fn bring_home(&mut self, relation: &Relation) -> Outcome {
         let home = self.home();
-        let columns = stored_columns(relation);
         for shard in self.all_shards() {
-            if shard == home {
-                continue;
+            if shard != home {
+                self.carry(relation, (shard, home), "true").await?;
             }
-            let declare =
-                format!("DECLARE a67_rows NO SCROLL CURSOR FOR SELECT {columns} FROM ONLY {name}");
-            self.run_hidden(shard, &declare).await?;
-            self.start_copy(home, &format!("COPY {name} ({columns}) FROM STDIN"))
-                .await?;
-            loop {
-                let rows = self.query_rows(shard, "FETCH 5000 FROM a67_rows").await?;
-                if rows.is_empty() {
-                    break;
-                }
-                let mut data = bytes::BytesMut::new();
-                for row in &rows {
-                    let values = row.iter().map(|value| value.as_deref().map(str::as_bytes));
-                    crate::copy_rows::put_text_row(&mut data, values);
-                }
-                self.put_copy(home, &data).await?;
-            }
-            self.end_copy(home).await?;
-            self.run_hidden(shard, "CLOSE a67_rows").await?;
         }
         Ok(())
     }
 
+    /// Copies the rows of a table that meet a condition from one shard to another.
+    pub(super) async fn carry(
+        &mut self,
+        relation: &Relation,
+        (from, to): (ShardId, ShardId),
+        condition: &str,
+    ) -> Outcome<u64> {
+        let (name, columns) = (quoted(&relation.name), stored_columns(relation));
+        let declare = format!(
+            "DECLARE a67_rows NO SCROLL CURSOR FOR SELECT {columns} FROM ONLY {name} WHERE {condition}"
+        );
+        self.run_hidden(from, &declare).await?;
+        self.start_copy(to, &format!("COPY {name} ({columns}) FROM STDIN"))
+            .await?;
+        loop {
+            let rows = self.query_rows(from, "FETCH 5000 FROM a67_rows").await?;
+            if rows.is_empty() {
+                break;
+            }
+            let mut data = bytes::BytesMut::new();
+            for row in &rows {
+                let values = row.iter().map(|value| value.as_deref().map(str::as_bytes));
+                crate::copy_rows::put_text_row(&mut data, values);
+            }
+            self.put_copy(to, &data).await?;
+        }
+        let count = self.end_copy(to).await?;
+        self.note_rows(to, count);
+        self.run_hidden(from, "CLOSE a67_rows").await?;
+        Ok(count)
+    }
+
     // ---- steps ----
 
-    fn find_table<'c>(&self, catalog: &'c Catalog, text: &str) -> Outcome<&'c Relation> {
+    pub(super) fn find_table<'c>(&self, catalog: &'c Catalog, text: &str) -> Outcome<&'c Relation> {
         let (schema, name) = split_name(text);
         let found = catalog.resolve(&self.settings.search_path, schema.as_deref(), &name);
         let relation = found.ok_or_else(|| {
@@ -288,6 +362,7 @@ impl Session {
             Placement::Local => return Ok(relation),
             Placement::Reference => "a reference table".to_owned(),
             Placement::Distributed { key, .. } => format!("distributed by \"{key}\""),
+            Placement::Schema { .. } => "on the shard of its schema".to_owned(),
         };
         Err(Report::error(
             sqlstate::OBJECT_NOT_IN_STATE,
@@ -317,6 +392,13 @@ impl Session {
             .hint("Add the shard key to the constraint, choose another shard key, or drop the constraint.")
             .into());
         }
+        self.check_policies(relation).await
+    }
+
+    /// Policies and rules would see one shard's rows.
+    pub(super) async fn check_policies(&mut self, relation: &Relation) -> Outcome {
+        let home = self.home();
+        let rel = guc::quote_literal(&quoted(&relation.name));
         let text = format!(
             "select case when c.relrowsecurity then 'row level security' when c.relhasrules then 'rules'
                 end from pg_class c where c.oid = {rel}::regclass"
@@ -334,62 +416,75 @@ impl Session {
         Ok(())
     }
 
+    /// The colocation group of a new distributed table: as SQL, and its number if it is there.
     fn colocation_group(
         &self,
         catalog: &Catalog,
         key_type: KeyType,
-        colocate_with: Option<&str>,
-    ) -> Outcome<String> {
-        match colocate_with {
-            // A new group.
-            Some("none") => Ok("null".to_owned()),
-            None | Some("default") => Ok(format!(
-                "automator67.default_group('{}')",
-                type_name(key_type)
-            )),
-            Some(other) => {
-                let (schema, name) = split_name(other);
-                let relation =
-                    catalog.resolve(&self.settings.search_path, schema.as_deref(), &name);
-                match relation.map(|relation| &relation.placement) {
-                    Some(Placement::Distributed {
-                        key_type: theirs,
-                        colocation,
-                        ..
-                    }) => {
-                        if *theirs == key_type {
-                            return Ok(colocation.to_string());
-                        }
-                        Err(Report::error(
-                            sqlstate::INVALID_PARAMETER_VALUE,
-                            format!("cannot colocate with \"{other}\""),
-                        )
-                        .detail("The shard keys have different types.")
-                        .into())
-                    }
-                    _ => Err(Report::error(
-                        sqlstate::INVALID_PARAMETER_VALUE,
-                        format!("\"{other}\" is not a distributed table"),
-                    )
-                    .into()),
-                }
+        choice: &Choice<'_>,
+    ) -> Outcome<(String, Option<u32>)> {
+        let type_name = type_name(key_type);
+        let other = match (choice.colocate_with, choice.method) {
+            (Some(other), _) if !matches!(other, "none" | "default") => other,
+            (_, Some(Method::Range)) => {
+                let shard = self.shard_for_range(catalog, None);
+                return Ok((
+                    format!("automator67.range_group('{type_name}', {shard})"),
+                    None,
+                ));
             }
+            (_, Some(Method::Directory)) => {
+                return Ok((format!("automator67.directory_group('{type_name}')"), None));
+            }
+            // A new group.
+            (Some("none"), _) => return Ok(("null".to_owned(), None)),
+            _ => return Ok((format!("automator67.default_group('{type_name}')"), None)),
+        };
+        let (schema, name) = split_name(other);
+        let relation = catalog.resolve(&self.settings.search_path, schema.as_deref(), &name);
+        let Some(Placement::Distributed {
+            key_type: theirs,
+            colocation,
+            ..
+        }) = relation.map(|relation| &relation.placement)
+        else {
+            return Err(Report::error(
+                sqlstate::INVALID_PARAMETER_VALUE,
+                format!("\"{other}\" is not a distributed table"),
+            )
+            .into());
+        };
+        let refuse = |why: String| {
+            Err(Report::error(
+                sqlstate::INVALID_PARAMETER_VALUE,
+                format!("cannot colocate with \"{other}\""),
+            )
+            .detail(why)
+            .into())
+        };
+        if *theirs != key_type {
+            return refuse("The shard keys have different types.".to_owned());
         }
+        let method = Method::in_use(catalog, *colocation);
+        if choice.method.is_some_and(|wanted| wanted != method) {
+            return refuse(format!("It is distributed by {}.", method.name()));
+        }
+        Ok((colocation.to_string(), Some(*colocation)))
     }
 
     /// Foreign keys must find what they refer to on the row's own shard.
-    async fn check_foreign_keys(
+    pub(super) async fn check_foreign_keys(
         &mut self,
         catalog: &Catalog,
         relation: &Relation,
-        column: &str,
-        colocate_with: Option<&str>,
+        together: &Together<'_>,
     ) -> Outcome {
         for key in &catalog.foreign_keys {
             if key.table == relation.name {
-                check_reference(catalog, relation, column, colocate_with, key)?;
+                check_reference(catalog, relation, together, key)?;
             }
-            if key.referenced_table == relation.name && key.table != relation.name {
+            let moves_too = together.schema == Some(key.table.schema.as_str());
+            if key.referenced_table == relation.name && key.table != relation.name && !moves_too {
                 self.check_referencing(catalog, relation, key).await?;
             }
         }
@@ -424,15 +519,36 @@ impl Session {
     /// Locks the table on every shard, home first. A shard that does not have it is an error.
     /// Rows that move are neither inserted nor deleted as far as triggers and foreign keys are
     /// concerned.
-    async fn quiet_triggers(&mut self) -> Outcome {
+    pub(super) async fn quiet_triggers(&mut self) -> Outcome {
         self.everywhere("SET LOCAL session_replication_role TO replica")
             .await
     }
 
-    async fn loud_triggers(&mut self) -> Outcome {
+    pub(super) async fn loud_triggers(&mut self) -> Outcome {
         self.everywhere("SET LOCAL session_replication_role TO origin")
             .await
     }
+}
+
+/// How a table is to be distributed, as the client says it.
+#[derive(Debug, Default)]
+struct Choice<'a> {
+    method: Option<Method>,
+    colocate_with: Option<&'a str>,
+}
+
+/// What a table about to be placed is placed together with.
+pub(super) struct Together<'a> {
+    /// Its shard key.
+    pub(super) column: Option<&'a str>,
+    /// Its colocation group, if that exists.
+    pub(super) group: Option<u32>,
+    /// The group is one by hash.
+    pub(super) by_hash: bool,
+    /// It will be alone in a new group.
+    pub(super) alone: bool,
+    /// All tables of this schema come to the same shard.
+    pub(super) schema: Option<&'a str>,
 }
 
 /// Where a table about to be distributed may refer to: a reference table, or a table of the same
@@ -440,8 +556,7 @@ impl Session {
 fn check_reference(
     catalog: &Catalog,
     relation: &Relation,
-    column: &str,
-    colocate_with: Option<&str>,
+    together: &Together<'_>,
     key: &ForeignKey,
 ) -> Outcome {
     let referenced = catalog.relation(&key.referenced_table);
@@ -452,26 +567,45 @@ fn check_reference(
         key.columns
             .iter()
             .zip(&key.referenced_columns)
-            .any(|(ours, theirs)| ours == column && theirs == their_key)
+            .any(|(ours, theirs)| Some(ours.as_str()) == together.column && theirs == their_key)
     };
-    match &referenced.placement {
-        Placement::Reference => Ok(()),
-        Placement::Distributed { key: their_key, .. }
-            if pairs_keys(their_key) && colocate_with != Some("none") =>
-        {
-            Ok(())
+    let allowed = match &referenced.placement {
+        Placement::Reference => true,
+        Placement::Distributed {
+            key: their_key,
+            colocation,
+            ..
+        } => {
+            // Tables by hash have equal keys together in every group.
+            let by_hash = together.by_hash && Method::in_use(catalog, *colocation) == Method::Hash;
+            pairs_keys(their_key)
+                && !together.alone
+                && (by_hash || together.group == Some(*colocation))
         }
-        Placement::Distributed { .. } | Placement::Local => Err(Report::error(
-            sqlstate::FEATURE_NOT_SUPPORTED,
-            format!("foreign key \"{}\" could not be checked on the shards", key.name),
-        )
-        .detail(format!("It refers to \"{}\", whose rows are not on the shard of the referring row.", referenced.name.name))
-        .hint("Make that table a reference table, or distribute both by the columns of the foreign key.")
-        .into()),
+        Placement::Schema { colocation } => together.group == Some(*colocation),
+        Placement::Local => together.schema == Some(referenced.name.schema.as_str()),
+    };
+    if allowed {
+        return Ok(());
     }
+    Err(Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        format!(
+            "foreign key \"{}\" could not be checked on the shards",
+            key.name
+        ),
+    )
+    .detail(format!(
+        "It refers to \"{}\", whose rows are not on the shard of the referring row.",
+        referenced.name.name
+    ))
+    .hint(
+        "Make that table a reference table, or distribute both by the columns of the foreign key.",
+    )
+    .into())
 }
 
-fn inherits(relation: &Relation) -> Failure {
+pub(super) fn inherits(relation: &Relation) -> Failure {
     Report::error(
         sqlstate::FEATURE_NOT_SUPPORTED,
         format!(
@@ -527,7 +661,7 @@ fn unquoted(name: &str) -> String {
     }
 }
 
-fn quoted(name: &QualifiedName) -> String {
+pub(super) fn quoted(name: &QualifiedName) -> String {
     format!(
         "{}.{}",
         guc::quote_identifier(&name.schema),

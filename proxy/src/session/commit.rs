@@ -170,8 +170,7 @@ impl Session {
         for shard in writers {
             let shard = self.process.shard(*shard)?.clone();
             if two_phase::ensure(&shard).await == Ability::Unknown {
-                let name = &shard.settings.name;
-                return Err(no_two_phase(&format!("shard \"{name}\" does not answer")));
+                return Err(shard.unreachable("no answer before the commit"));
             }
         }
         choose_anchor(&self.process, writers)

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use automator67_planner::{
-    catalog::{KeyType, ShardId},
+    catalog::{Catalog, KeyType, ShardId},
     key::{self, KeyValue},
     plan::{CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, InsertSelect},
 };
@@ -13,7 +13,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use super::{
     Session,
     execute::unexpected_in_copy,
-    planning::{Request, shard_of},
+    planning::{Request, whole_of},
 };
 use crate::{
     copy_rows::{self, COPY_CHUNK_BYTES, Piece, RowError, Scan},
@@ -93,7 +93,7 @@ impl Session {
         let rows = self.end_copies(&splitter, result).await?;
         let total = match copy.destination {
             CopyDestination::EveryShard => rows.first().copied().unwrap_or(0),
-            CopyDestination::Key { .. } => rows.iter().sum(),
+            CopyDestination::Key { .. } | CopyDestination::Whole { .. } => rows.iter().sum(),
         };
         message::put_command_complete(self.client.output(), &format!("COPY {total}"));
         Ok(Tier::Multi)
@@ -203,7 +203,12 @@ impl Session {
         }
         let target = match &copy.destination {
             CopyDestination::EveryShard => None,
-            CopyDestination::Key { key, key_type } => {
+            CopyDestination::Whole { group } => Some(whole_of(&request.catalog, *group)?),
+            CopyDestination::Key {
+                key,
+                key_type,
+                group,
+            } => {
                 let value = match key {
                     CopyKey::Sequence(n) => {
                         let text = appended.get(*n).map_or("", String::as_str);
@@ -214,7 +219,7 @@ impl Session {
                         self.field_key(splitter, row, *index, *key_type).await?
                     }
                 };
-                Some(shard_of(&request.catalog, &value)?)
+                Some(self.owner(&request.catalog, *group, &value).await?)
             }
         };
         for (position, shard) in splitter.shards.iter().enumerate() {
@@ -361,7 +366,7 @@ impl Session {
     }
 
     /// The first column of a statement that runs outside of this session's transaction.
-    async fn query_apart(&mut self, text: &str) -> Outcome<Vec<String>> {
+    pub(super) async fn query_apart(&mut self, text: &str) -> Outcome<Vec<String>> {
         let home = self.process.home().clone();
         let pool = self.thread.pools.pool(&home, &self.user);
         let mut server = pool.checkout().await?;
@@ -484,19 +489,19 @@ impl Session {
             columns.join(", ")
         );
         let source = "SELECT * FROM pg_temp.a67_stage";
-        let key = insert.key_column.zip(insert.key_type);
-        self.spread(source, &target, key, Spread::Stage, &request.catalog)
+        let rule = Rule::of(insert, &request.catalog)?;
+        self.spread(source, &target, rule, Spread::Stage, &request.catalog)
             .await
     }
 
-    /// Reads rows on the home shard and copies each to its shard, or to every other one.
+    /// Reads rows on the home shard and copies each to where it belongs.
     pub(super) async fn spread(
         &mut self,
         source: &str,
         target: &str,
-        key: Option<(usize, KeyType)>,
+        rule: Rule,
         mode: Spread<'_>,
-        catalog: &automator67_planner::catalog::Catalog,
+        catalog: &Catalog,
     ) -> Outcome<u64> {
         let home = self.home();
         let others: Vec<ShardId> = self
@@ -524,7 +529,7 @@ impl Session {
                 break;
             }
             total += rows.len() as u64;
-            self.spread_rows(&rows, &others, target, key, mode, catalog)
+            self.spread_rows(&rows, &others, target, rule, mode, catalog)
                 .await?;
         }
         self.run_hidden(home, "CLOSE a67_rows").await?;
@@ -535,8 +540,31 @@ impl Session {
         Ok(total)
     }
 
+    /// The shard of a row in the server's text form; `None`: every one.
+    pub(super) async fn owner_of(
+        &mut self,
+        rule: Rule,
+        row: &[Option<String>],
+        catalog: &Catalog,
+    ) -> Outcome<Option<ShardId>> {
+        let (column, key_type, group) = match rule {
+            Rule::EveryShard => return Ok(None),
+            Rule::Whole(shard) => return Ok(Some(shard)),
+            Rule::Key {
+                column,
+                key_type,
+                group,
+            } => (column, key_type, group),
+        };
+        let value = match row.get(column).and_then(Option::as_deref) {
+            None => KeyValue::Null,
+            Some(text) => key::from_text(key_type, text).ok_or_else(|| unreadable_key(text))?,
+        };
+        self.owner(catalog, group, &value).await.map(Some)
+    }
+
     /// The transaction has written so many rows on a shard.
-    fn note_rows(&mut self, shard: ShardId, count: u64) {
+    pub(super) fn note_rows(&mut self, shard: ShardId, count: u64) {
         if let (Some(index), true) = (self.link_position(shard), count > 0) {
             self.links[index].wrote = true;
         }
@@ -547,9 +575,9 @@ impl Session {
         rows: &[Vec<Option<String>>],
         others: &[ShardId],
         target: &str,
-        key: Option<(usize, KeyType)>,
+        rule: Rule,
         mode: Spread<'_>,
-        catalog: &automator67_planner::catalog::Catalog,
+        catalog: &Catalog,
     ) -> Outcome {
         let home = self.home();
         let leading = usize::from(matches!(mode, Spread::Move { .. }));
@@ -560,13 +588,7 @@ impl Session {
             let values = row[leading..]
                 .iter()
                 .map(|value| value.as_deref().map(str::as_bytes));
-            let owner = match key {
-                None => None,
-                Some((column, key_type)) => {
-                    let text = row.get(leading + column).cloned().flatten();
-                    Some(owner_of(catalog, text.as_deref(), key_type)?)
-                }
-            };
+            let owner = self.owner_of(rule, &row[leading..], catalog).await?;
             for (shard, data) in others.iter().zip(&mut data) {
                 if owner.is_none_or(|owner| owner == *shard) {
                     copy_rows::put_text_row(data, values.clone());
@@ -595,6 +617,41 @@ impl Session {
             self.note_rows(home, moved.len() as u64);
         }
         Ok(())
+    }
+}
+
+/// Which shard a row belongs to.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// Every one.
+    EveryShard,
+    /// This one.
+    Whole(ShardId),
+    /// That of its key.
+    Key {
+        /// Where in the row the key is.
+        column: usize,
+        /// How it is read.
+        key_type: KeyType,
+        /// The table's colocation group.
+        group: u32,
+    },
+}
+
+impl Rule {
+    /// For rows of an INSERT ... SELECT.
+    pub fn of(insert: &InsertSelect, catalog: &Catalog) -> Outcome<Rule> {
+        Ok(
+            match (insert.group, insert.key_column.zip(insert.key_type)) {
+                (None, _) => Rule::EveryShard,
+                (Some(group), None) => Rule::Whole(whole_of(catalog, group)?),
+                (Some(group), Some((column, key_type))) => Rule::Key {
+                    column,
+                    key_type,
+                    group,
+                },
+            },
+        )
     }
 }
 
@@ -705,26 +762,17 @@ fn put_row(pending: &mut BytesMut, row: &[u8], appended: &[String], format: &Cop
     pending.extend_from_slice(&row[line.len()..]);
 }
 
-/// The shard of a key in the server's text form.
-pub fn owner_of(
-    catalog: &automator67_planner::catalog::Catalog,
-    text: Option<&str>,
-    key_type: KeyType,
-) -> Outcome<ShardId> {
-    let Some(text) = text else {
-        return shard_of(catalog, &KeyValue::Null);
-    };
-    let value = key::from_text(key_type, text).ok_or_else(|| {
-        Report::error(
-            sqlstate::FEATURE_NOT_SUPPORTED,
-            format!("shard key value \"{text}\" cannot be read"),
-        )
-        .hint("SET DateStyle TO ISO and use finite dates as shard keys.")
-    })?;
-    shard_of(catalog, &value)
+fn unreadable_key(text: &str) -> Failure {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        format!("shard key value \"{text}\" cannot be read"),
+    )
+    .hint("SET DateStyle TO ISO and use finite dates as shard keys.")
+    .into()
 }
 
-fn sql_type(key_type: KeyType) -> &'static str {
+/// A type that holds every value of a key.
+pub fn sql_type(key_type: KeyType) -> &'static str {
     match key_type {
         KeyType::Integer => "bigint",
         KeyType::Text => "text",

@@ -299,9 +299,10 @@ impl Session {
                     .with("SQL", Value::Text(text.to_owned())))
             }
             Plan::Insert(insert) => {
-                let title = match insert.key_type {
-                    Some(_) => "Insert split by shard key",
-                    None => "Insert into every copy",
+                let title = match (insert.group, insert.key_type) {
+                    (Some(_), Some(_)) => "Insert split by shard key",
+                    (Some(_), None) => "Insert on the schema's shard",
+                    (None, _) => "Insert into every copy",
                 };
                 let rows = Value::Count(insert.rows.len() as u64);
                 Ok(Node::new("Automator67 Insert", title).with("Rows", rows))

@@ -15,10 +15,11 @@ use bytes::BytesMut;
 
 use super::{
     Session,
+    copy::Rule,
     execute::queue,
     moving::Choice,
     multi::{Pace, Tally},
-    planning::{Request, shard_of},
+    planning::{Request, whole_of},
     sequences::Drawing,
 };
 use crate::{
@@ -58,7 +59,7 @@ impl Session {
             self.check_on_home(request).await?;
         }
         let drawn = self.draw(insert, request).await?;
-        let placed = self.place_rows(insert, request, &drawn)?;
+        let placed = self.place_rows(insert, request, &drawn).await?;
         let mut work: Vec<(ShardId, String)> = Vec::new();
         match &placed {
             // A reference table: everything everywhere.
@@ -257,19 +258,23 @@ impl Session {
     }
 
     /// Rows by shard; `None` for reference tables.
-    fn place_rows(
-        &self,
+    async fn place_rows(
+        &mut self,
         insert: &InsertSplit,
         request: &Request<'_>,
         drawn: &Drawn,
     ) -> Outcome<Option<Groups>> {
-        if insert.key_type.is_none() {
+        let Some(group) = insert.group else {
             return Ok(None);
+        };
+        if insert.key_type.is_none() {
+            let shard = whole_of(&request.catalog, group)?;
+            return Ok(Some(vec![(shard, (0..insert.rows.len()).collect())]));
         }
         let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
         for (row, key) in drawn.keys.iter().enumerate() {
             let (value, _) = key.as_ref().ok_or_else(bad_key)?;
-            let shard = shard_of(&request.catalog, value)?;
+            let shard = self.owner(&request.catalog, group, value).await?;
             match groups.iter_mut().find(|(known, _)| *known == shard) {
                 Some((_, rows)) => rows.push(row),
                 None => groups.push((shard, vec![row])),
@@ -483,9 +488,12 @@ impl Session {
             guc::quote_identifier(&insert.table.name),
             columns.join(", ")
         );
+        let rule = Rule::of(insert, &request.catalog)?;
         let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
         for (position, row) in rows.iter().enumerate() {
-            for shard in self.owners(insert, row, request)? {
+            let owner = self.owner_of(rule, row, &request.catalog).await?;
+            let owners = owner.map_or_else(|| self.all_shards(), |shard| vec![shard]);
+            for shard in owners {
                 match groups.iter_mut().find(|(known, _)| *known == shard) {
                     Some((_, places)) => places.push(position),
                     None => groups.push((shard, vec![position])),
@@ -508,7 +516,7 @@ impl Session {
         } else {
             work
         };
-        if insert.key_type.is_none() && !empty {
+        if insert.group.is_none() && !empty {
             return self.run_everywhere(&work, request, Pace::Copies).await;
         }
         let order = Order {
@@ -516,26 +524,6 @@ impl Session {
             kept: insert.one_result_per_row,
         };
         self.insert_returning(&order, request, &work, &groups).await
-    }
-
-    /// The shards that a staged row belongs to.
-    fn owners(
-        &self,
-        insert: &InsertSelect,
-        row: &[Option<String>],
-        request: &Request<'_>,
-    ) -> Outcome<Vec<ShardId>> {
-        match insert.key_column.zip(insert.key_type) {
-            None => Ok(self.all_shards()),
-            Some((column, key_type)) => {
-                let text = row.get(column).and_then(|value| value.as_deref());
-                Ok(vec![super::copy::owner_of(
-                    &request.catalog,
-                    text,
-                    key_type,
-                )?])
-            }
-        }
     }
 }
 

@@ -792,7 +792,8 @@ fn destination(
                     .ok()
                     .and_then(|text| key::from_text(route.key_type, text))
             };
-            shard_of(catalog, &value.ok_or_else(malformed)?)?
+            let value = value.ok_or_else(malformed)?;
+            shard_of(catalog, route.group, &value)?.ok_or_else(malformed)?
         }
     };
     targets

@@ -257,11 +257,15 @@ impl Session {
         let tag = self.run_on_home(&text, request).await?;
         self.run_elsewhere(&text).await?;
         message::put_command_complete(self.client.output(), &tag);
-        if let Some(table) = &ddl.creates_table
-            && self.settings.own.auto_distribute
-        {
-            self.refresh_catalog().await?;
-            self.auto_distribute(table).await?;
+        if let Some(table) = &ddl.creates_table {
+            let of_tenant = !request.catalog.tenants.is_empty();
+            if of_tenant || self.settings.own.auto_distribute {
+                self.refresh_catalog().await?;
+            }
+            let placed = of_tenant && self.place_with_schema(table).await?;
+            if !placed && self.settings.own.auto_distribute {
+                self.auto_distribute(table).await?;
+            }
         }
         Ok(Tier::Multi)
     }

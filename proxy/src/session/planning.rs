@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use automator67_planner::{
     Context, Reach, Tier,
-    catalog::{Catalog, KeyType, ShardId},
+    catalog::{Catalog, KeyType, Owner, ShardId, Split},
     key::{self, KeyValue},
     normalise::{self, Literal, LiteralClass, Normalised},
-    plan::{KeyRoute, KeySource, Piece, Plan, Planned, ShardSet, Target},
+    plan::{KeyRoute, KeySource, KeySpan, Piece, Plan, Planned, ShardSet, Target},
 };
 
 use super::{Session, extended::Bound};
 use crate::{
-    error::{Outcome, Report, sqlstate},
+    error::{Failure, Outcome, Report, sqlstate},
     guc,
     plan_cache::Surroundings,
     process::lock,
@@ -369,6 +369,9 @@ impl Session {
         request: &Request<'_>,
         types: Option<&[u32]>,
     ) -> Outcome<Resolved> {
+        if let Some(shard) = request.catalog.whole(route.group) {
+            return Ok(Resolved::One(shard));
+        }
         let mut shards: Vec<ShardId> = Vec::new();
         for source in &route.sources {
             let Some(value) = read_key(route.key_type, source, request, types) else {
@@ -377,7 +380,10 @@ impl Session {
             if value == KeyValue::Null {
                 continue;
             }
-            let shard = shard_of(&request.catalog, &value)?;
+            // What has no place yet gets one from who writes it; who reads looks everywhere.
+            let Some(shard) = shard_of(&request.catalog, route.group, &value)? else {
+                return Ok(Resolved::Unknown);
+            };
             if !shards.contains(&shard) {
                 shards.push(shard);
             }
@@ -405,7 +411,35 @@ impl Session {
                 Resolved::Several(shards) => shards,
                 Resolved::Unknown => self.all_shards(),
             }),
+            ShardSet::Span(span) => self.shards_of_span(span, request).await,
         }
+    }
+
+    async fn shards_of_span(
+        &mut self,
+        span: &KeySpan,
+        request: &Request<'_>,
+    ) -> Outcome<Vec<ShardId>> {
+        let sources = span.lower.iter().chain(&span.upper);
+        let types = self.unsure_types(sources, request).await?;
+        let Some(Split::Ranges(ranges)) = request.catalog.splits.get(&span.group) else {
+            return Ok(self.all_shards());
+        };
+        // An end that cannot be read, or is NULL, is none.
+        let read = |source: &KeySource| {
+            let read = |key_type| read_key(key_type, source, request, types.as_deref());
+            let value = read(span.key_type).or_else(|| match span.key_type {
+                KeyType::Timestamp => read(KeyType::Date).and_then(|date| key::midnight(&date)),
+                _ => None,
+            });
+            value.filter(|value| *value != KeyValue::Null)
+        };
+        let lower = span.lower.iter().filter_map(read);
+        let upper = span.upper.iter().filter_map(read);
+        Ok(ranges.between(
+            lower.max_by(key::compare).as_ref(),
+            upper.min_by(key::compare).as_ref(),
+        ))
     }
 
     /// Resolves a route; asks the home shard for parameter types where the proof needs them.
@@ -414,7 +448,17 @@ impl Session {
         route: &KeyRoute,
         request: &Request<'_>,
     ) -> Outcome<Resolved> {
-        let unsure = route.sources.iter().any(|source| {
+        let types = self.unsure_types(route.sources.iter(), request).await?;
+        self.resolve(route, request, types.as_deref())
+    }
+
+    /// The types of parameters as the home shard describes them, if one of these has to be known.
+    async fn unsure_types(
+        &mut self,
+        mut sources: impl Iterator<Item = &KeySource>,
+        request: &Request<'_>,
+    ) -> Outcome<Option<Arc<[u32]>>> {
+        let unsure = sources.any(|source| {
             matches!(
                 source,
                 KeySource::Parameter {
@@ -424,10 +468,54 @@ impl Session {
             )
         });
         if !unsure || request.bound.is_none() {
-            return self.resolve(route, request, None);
+            return Ok(None);
         }
-        let types = self.described_types(request).await?;
-        self.resolve(route, request, Some(&types))
+        self.described_types(request).await.map(Some)
+    }
+
+    /// The shard that a new row with this key belongs to. A value of a directory that has none
+    /// gets one, at once and for all.
+    pub(super) async fn owner(
+        &mut self,
+        catalog: &Catalog,
+        group: u32,
+        value: &KeyValue,
+    ) -> Outcome<ShardId> {
+        let canonical = match catalog.owner(group, value) {
+            Owner::Shard(shard) => return Ok(shard),
+            Owner::Nowhere => return Err(nowhere()),
+            Owner::Unassigned(canonical) => canonical,
+        };
+        let text = format!(
+            "select automator67.assign({group}, {})",
+            guc::quote_literal(&canonical)
+        );
+        let home = self.home();
+        let copying = self.is_copying(home);
+        // A group that this transaction has made is seen by nobody else. Otherwise the value is
+        // committed at once: who asks for it next must not wait for this transaction.
+        let made_here = self.transaction.catalog.is_some();
+        if made_here && copying {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                format!("the value \"{canonical}\" of the shard key has no shard yet"),
+            )
+            .detail("This transaction has changed tables, so only it could give one, and it is copying.")
+            .hint("Commit before COPY.")
+            .into());
+        }
+        let shard = if made_here || !self.transaction.is_open() && !copying {
+            self.query_value(home, &text).await?
+        } else {
+            self.query_apart(&text).await?.into_iter().next()
+        };
+        let shard = shard.and_then(|shard| shard.parse().ok());
+        shard.ok_or_else(nowhere)
+    }
+
+    fn is_copying(&self, shard: ShardId) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| link.server.shard_id() == shard && link.server.copying)
     }
 
     /// Every shard, home first: DDL takes its first locks there, so that two sessions that change
@@ -437,14 +525,27 @@ impl Session {
     }
 }
 
-/// The shard that owns a key. Rows without a key, where the column allows them, are at home.
-pub fn shard_of(catalog: &Catalog, value: &KeyValue) -> Outcome<ShardId> {
-    if *value == KeyValue::Null {
-        return Ok(catalog.home());
+/// The shard that owns a key in a colocation group. Rows without a key, where the column allows
+/// them, are at home. `None`: a value of a directory that the snapshot does not have.
+pub fn shard_of(catalog: &Catalog, group: u32, value: &KeyValue) -> Outcome<Option<ShardId>> {
+    match catalog.owner(group, value) {
+        Owner::Shard(shard) => Ok(Some(shard)),
+        Owner::Unassigned(_) => Ok(None),
+        Owner::Nowhere => Err(nowhere()),
     }
-    catalog.ring.shard_of(key::token(value)).ok_or_else(|| {
-        Report::error(sqlstate::INTERNAL_ERROR, "the ring of shards is empty").into()
-    })
+}
+
+/// The one shard of a group.
+pub fn whole_of(catalog: &Catalog, group: u32) -> Outcome<ShardId> {
+    catalog.whole(group).ok_or_else(nowhere)
+}
+
+fn nowhere() -> Failure {
+    Report::error(
+        sqlstate::INTERNAL_ERROR,
+        "the catalog has no shard for a value of the shard key",
+    )
+    .into()
 }
 
 /// A key's value, if it can be read with certainty.

@@ -141,7 +141,7 @@ impl Session {
         let (way, choice) = self.choose(scatter, request).await?;
         let targets = match way.shards {
             ShardSet::Home => vec![self.home()],
-            ShardSet::All | ShardSet::Keys(_) => self.all_shards(),
+            ShardSet::All | ShardSet::Keys(_) | ShardSet::Span(_) => self.all_shards(),
         };
         let moved = self
             .move_relations(&way.moves, &targets, &choice, request)

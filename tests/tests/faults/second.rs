@@ -1,7 +1,7 @@
 //! A second process on the same shards.
 
 use std::{
-    sync::atomic::Ordering,
+    sync::{Barrier, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,67 @@ const CATCH_UP: Duration = Duration::from_secs(1);
 #[test]
 fn a_second_process_follows() {
     second_process().expect("a second process");
+}
+
+#[test]
+fn two_processes_place_a_new_value_once() {
+    new_values().expect("both processes agree");
+}
+
+/// Both processes insert the same new values of a directory at the same time.
+fn new_values() -> Result<()> {
+    const VALUES: usize = 60;
+    let dev = Dev::start(3)?;
+    let mut one = dev.connect()?;
+    one.execute("create table visits (place text, process integer)")?;
+    let second = serve(&dev)?;
+    one.execute("select create_distributed_table('visits', 'place', 'directory')")?;
+    let mut two = Connection::open(&second.server)?;
+    let placed = "select method from automator67.tables where name = 'visits'";
+    follows(&mut two, placed, "directory")?;
+    let barrier = Barrier::new(2);
+    let insert = |connection: &mut Connection, process: usize| -> Result<()> {
+        for value in 0..VALUES {
+            barrier.wait();
+            connection.execute(&format!(
+                "insert into visits values ('p{value}', {process})"
+            ))?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| insert(&mut one, 1));
+        let second = insert(&mut two, 2);
+        first.join().expect("no panic").and(second)
+    })?;
+    for connection in [&mut one, &mut two] {
+        for value in 0..VALUES {
+            let text = format!("select count(*) from visits where place = 'p{value}'");
+            let count = connection.execute(&text)?;
+            ensure!(count.as_deref() == Some("2"), "{text} answered {count:?}");
+        }
+    }
+    // On the shards themselves: no value is on two, and each is where its entry says.
+    let mut seen = Vec::new();
+    for (shard, id) in dev.shards().iter().zip(1..) {
+        let mut connection = Connection::open(&shard.server)?;
+        for row in connection.rows("select place, count(*) from visits group by place")? {
+            let [Some(place), Some(count)] = row.as_slice() else {
+                continue;
+            };
+            let entry =
+                format!("select shard = {id} from automator67.directory where value = '{place}'");
+            let right = one.execute(&entry)?;
+            ensure!(
+                right.as_deref() == Some("t"),
+                "{place} is on shard {id}: {right:?}"
+            );
+            ensure!(count == "2", "{place} has {count} rows on shard {id}");
+            seen.push(place.clone());
+        }
+    }
+    ensure!(seen.len() == VALUES, "{} values are on shards", seen.len());
+    Ok(())
 }
 
 fn serve(dev: &Dev) -> Result<Automator> {

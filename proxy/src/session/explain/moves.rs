@@ -30,7 +30,7 @@ impl Session {
             let name = &one.fetch.relation.name;
             let to = match way.shards {
                 ShardSet::Home => self.shard_name(self.home()),
-                ShardSet::All | ShardSet::Keys(_) => destination(one),
+                ShardSet::All | ShardSet::Keys(_) | ShardSet::Span(_) => destination(one),
             };
             let mut node = Node::new("Move", format!("Move {name} to {to}"))
                 .hidden("Relation Name", Value::Text(name.clone()))
