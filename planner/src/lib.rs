@@ -35,6 +35,7 @@ mod session;
 mod splice;
 mod sql;
 mod statement;
+mod steps;
 mod table_as;
 mod tree;
 mod views;

@@ -14,9 +14,11 @@ use crate::catalog::{KeyType, QualifiedName};
 
 mod admin;
 mod calls;
+mod steps;
 
 pub use admin::{AdminCall, AdminFunction, Argument};
 pub use calls::{Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse};
+pub use steps::{KeyUpdate, NewValue, WithPart, WithWrites};
 
 /// One statement of a query string, planned.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +93,10 @@ pub enum Plan {
         /// The statement for every other shard (`... WITH NO DATA`).
         elsewhere: String,
     },
+    /// Writes inside WITH, over several shards.
+    WithWrites(WithWrites),
+    /// An UPDATE of a shard key.
+    KeyUpdate(KeyUpdate),
     /// `select create_distributed_table(...)` and the other functions that the proxy answers.
     Admin(AdminCall),
     /// BEGIN, COMMIT, SAVEPOINT ...

@@ -13,7 +13,7 @@ use crate::{
     route::{self, Statement, Verdict, count_parameters},
     scatter,
     scope::Found,
-    sequences, session, table_as, tree,
+    sequences, session, steps, table_as, tree,
     views::Views,
     write,
 };
@@ -205,6 +205,17 @@ fn finish(draft: Draft, span: (usize, usize)) -> Planned {
     }
 }
 
+/// What cannot run as one statement may run as several.
+fn or_in_steps(
+    statement: &Statement<'_>,
+    draft: Result<Draft, PlanError>,
+) -> Result<Draft, PlanError> {
+    match draft {
+        Err(error) if error.sqlstate == "0A000" => steps::steps(statement).ok_or(error),
+        other => other,
+    }
+}
+
 /// The plan of one statement.
 pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     match statement.node {
@@ -213,11 +224,11 @@ pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         }
         NodeEnum::SelectStmt(select) => match admin::call(statement, select)? {
             Some(draft) => Ok(draft),
-            None => select_query(statement),
+            None => or_in_steps(statement, select_query(statement)),
         },
-        NodeEnum::InsertStmt(insert) => insert::insert(statement, insert),
+        NodeEnum::InsertStmt(insert) => or_in_steps(statement, insert::insert(statement, insert)),
         NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {
-            write::write(statement)
+            or_in_steps(statement, write::write(statement))
         }
         NodeEnum::CreateTableAsStmt(create) => table_as::create(statement, create),
         NodeEnum::CopyStmt(copy) => copy::copy(statement, copy),

@@ -72,7 +72,7 @@ fn kind_of(node: &NodeEnum) -> &'static str {
     }
 }
 
-fn target_of(node: &NodeEnum) -> Option<&protobuf::RangeVar> {
+pub(crate) fn target_of(node: &NodeEnum) -> Option<&protobuf::RangeVar> {
     match node {
         NodeEnum::InsertStmt(insert) => insert.relation.as_ref(),
         NodeEnum::UpdateStmt(update) => update.relation.as_ref(),

@@ -434,13 +434,14 @@ pub fn split_complete(output: &mut BytesMut) -> BytesMut {
     let Some((0, rest)) = output.split_last() else {
         return BytesMut::new();
     };
-    // A tag has no other zero byte; before it comes the message's length.
+    // A tag has no other zero byte. Before it comes the message's length, whose last byte is not
+    // zero either.
     let tag = rest
         .iter()
         .rev()
         .take(TAG_BYTES_MAX)
         .position(|byte| *byte == 0);
-    let frame = tag.map(|tag| tag + 1 + 5);
+    let frame = tag.map(|tag| tag + 5);
     let start = frame.and_then(|frame| output.len().checked_sub(frame));
     match start {
         Some(start)

@@ -28,6 +28,7 @@ mod setting;
 mod snapshot;
 mod sql_prepared;
 mod statements;
+mod steps;
 mod timer;
 mod transaction;
 mod views;

@@ -94,6 +94,8 @@ fn first(plan: &Plan) -> String {
             }
         ),
         Plan::CreateTableAs { .. } => "create-table-as".to_owned(),
+        Plan::WithWrites(_) => "with-writes".to_owned(),
+        Plan::KeyUpdate(_) => "key-update".to_owned(),
         Plan::DeclareCursor { name, hold, .. } => format!("declare {name} hold={hold}"),
         Plan::Explain(explain) => format!(
             "explain analyze={} json={} {:?} {:?}",
@@ -146,6 +148,20 @@ fn rest(plan: &Plan) -> Vec<String> {
             lines.push(format!("  elsewhere {elsewhere}"));
             lines
         }
+        Plan::WithWrites(with) => {
+            let parts = with.parts.iter().map(|part| match part.writes {
+                true => format!("  {} <- {}", part.name, part.body),
+                false => format!("  {}", part.text),
+            });
+            parts.chain([format!("  {}", with.main)]).collect()
+        }
+        Plan::KeyUpdate(update) => vec![
+            format!("  {}", update.delete),
+            format!(
+                "  into {} {:?} {}",
+                update.table, update.columns, update.returning
+            ),
+        ],
         Plan::DeclareCursor { query, .. } => {
             let mut lines = vec![format!("  {}", first(query))];
             lines.extend(rest(query));

@@ -58,6 +58,8 @@ impl Session {
             Plan::CreateTableAs { home, elsewhere } => {
                 self.create_table_as(home, elsewhere, request).await
             }
+            Plan::WithWrites(with) => self.with_writes(with, request).await,
+            Plan::KeyUpdate(update) => self.key_update(update, request).await,
             Plan::Admin(call) => self.admin(call, request).await,
             Plan::Transaction(command) => self.transaction_command(command, request.text).await,
             Plan::Setting(command) => self.setting(command, request).await,

@@ -294,9 +294,49 @@ impl Session {
                 let shards = self.name_shards(&multi.shards, request).await?;
                 let text = multi.sql.as_deref().unwrap_or(request.text);
                 let title = format!("Multi on {}", shards.join(", "));
-                Ok(Node::new("Automator67 Multi", title)
+                let mut root = Node::new("Automator67 Multi", title)
                     .hidden("Shards", Value::List(shards))
-                    .with("SQL", Value::Text(text.to_owned())))
+                    .with("SQL", Value::Text(text.to_owned()));
+                for one in &multi.moves {
+                    let where_to = match &one.route {
+                        Some(_) => "to their shards",
+                        None => "to every shard",
+                    };
+                    let title = format!("Move {} {where_to}", one.fetch.relation.name);
+                    let mut node = Node::new("Move", title).hidden(
+                        "Relation Name",
+                        Value::Text(one.fetch.relation.name.clone()),
+                    );
+                    put_select(&mut node, &one.fetch);
+                    root.children.push(node);
+                }
+                Ok(root)
+            }
+            Plan::WithWrites(with) => {
+                let mut root = Node::new("Automator67 Steps", "Steps, one after the other");
+                for part in with.parts.iter().filter(|part| part.writes) {
+                    let title = format!("Write {}", part.name);
+                    let text = Value::Text(part.body.clone());
+                    root.children
+                        .push(Node::new("Step", title).with("SQL", text));
+                }
+                let main = Value::Text(with.main.clone());
+                root.children
+                    .push(Node::new("Step", "Statement").with("SQL", main));
+                Ok(root)
+            }
+            Plan::KeyUpdate(update) => {
+                let mut root = Node::new(
+                    "Automator67 Steps",
+                    "Rows move to the shards of their new keys",
+                );
+                let delete = Value::Text(update.delete.clone());
+                root.children
+                    .push(Node::new("Step", "Delete").with("SQL", delete));
+                let insert = format!("INSERT INTO {} ...", update.table);
+                root.children
+                    .push(Node::new("Step", "Insert").with("SQL", Value::Text(insert)));
+                Ok(root)
             }
             Plan::Insert(insert) => {
                 let title = match (insert.group, insert.key_type) {

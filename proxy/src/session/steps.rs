@@ -1,0 +1,335 @@
+//! Statements that run as several in one transaction: writes inside WITH, and changes of shard
+//! keys. Rows in between are few enough to stand in the next statement's text.
+
+use automator67_planner::plan::{KeyUpdate, NewValue, WithPart, WithWrites};
+
+use super::{Session, extended::Bound, planning::Request, scatter::malformed};
+use crate::{
+    error::{Failure, Outcome, Report, sqlstate},
+    frame::HEADER_BYTES,
+    guc, message,
+    relay::Captured,
+    telemetry::Tier,
+};
+
+/// Rows and bytes that may stand in a text.
+const ROWS_MAX: usize = 20_000;
+const BYTES_MAX: usize = 8 << 20;
+
+/// The answer to a step.
+struct Rows {
+    names: Vec<String>,
+    /// As `format_type` names them.
+    types: Vec<String>,
+    rows: Vec<Vec<Option<String>>>,
+}
+
+impl Session {
+    /// Writes inside WITH, then the statement that reads what they return.
+    pub(super) async fn with_writes(
+        &mut self,
+        with: &WithWrites,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        self.begin_implicit();
+        // The whole statement's own errors are the server's.
+        self.check_on_home(request).await?;
+        let mut parts: Vec<String> = Vec::new();
+        for part in &with.parts {
+            if !part.writes {
+                parts.push(part.text.clone());
+                continue;
+            }
+            let text = with_prefix(&parts, &part.body);
+            let rows = self.step(&text, part.returns, request).await?;
+            if part.returns {
+                parts.push(as_values(part, &rows));
+            }
+        }
+        let text = with_prefix(&parts, &with.main);
+        Box::pin(self.run_rewritten(&text, request)).await?;
+        Ok(Tier::Multi)
+    }
+
+    /// Rows are deleted where they are and inserted where their new keys belong.
+    pub(super) async fn key_update(
+        &mut self,
+        update: &KeyUpdate,
+        request: &Request<'_>,
+    ) -> Outcome<Tier> {
+        self.begin_implicit();
+        self.check_on_home(request).await?;
+        self.refuse_triggers(&update.relation).await?;
+        let rows = self.step(&update.delete, true, request).await?;
+        let text = insertion(update, &rows);
+        Box::pin(self.run_rewritten(&text, request)).await?;
+        message::split_complete(self.client.output());
+        let tag = format!("UPDATE {}", rows.rows.len());
+        message::put_command_complete(self.client.output(), &tag);
+        Ok(Tier::Multi)
+    }
+
+    /// Triggers would see a DELETE and an INSERT.
+    async fn refuse_triggers(&mut self, relation: &str) -> Outcome {
+        let text = format!(
+            "select tgname from pg_catalog.pg_trigger \
+             where tgrelid = {}::regclass and not tgisinternal limit 1",
+            guc::quote_literal(relation)
+        );
+        match self.query_value(self.home(), &text).await? {
+            None => Ok(()),
+            Some(name) => Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "changing the shard key of a table with triggers is not supported",
+            )
+            .detail(format!(
+                "Trigger \"{name}\" would see a DELETE and an INSERT."
+            ))
+            .hint("Delete the row and insert it again.")
+            .into()),
+        }
+    }
+
+    /// Runs one step and keeps its rows.
+    async fn step(&mut self, text: &str, returns: bool, request: &Request<'_>) -> Outcome<Rows> {
+        let (mut names, mut types) = (Vec::new(), Vec::new());
+        if returns {
+            let description = self.describe_text(text, request).await?;
+            let body = &description[HEADER_BYTES..];
+            names = message::column_names(body).ok_or_else(malformed)?;
+            let columns = message::columns(body).ok_or_else(malformed)?;
+            types = self.names_of_types(&columns).await?;
+        }
+        self.client.flush().await?;
+        let outer = self.client.captured.replace(Box::new(Captured {
+            full: Some(Box::new(|rows| {
+                if rows.len() > BYTES_MAX {
+                    return Err(too_many());
+                }
+                Ok(())
+            })),
+            ..Captured::default()
+        }));
+        let bound = request.bound.map(|bound| Bound {
+            bind: std::sync::Arc::new(bound.bind.with_results_in(0)),
+            types: bound.types.clone(),
+            limit: 0,
+            portal: String::new(),
+            statement: bound.statement.clone(),
+        });
+        let inner = Request {
+            bound: bound.as_ref(),
+            ..request.with_plan(request.planned)
+        };
+        let result = Box::pin(self.run_rewritten(text, &inner)).await;
+        let rest = self.client.flush().await;
+        let captured = std::mem::replace(&mut self.client.captured, outer);
+        let mut captured = captured.ok_or_else(malformed)?;
+        self.client.output().extend_from_slice(&captured.notices);
+        if let (Err(Failure::Told), Some(error)) = (&result, captured.error.take()) {
+            return Err(super::scatter::without_position(Failure::Shard(error)));
+        }
+        result?;
+        rest?;
+        if captured.count > ROWS_MAX as u64 {
+            return Err(too_many());
+        }
+        Ok(Rows {
+            names,
+            types,
+            rows: kept_rows(&captured.rows).ok_or_else(malformed)?,
+        })
+    }
+
+    async fn names_of_types(&mut self, columns: &[(u32, i32)]) -> Outcome<Vec<String>> {
+        let list: Vec<String> = columns
+            .iter()
+            .map(|(oid, modifier)| format!("format_type({oid}, {modifier})"))
+            .collect();
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
+        let text = format!("select {}", list.join(", "));
+        let rows = self.query_rows(self.home(), &text).await?;
+        let row = rows.into_iter().next().unwrap_or_default();
+        row.into_iter().collect::<Option<_>>().ok_or_else(malformed)
+    }
+}
+
+/// DataRow bodies, each behind its length.
+fn kept_rows(mut bytes: &[u8]) -> Option<Vec<Vec<Option<String>>>> {
+    let mut rows = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+        let (row, rest) = rest.split_at_checked(length)?;
+        let values = message::data_row(row)?.into_iter();
+        let text = |value: Option<&[u8]>| value.map(|v| String::from_utf8_lossy(v).into_owned());
+        rows.push(values.map(text).collect());
+        bytes = rest;
+    }
+    Some(rows)
+}
+
+fn with_prefix(parts: &[String], statement: &str) -> String {
+    if parts.is_empty() {
+        return statement.to_owned();
+    }
+    let own = statement.trim_start();
+    let has_with = own
+        .get(..5)
+        .is_some_and(|word| word.to_lowercase().starts_with("with") && !word.ends_with('_'));
+    if has_with {
+        // WITH inside of WITH: the outer names stay visible in brackets only.
+        return format!("WITH {}, {}", parts.join(", "), own[4..].trim_start());
+    }
+    format!("WITH {} {statement}", parts.join(", "))
+}
+
+/// The part with its rows in the place of the statement that made them.
+fn as_values(part: &WithPart, rows: &Rows) -> String {
+    let names = rows.names.iter().enumerate().map(|(at, name)| {
+        let name = part.columns.get(at).unwrap_or(name);
+        guc::quote_identifier(name)
+    });
+    let names: Vec<String> = names.collect();
+    let typed = |value: &str| -> Vec<String> {
+        let types = rows.types.iter().enumerate();
+        types
+            .map(|(at, name)| format!("{value}{}::{name}", value_number(value, at)))
+            .collect()
+    };
+    let body = if rows.rows.is_empty() {
+        format!("SELECT {} WHERE false", typed("NULL").join(", "))
+    } else {
+        let columns: Vec<String> = (1..=rows.names.len()).map(|at| format!("c{at}")).collect();
+        let lines: Vec<String> = rows.rows.iter().map(|row| line(row)).collect();
+        format!(
+            "SELECT {} FROM (VALUES {}) AS v ({})",
+            typed("c").join(", "),
+            lines.join(", "),
+            columns.join(", ")
+        )
+    };
+    format!(
+        "{} ({}) AS ({body})",
+        guc::quote_identifier(&part.name),
+        names.join(", ")
+    )
+}
+
+fn value_number(value: &str, at: usize) -> String {
+    match value {
+        "c" => (at + 1).to_string(),
+        _ => String::new(),
+    }
+}
+
+/// Values as text, so that the columns of VALUES are text.
+fn line(row: &[Option<String>]) -> String {
+    let values = row.iter().map(|value| match value {
+        None => "NULL::text".to_owned(),
+        Some(value) => format!("{}::text", guc::quote_literal(value)),
+    });
+    format!("({})", values.collect::<Vec<_>>().join(", "))
+}
+
+fn insertion(update: &KeyUpdate, rows: &Rows) -> String {
+    let names: Vec<String> = update
+        .columns
+        .iter()
+        .map(|(name, _)| guc::quote_identifier(name))
+        .collect();
+    let head = format!("INSERT INTO {} ({})", update.table, names.join(", "));
+    let returning = &update.returning;
+    if rows.rows.is_empty() {
+        let nothing = vec!["NULL"; names.len()];
+        return format!(
+            "{head} SELECT {} WHERE false {returning}",
+            nothing.join(", ")
+        );
+    }
+    let value = |row: &[Option<String>], value: &NewValue| match value {
+        NewValue::Text(text) => text.clone(),
+        NewValue::Returned(at) => match row.get(*at) {
+            Some(Some(text)) => {
+                let sql_type = rows.types.get(*at).map_or("text", String::as_str);
+                format!("{}::{sql_type}", guc::quote_literal(text))
+            }
+            _ => "NULL".to_owned(),
+        },
+    };
+    let lines = rows.rows.iter().map(|row| {
+        let values = update.columns.iter().map(|(_, new)| value(row, new));
+        format!("({})", values.collect::<Vec<_>>().join(", "))
+    });
+    format!(
+        "{head} OVERRIDING SYSTEM VALUE VALUES {} {returning}",
+        lines.collect::<Vec<_>>().join(", ")
+    )
+}
+
+fn too_many() -> Failure {
+    Report::error(
+        sqlstate::LIMIT_EXCEEDED,
+        format!("a statement in several steps is limited to {ROWS_MAX} rows and {BYTES_MAX} bytes in between"),
+    )
+    .hint("Run it in parts.")
+    .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_values() {
+        let part = WithPart {
+            name: "gone".to_owned(),
+            columns: vec!["k".to_owned()],
+            body: String::new(),
+            text: String::new(),
+            writes: true,
+            returns: true,
+        };
+        let mut rows = Rows {
+            names: vec!["id".to_owned(), "note".to_owned()],
+            types: vec!["integer".to_owned(), "character varying(5)".to_owned()],
+            rows: vec![
+                vec![Some("1".to_owned()), Some("it's".to_owned())],
+                vec![Some("2".to_owned()), None],
+            ],
+        };
+        assert_eq!(
+            as_values(&part, &rows),
+            "\"gone\" (\"k\", \"note\") AS (SELECT c1::integer, c2::character varying(5) FROM \
+             (VALUES ('1'::text, 'it''s'::text), ('2'::text, NULL::text)) AS v (c1, c2))"
+        );
+        rows.rows.clear();
+        assert_eq!(
+            as_values(&part, &rows),
+            "\"gone\" (\"k\", \"note\") AS (SELECT NULL::integer, NULL::character varying(5) WHERE false)"
+        );
+    }
+
+    #[test]
+    fn kept_rows_are_read_or_refused() {
+        assert_eq!(kept_rows(&[]), Some(Vec::new()));
+        assert_eq!(kept_rows(&[0, 0, 0, 9, 1]), None);
+        let row = [0, 0, 0, 7, 0, 1, 0, 0, 0, 1, b'x'];
+        assert_eq!(kept_rows(&row), Some(vec![vec![Some("x".to_owned())]]));
+    }
+
+    #[test]
+    fn with_is_put_before_a_statement_once() {
+        let parts = ["a AS (SELECT 1)".to_owned()];
+        assert_eq!(with_prefix(&[], "SELECT 2"), "SELECT 2");
+        assert_eq!(
+            with_prefix(&parts, "SELECT 2"),
+            "WITH a AS (SELECT 1) SELECT 2"
+        );
+        assert_eq!(
+            with_prefix(&parts, "with b AS (SELECT 3) SELECT 2"),
+            "WITH a AS (SELECT 1), b AS (SELECT 3) SELECT 2"
+        );
+    }
+}
