@@ -66,7 +66,7 @@ pub(crate) fn insert(
             }
             insert_values(statement, insert, &analysis, relation, &values)?
         }
-        Some(_) | None => select::insert_query(statement, insert, &analysis, &views, relation)?,
+        Some(_) | None => select::insert_query(statement, insert, &analysis, relation)?,
     };
     // The proxy draws the values of new rows; the servers' sessions do not see it.
     let by_proxy = matches!(draft.plan, Plan::Insert(_));

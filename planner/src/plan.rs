@@ -18,7 +18,7 @@ mod steps;
 
 pub use admin::{AdminCall, AdminFunction, Argument};
 pub use calls::{Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse};
-pub use steps::{KeyUpdate, NewValue, WithPart, WithWrites};
+pub use steps::{KeyUpdate, MergeInsert, MergeSteps, NewValue, WithPart, WithWrites};
 
 /// One statement of a query string, planned.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +97,8 @@ pub enum Plan {
     WithWrites(WithWrites),
     /// An UPDATE of a shard key.
     KeyUpdate(KeyUpdate),
+    /// A MERGE in steps.
+    MergeSteps(MergeSteps),
     /// `select create_distributed_table(...)` and the other functions that the proxy answers.
     Admin(AdminCall),
     /// BEGIN, COMMIT, SAVEPOINT ...

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+mod merges;
+
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
@@ -29,6 +31,9 @@ pub(crate) fn steps(statement: &Statement<'_>) -> Option<Draft> {
     }
     match statement.node {
         NodeEnum::UpdateStmt(update) => key_update(statement, update),
+        NodeEnum::MergeStmt(merge) if merge.with_clause.is_none() => {
+            merges::steps(statement, merge)
+        }
         _ => None,
     }
 }
@@ -85,13 +90,14 @@ fn with_writes(statement: &Statement<'_>, with: &protobuf::WithClause) -> Option
         .get(source.tokens.get(end)?.end..statement.span.1)?;
     let before = source.token_at(statement.span.0)?;
     // Whatever follows, WITH must come first.
-    if !source.is_word(before, "with") || with.recursive || !is_apart(statement, &parts, main)? {
+    if !source.is_word(before, "with") || with.recursive {
         return None;
     }
+    let no_cascades = apart(statement, &parts, main)?;
     let plan = WithWrites {
         parts,
         main: main.trim_start().to_owned(),
-        recursive: with.recursive,
+        no_cascades,
     };
     let draft = Draft::new(Plan::WithWrites(plan), kind_of(statement.node));
     Some(draft.session(writing()))
@@ -141,49 +147,53 @@ fn with_part(source: &Source<'_>, cte: &protobuf::CommonTableExpr) -> Option<(Wi
 }
 
 /// One after the other comes to the same as all on one snapshot: nothing that a part writes is
-/// touched by another part or by the statement itself.
-fn is_apart(statement: &Statement<'_>, parts: &[WithPart], main: &str) -> Option<bool> {
+/// touched by another part or by the statement itself. Gives the tables whose foreign keys must
+/// not change rows elsewhere. `None`: it does not come to the same.
+fn apart(statement: &Statement<'_>, parts: &[WithPart], main: &str) -> Option<Vec<String>> {
     let mut touched: Vec<HashSet<String>> = Vec::new();
     let bodies = parts.iter().map(|part| part.body.as_str());
     for text in bodies.chain([main]) {
         touched.push(names(statement, &parse::parse_one(text)?)?);
     }
     let ctes: HashSet<&str> = parts.iter().map(|part| part.name.as_str()).collect();
+    let mut no_cascades = Vec::new();
     for (index, part) in parts.iter().enumerate().filter(|(_, part)| part.writes) {
         let node = parse::parse_one(&part.body)?;
-        let written = write::target_of(&node)?.relname.clone();
-        let mut reached: HashSet<&str> = HashSet::from([written.as_str()]);
-        // A foreign key can change rows that refer to it.
-        loop {
-            let more: Vec<&str> = statement
-                .catalog
-                .foreign_keys
-                .iter()
-                .filter(|key| reached.contains(key.referenced_table.name.as_str()))
-                .map(|key| key.table.name.as_str())
-                .filter(|name| !reached.contains(name))
-                .collect();
-            if more.is_empty() {
-                break;
-            }
-            reached.extend(more);
-        }
+        let range = write::target_of(&node)?;
+        let written = range.relname.as_str();
         let others = touched
             .iter()
             .enumerate()
             .filter(|(other, _)| *other != index);
         let mut seen = others.flat_map(|(_, names)| names.iter());
-        if ctes.contains(written.as_str()) || seen.any(|name| reached.contains(name.as_str())) {
-            return Some(false);
+        if ctes.contains(written) || seen.any(|name| name == written) {
+            return None;
+        }
+        let schema = Some(range.schemaname.as_str()).filter(|schema| !schema.is_empty());
+        let catalog = statement.catalog;
+        let relation = catalog.resolve(statement.context.search_path, schema, written)?;
+        let mut keys = catalog.foreign_keys.iter();
+        if keys.any(|key| key.referenced_table == relation.name) {
+            no_cascades.push(qualified(&relation.name));
         }
     }
-    Some(true)
+    Some(no_cascades)
 }
 
 /// The relations that a statement names, also through views. `None`: it cannot be known.
 fn names(statement: &Statement<'_>, node: &NodeEnum) -> Option<HashSet<String>> {
     let mut found = HashSet::new();
     let mut strange = false;
+    // New rows do not look at others of their table.
+    let inserted = match node {
+        NodeEnum::InsertStmt(insert) if insert.on_conflict_clause.is_none() => {
+            let mut query = insert.clone();
+            query.relation = None;
+            Some(NodeEnum::InsertStmt(query))
+        }
+        _ => None,
+    };
+    let node = inserted.as_ref().unwrap_or(node);
     tree::walk(node, &mut |child| match child {
         Child::Node(NodeEnum::RangeVar(range)) | Child::Range(range) => {
             found.insert(range.relname.clone());
@@ -217,13 +227,7 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
     };
     let assigned = assigned_columns(&update.target_list);
     let changes_key = assigned.iter().any(|(name, _)| name == key);
-    let referenced = statement
-        .catalog
-        .foreign_keys
-        .iter()
-        .any(|foreign| foreign.referenced_table == relation.name);
     let hindered = !changes_key
-        || referenced
         || analysis.writes_in_with
         || !statement.context.moved.is_empty()
         || analysis.traits.volatile.is_some()
@@ -257,6 +261,9 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
         };
         columns.push((column.name.clone(), value));
     }
+    let old_key = returned.len();
+    returned.push(format!("{}.{}", identifier(own), identifier(key)));
+    let (_, new_key) = columns.iter().find(|(name, _)| name == key)?.clone();
     let returns = write::returns_rows(statement.node);
     if returns && !update.from_clause.is_empty() {
         return None;
@@ -275,6 +282,8 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
         relation: qualified(&relation.name),
         columns,
         returning: text(parts.returning).to_owned(),
+        old_key,
+        new_key,
     };
     Some(Draft::new(Plan::KeyUpdate(plan), "update").session(writing()))
 }

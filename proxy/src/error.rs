@@ -63,6 +63,10 @@ pub mod sqlstate {
     pub const LIMIT_EXCEEDED: &str = "53400";
     /// query_canceled
     pub const QUERY_CANCELED: &str = "57014";
+    /// idle_in_transaction_session_timeout
+    pub const IDLE_IN_TRANSACTION_TIMEOUT: &str = "25P03";
+    /// idle_session_timeout
+    pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
     /// admin_shutdown
     pub const ADMIN_SHUTDOWN: &str = "57P01";
     /// internal_error

@@ -87,6 +87,32 @@ pub fn quote_literal(text: &str) -> String {
     }
 }
 
+/// The time that a SET statement sets, in milliseconds unless it says a unit; `None` is none.
+pub fn duration(replay: &str) -> Option<std::time::Duration> {
+    let lower = replay.to_lowercase();
+    let value = lower
+        .rsplit_once(" to ")
+        .or_else(|| lower.rsplit_once('='))?
+        .1;
+    let value = value.trim().trim_matches(['\'', '"', ';']).trim();
+    let end = value
+        .find(|letter: char| letter.is_ascii_alphabetic())
+        .unwrap_or(value.len());
+    let number: f64 = value[..end].trim().parse().ok()?;
+    let factor = match value[end..].trim() {
+        "us" => 0.001,
+        "" | "ms" => 1.0,
+        "s" => 1_000.0,
+        "min" => 60_000.0,
+        "h" => 3_600_000.0,
+        "d" => 86_400_000.0,
+        _ => return None,
+    };
+    let milliseconds = (number * factor).round();
+    (milliseconds >= 1.0 && milliseconds < i32::MAX.into())
+        .then(|| std::time::Duration::from_millis(milliseconds as u64))
+}
+
 /// An identifier in double quotes.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

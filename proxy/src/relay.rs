@@ -33,6 +33,8 @@ pub struct Captured {
     pub rows: BytesMut,
     /// How many.
     pub count: u64,
+    /// Rows that command tags speak of.
+    pub changed: u64,
     /// ErrorResponse.
     pub error: Option<BytesMut>,
     /// Notices, which are the client's all the same.
@@ -59,6 +61,10 @@ impl Captured {
                     self.count += 1;
                     self.rows.put_u32(frame.body().len() as u32);
                     self.rows.extend_from_slice(frame.body());
+                }
+                b'C' => {
+                    let tag = message::command_tag(frame.body());
+                    self.changed += message::tag_rows(tag).unwrap_or(0);
                 }
                 b'E' => {
                     self.error.get_or_insert(frame.bytes);

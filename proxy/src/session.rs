@@ -35,7 +35,11 @@ mod views;
 
 pub use known_statements::KnownStatements;
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use automator67_planner::{catalog::ShardId, normalise::Normalised, plan::Plan};
 use tokio_util::sync::CancellationToken;
@@ -275,15 +279,37 @@ impl Session {
                 self.wait_with_links(stop).await?;
                 continue;
             }
+            let limit = self.idle_limit();
             let filled = tokio::select! {
                 biased;
                 filled = self.client.wire.fill() => filled,
                 () = stop.cancelled() => return Err(shutting_down()),
+                report = idle_too_long(limit) => return Err(report.into()),
             };
             if !matches!(filled, Ok(count) if count > 0) {
                 return Ok(None);
             }
         }
+    }
+
+    /// How long the client may wait with its next message.
+    fn idle_limit(&self) -> Option<Box<(Duration, Report)>> {
+        let open = self.transaction.is_explicit();
+        let (name, sqlstate, message) = if open {
+            (
+                "idle_in_transaction_session_timeout",
+                sqlstate::IDLE_IN_TRANSACTION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            )
+        } else {
+            (
+                "idle_session_timeout",
+                sqlstate::IDLE_SESSION_TIMEOUT,
+                "terminating connection due to idle-session timeout",
+            )
+        };
+        let limit = guc::duration(self.settings.map.get(name)?)?;
+        Some(Box::new((limit, Report::error(sqlstate, message))))
     }
 
     /// A simple query: zero, one or more statements, then ReadyForQuery.
@@ -470,6 +496,18 @@ impl Session {
 
     fn home(&self) -> ShardId {
         self.process.home().id
+    }
+}
+
+/// Ends when a limit is over; without one, never.
+async fn idle_too_long(limit: Option<Box<(Duration, Report)>>) -> Report {
+    match limit {
+        Some(limit) => {
+            let (limit, report) = *limit;
+            Box::pin(tokio::time::sleep(limit)).await;
+            report
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -490,7 +490,7 @@ fn generated_changes_leave_what_postgres_leaves() {
         differences.join("\n")
     );
     for report in &reports {
-        assert!(report.refused() < 0.01, "too much is refused:\n{summary}");
+        assert!(report.refused() < 0.03, "too much is refused:\n{summary}");
         assert!(
             report.failed() < 0.2,
             "the generator makes too many errors:\n{summary}"

@@ -8,7 +8,8 @@ use crate::{
     catalog::{Column, Placement, Relation},
     gather, parse,
     plan::{
-        Combine, InsertSelect, Multi, NEXT_MARK, Plan, PlanError, SessionEffects, ShardSet, Target,
+        Combine, Gather, InsertSelect, Multi, NEXT_MARK, Plan, PlanError, SessionEffects, ShardSet,
+        Target,
     },
     route::{self, Statement, Verdict},
     scatter,
@@ -27,7 +28,6 @@ pub(super) fn insert_query(
     statement: &Statement<'_>,
     insert: &protobuf::InsertStmt,
     analysis: &Analysis<'_>,
-    views: &Views<'_>,
     relation: &Relation,
 ) -> Result<Draft, PlanError> {
     write::refuse_key_changes(statement, analysis).or_else(|error| match relation.placement {
@@ -63,7 +63,7 @@ pub(super) fn insert_query(
         return Ok(draft);
     }
     let columns = columns.ok_or_else(|| not_listed(relation))?;
-    spread(statement, insert, analysis, views, relation, &columns)
+    spread(statement, insert, analysis, relation, &columns)
 }
 
 /// Every shard inserts what it selects: the new rows have the keys of rows that are there.
@@ -121,14 +121,7 @@ fn is_split_like_its_rows(
     let (from, to) = query_span(statement, insert)?;
     let text = statement.text.get(from..to)?;
     let node = parse::parse_one(text)?;
-    let query = Statement {
-        text,
-        span: (0, text.len()),
-        node: &node,
-        normalised: None,
-        parameters: statement.parameters.clone(),
-        ..*statement
-    };
+    let query = alone(statement, text, &node);
     let views = Views::load(query.catalog, query.context, &node).ok()?;
     let analysis = analysis::analyse(query.catalog, query.context, &views, &node).ok()?;
     let (scatter, _) = scatter::scatter(&query, &analysis, &views, "")?;
@@ -250,7 +243,6 @@ fn spread(
     statement: &Statement<'_>,
     insert: &protobuf::InsertStmt,
     analysis: &Analysis<'_>,
-    views: &Views<'_>,
     relation: &Relation,
     given: &[usize],
 ) -> Result<Draft, PlanError> {
@@ -267,25 +259,16 @@ fn spread(
         "rows for \"{}\" are computed before they are spread",
         relation.name.name
     );
-    let part = Statement {
-        span,
-        parameters: statement.parameters.clone(),
-        ..*statement
-    };
     let with = with_span(statement, insert);
-    let wrap = |query: &str| wrapped(statement, relation, given, query, with);
-    let answered = || answered(statement, insert, &wrap).filter(|_| with.is_empty());
+    let own = statement.text.get(span.0..span.1).ok_or_else(failure)?;
+    let query_text = format!("{with}{own}");
+    let wrap = |query: &str| wrapped(statement, relation, given, query);
     let (query, query_sql) = if !reads_elsewhere {
-        let query = statement.text.get(span.0..span.1).ok_or_else(failure)?;
-        (Plan::Single(Target::Home), wrap(query)?)
-    } else if let Some(found) = answered() {
+        (Plan::Single(Target::Home), wrap(&query_text)?)
+    } else if let Some(found) = answered(statement, &wrap(&query_text)?) {
         found
     } else {
-        let mut gather = gather::gather(&part, analysis, views, reason)?;
-        if !with.is_empty() {
-            // WITH before INSERT names what the query reads: both are rewritten as one text.
-            return Err(failure().hint("Put WITH behind INSERT INTO, before SELECT."));
-        }
+        let mut gather = gathered(statement, &query_text, reason)?;
         gather.statement = wrap(&gather.statement)?;
         let sql = gather.statement.clone();
         (Plan::Gather(gather), sql)
@@ -320,25 +303,38 @@ fn spread(
 }
 
 /// The query with a plan of its own, where that is cheaper than to gather what it reads.
-fn answered(
-    statement: &Statement<'_>,
-    insert: &protobuf::InsertStmt,
-    wrap: &dyn Fn(&str) -> Result<String, PlanError>,
-) -> Option<(Plan, String)> {
-    let (from, to) = query_span(statement, insert)?;
-    let text = wrap(statement.text.get(from..to)?).ok()?;
-    let node = parse::parse_one(&text)?;
-    let query = Statement {
-        text: &text,
+fn answered(statement: &Statement<'_>, text: &str) -> Option<(Plan, String)> {
+    let node = parse::parse_one(text)?;
+    let query = alone(statement, text, &node);
+    match statement::plan_subquery(&query)?.plan {
+        plan @ Plan::Scatter(_) => Some((plan, text.to_owned())),
+        _ => None,
+    }
+}
+
+/// What the query reads is gathered.
+fn gathered(statement: &Statement<'_>, text: &str, reason: String) -> Result<Gather, PlanError> {
+    let failure = || {
+        PlanError::unsupported(
+            "this form of INSERT ... SELECT is not supported over several shards",
+        )
+    };
+    let node = parse::parse_one(text).ok_or_else(failure)?;
+    let query = alone(statement, text, &node);
+    let views = Views::load(query.catalog, query.context, &node)?;
+    let analysis = analysis::analyse(query.catalog, query.context, &views, &node)?;
+    gather::gather(&query, &analysis, &views, reason)
+}
+
+/// A part of a statement as one of its own.
+fn alone<'a>(statement: &Statement<'a>, text: &'a str, node: &'a NodeEnum) -> Statement<'a> {
+    Statement {
+        text,
         span: (0, text.len()),
-        node: &node,
+        node,
         normalised: None,
         parameters: statement.parameters.clone(),
         ..*statement
-    };
-    match statement::plan_subquery(&query)?.plan {
-        plan @ Plan::Scatter(_) => Some((plan, text)),
-        _ => None,
     }
 }
 
@@ -368,7 +364,6 @@ fn wrapped(
     relation: &Relation,
     given: &[usize],
     query: &str,
-    with: &str,
 ) -> Result<String, PlanError> {
     let mut targets: Vec<String> = given
         .iter()
@@ -408,7 +403,7 @@ fn wrapped(
         .map(|number| format!("c{number}"))
         .collect();
     Ok(format!(
-        "{with}SELECT {} FROM ({query}) AS a67_q({})",
+        "SELECT {} FROM ({query}) AS a67_q({})",
         targets.join(", "),
         names.join(", ")
     ))

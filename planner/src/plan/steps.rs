@@ -8,8 +8,9 @@ pub struct WithWrites {
     pub parts: Vec<WithPart>,
     /// The statement behind WITH.
     pub main: String,
-    /// `WITH RECURSIVE`.
-    pub recursive: bool,
+    /// Tables whose foreign keys must not change rows by themselves, quoted: other parts look at
+    /// tables that refer to them.
+    pub no_cascades: Vec<String>,
 }
 
 /// `name (columns) AS (...)`.
@@ -42,6 +43,37 @@ pub struct KeyUpdate {
     pub columns: Vec<(String, NewValue)>,
     /// ` RETURNING ...`, or nothing.
     pub returning: String,
+    /// What the DELETE returns as the old key.
+    pub old_key: usize,
+    /// The new key.
+    pub new_key: NewValue,
+}
+
+/// A MERGE that inserts, with a source that is not where new rows go: its source is read first,
+/// then matched rows are changed where they are, then the rest is inserted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MergeSteps {
+    /// The table and its alias.
+    pub target: String,
+    /// `SELECT * FROM` the source.
+    pub source: String,
+    /// The source's name in the statement, quoted.
+    pub source_name: String,
+    /// Behind ON.
+    pub condition: String,
+    /// `WHEN MATCHED ...`
+    pub matched: String,
+    /// The `WHEN NOT MATCHED` clauses, in order.
+    pub inserts: Vec<MergeInsert>,
+}
+
+/// A `WHEN NOT MATCHED` clause.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MergeInsert {
+    /// Behind AND.
+    pub condition: Option<String>,
+    /// `table (columns)` and values; `None`: DO NOTHING.
+    pub insert: Option<(String, Vec<String>)>,
 }
 
 /// A column of a new row.

@@ -96,6 +96,7 @@ fn first(plan: &Plan) -> String {
         Plan::CreateTableAs { .. } => "create-table-as".to_owned(),
         Plan::WithWrites(_) => "with-writes".to_owned(),
         Plan::KeyUpdate(_) => "key-update".to_owned(),
+        Plan::MergeSteps(_) => "merge-steps".to_owned(),
         Plan::DeclareCursor { name, hold, .. } => format!("declare {name} hold={hold}"),
         Plan::Explain(explain) => format!(
             "explain analyze={} json={} {:?} {:?}",
@@ -154,6 +155,14 @@ fn rest(plan: &Plan) -> Vec<String> {
                 false => format!("  {}", part.text),
             });
             parts.chain([format!("  {}", with.main)]).collect()
+        }
+        Plan::MergeSteps(merge) => {
+            let mut lines = vec![
+                format!("  {}", merge.source),
+                format!("  on {}:{}", merge.condition, merge.matched),
+            ];
+            lines.extend(merge.inserts.iter().map(|insert| format!("  {insert:?}")));
+            lines
         }
         Plan::KeyUpdate(update) => vec![
             format!("  {}", update.delete),

@@ -34,3 +34,25 @@ fn values_cannot_break_out_of_their_quotes() {
         "SET \"search_path\" TO 'a', 'B'"
     );
 }
+
+#[test]
+fn durations_have_units() {
+    use std::time::Duration;
+    for (text, milliseconds) in [
+        ("SET idle_session_timeout TO '300ms'", Some(300)),
+        ("SET idle_session_timeout = 2500", Some(2_500)),
+        ("SET x TO '1.5 s'", Some(1_500)),
+        ("SET x TO '2min'", Some(120_000)),
+        ("SET x TO '0'", None),
+        ("SET x TO DEFAULT", None),
+        ("SET x TO '5 weeks'", None),
+        ("SET x TO '-1'", None),
+        ("RESET x", None),
+    ] {
+        assert_eq!(
+            duration(text),
+            milliseconds.map(Duration::from_millis),
+            "{text}"
+        );
+    }
+}

@@ -58,8 +58,9 @@ impl Session {
             Plan::CreateTableAs { home, elsewhere } => {
                 self.create_table_as(home, elsewhere, request).await
             }
-            Plan::WithWrites(with) => self.with_writes(with, request).await,
-            Plan::KeyUpdate(update) => self.key_update(update, request).await,
+            plan @ (Plan::WithWrites(_) | Plan::KeyUpdate(_) | Plan::MergeSteps(_)) => {
+                self.in_steps(plan, request).await
+            }
             Plan::Admin(call) => self.admin(call, request).await,
             Plan::Transaction(command) => self.transaction_command(command, request.text).await,
             Plan::Setting(command) => self.setting(command, request).await,

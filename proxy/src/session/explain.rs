@@ -325,6 +325,22 @@ impl Session {
                     .push(Node::new("Step", "Statement").with("SQL", main));
                 Ok(root)
             }
+            Plan::MergeSteps(merge) => {
+                let mut root = Node::new("Automator67 Steps", "Steps, one after the other");
+                let source = Value::Text(merge.source.clone());
+                root.children
+                    .push(Node::new("Step", "Read the source").with("SQL", source));
+                let matched = format!("MERGE INTO {} ...{}", merge.target, merge.matched);
+                let matched = Value::Text(matched);
+                root.children
+                    .push(Node::new("Step", "Change what matches").with("SQL", matched));
+                for insert in merge.inserts.iter().filter_map(|one| one.insert.as_ref()) {
+                    let text = format!("INSERT INTO {} ...", insert.0);
+                    root.children
+                        .push(Node::new("Step", "Insert the rest").with("SQL", Value::Text(text)));
+                }
+                Ok(root)
+            }
             Plan::KeyUpdate(update) => {
                 let mut root = Node::new(
                     "Automator67 Steps",

@@ -430,10 +430,10 @@ impl Session {
         };
         let moves = [stage];
         let home = [self.home()];
-        self.will_write = true;
+        let outer = std::mem::replace(&mut self.will_write, true);
         let choice = Choice::only(&moves);
         let moved = self.move_relations(&moves, &home, &choice, request).await;
-        self.will_write = false;
+        self.will_write = outer;
         moved.map(|_| ())
     }
 

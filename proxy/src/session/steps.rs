@@ -1,7 +1,9 @@
 //! Statements that run as several in one transaction: writes inside WITH, and changes of shard
 //! keys. Rows in between are few enough to stand in the next statement's text.
 
-use automator67_planner::plan::{KeyUpdate, NewValue, WithPart, WithWrites};
+use std::collections::HashSet;
+
+use automator67_planner::plan::{KeyUpdate, MergeSteps, NewValue, Plan, WithPart, WithWrites};
 
 use super::{Session, extended::Bound, planning::Request, scatter::malformed};
 use crate::{
@@ -22,18 +24,43 @@ struct Rows {
     /// As `format_type` names them.
     types: Vec<String>,
     rows: Vec<Vec<Option<String>>>,
+    /// What the command tag says.
+    changed: u64,
 }
 
 impl Session {
-    /// Writes inside WITH, then the statement that reads what they return.
-    pub(super) async fn with_writes(
-        &mut self,
-        with: &WithWrites,
-        request: &Request<'_>,
-    ) -> Outcome<Tier> {
+    /// Runs the steps of a statement.
+    pub(super) async fn in_steps(&mut self, plan: &Plan, request: &Request<'_>) -> Outcome<Tier> {
         self.begin_implicit();
+        // What one step has moved, a later one may have to prepare.
+        let outer = std::mem::replace(&mut self.will_write, true);
+        let result = match plan {
+            Plan::WithWrites(with) => self.with_writes(with, request).await,
+            Plan::KeyUpdate(update) => self.key_update(update, request).await,
+            Plan::MergeSteps(merge) => self.merge_steps(merge, request).await,
+            _ => Err(malformed()),
+        };
+        self.will_write = outer;
+        result
+    }
+
+    /// Writes inside WITH, then the statement that reads what they return.
+    async fn with_writes(&mut self, with: &WithWrites, request: &Request<'_>) -> Outcome<Tier> {
         // The whole statement's own errors are the server's.
         self.check_on_home(request).await?;
+        for relation in &with.no_cascades {
+            if self.has_cascades(relation).await? {
+                return Err(Report::error(
+                    sqlstate::FEATURE_NOT_SUPPORTED,
+                    "writes inside WITH are not supported over several shards",
+                )
+                .detail(format!(
+                    "A foreign key to {relation} changes rows of other tables by itself."
+                ))
+                .hint("Use two statements in one transaction.")
+                .into());
+            }
+        }
         let mut parts: Vec<String> = Vec::new();
         for part in &with.parts {
             if !part.writes {
@@ -52,21 +79,104 @@ impl Session {
     }
 
     /// Rows are deleted where they are and inserted where their new keys belong.
-    pub(super) async fn key_update(
-        &mut self,
-        update: &KeyUpdate,
-        request: &Request<'_>,
-    ) -> Outcome<Tier> {
-        self.begin_implicit();
+    async fn key_update(&mut self, update: &KeyUpdate, request: &Request<'_>) -> Outcome<Tier> {
         self.check_on_home(request).await?;
         self.refuse_triggers(&update.relation).await?;
+        let cascades = self.has_cascades(&update.relation).await?;
         let rows = self.step(&update.delete, true, request).await?;
+        if cascades || self.is_referenced(&update.relation).await? && keeps_keys(update, &rows) {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "this change of a shard key is not supported",
+            )
+            .detail("Rows of other tables refer to the table, and rows would be deleted and inserted again.")
+            .hint("Change only keys that do change, with foreign keys that have no action of their own.")
+            .into());
+        }
         let text = insertion(update, &rows);
         Box::pin(self.run_rewritten(&text, request)).await?;
         message::split_complete(self.client.output());
         let tag = format!("UPDATE {}", rows.rows.len());
         message::put_command_complete(self.client.output(), &tag);
         Ok(Tier::Multi)
+    }
+
+    /// A MERGE: its source is read, rows that match are changed, others are inserted.
+    async fn merge_steps(&mut self, merge: &MergeSteps, request: &Request<'_>) -> Outcome<Tier> {
+        self.check_on_home(request).await?;
+        let rows = self.step(&merge.source, true, request).await?;
+        let numbers: Vec<usize> = (0..rows.rows.len()).collect();
+        let source = as_source(merge, &rows, &numbers);
+        let text = format!(
+            "SELECT DISTINCT {}.a67_row FROM {} JOIN {source} ON ({})",
+            merge.source_name, merge.target, merge.condition
+        );
+        let found = self.step(&text, true, request).await?;
+        let matched: HashSet<usize> = found
+            .rows
+            .iter()
+            .filter_map(|row| row.first()?.as_ref()?.parse().ok())
+            .collect();
+        let mut changed = 0;
+        if !merge.matched.is_empty() {
+            let text = format!(
+                "MERGE INTO {} USING {source} ON ({}){}",
+                merge.target, merge.condition, merge.matched
+            );
+            changed += self.step(&text, false, request).await?.changed;
+        }
+        let others: Vec<usize> = numbers
+            .into_iter()
+            .filter(|row| !matched.contains(row))
+            .collect();
+        let source = as_source(merge, &rows, &others);
+        let mut before: Vec<&str> = Vec::new();
+        for clause in &merge.inserts {
+            let mut conditions: Vec<String> = before
+                .iter()
+                .map(|condition| format!("({condition}) IS NOT TRUE"))
+                .collect();
+            conditions.extend(
+                clause
+                    .condition
+                    .iter()
+                    .map(|condition| format!("({condition})")),
+            );
+            if let (Some((target, values)), false) = (&clause.insert, others.is_empty()) {
+                let text = format!(
+                    "INSERT INTO {target} SELECT {} FROM {source}{}{}",
+                    values.join(", "),
+                    if conditions.is_empty() { "" } else { " WHERE " },
+                    conditions.join(" AND ")
+                );
+                changed += self.step(&text, false, request).await?.changed;
+            }
+            match &clause.condition {
+                Some(condition) => before.push(condition),
+                None => break,
+            }
+        }
+        message::put_command_complete(self.client.output(), &format!("MERGE {changed}"));
+        Ok(Tier::Multi)
+    }
+
+    /// A foreign key to the table changes rows of others by itself.
+    async fn has_cascades(&mut self, relation: &str) -> Outcome<bool> {
+        let actions = "(confdeltype not in ('a', 'r') or confupdtype not in ('a', 'r'))";
+        self.has_keys_to(relation, actions).await
+    }
+
+    async fn is_referenced(&mut self, relation: &str) -> Outcome<bool> {
+        self.has_keys_to(relation, "true").await
+    }
+
+    async fn has_keys_to(&mut self, relation: &str, condition: &str) -> Outcome<bool> {
+        let text = format!(
+            "select 1 from pg_catalog.pg_constraint \
+             where contype = 'f' and confrelid = {}::regclass and {condition} limit 1",
+            guc::quote_literal(relation)
+        );
+        Ok(self.query_value(self.home(), &text).await?.is_some())
     }
 
     /// Triggers would see a DELETE and an INSERT.
@@ -138,6 +248,7 @@ impl Session {
             names,
             types,
             rows: kept_rows(&captured.rows).ok_or_else(malformed)?,
+            changed: captured.changed,
         })
     }
 
@@ -192,13 +303,23 @@ fn as_values(part: &WithPart, rows: &Rows) -> String {
         guc::quote_identifier(name)
     });
     let names: Vec<String> = names.collect();
+    let body = values_query(rows);
+    format!(
+        "{} ({}) AS ({body})",
+        guc::quote_identifier(&part.name),
+        names.join(", ")
+    )
+}
+
+/// Rows as a SELECT, in their types.
+fn values_query(rows: &Rows) -> String {
     let typed = |value: &str| -> Vec<String> {
         let types = rows.types.iter().enumerate();
         types
             .map(|(at, name)| format!("{value}{}::{name}", value_number(value, at)))
             .collect()
     };
-    let body = if rows.rows.is_empty() {
+    if rows.rows.is_empty() {
         format!("SELECT {} WHERE false", typed("NULL").join(", "))
     } else {
         let columns: Vec<String> = (1..=rows.names.len()).map(|at| format!("c{at}")).collect();
@@ -209,12 +330,7 @@ fn as_values(part: &WithPart, rows: &Rows) -> String {
             lines.join(", "),
             columns.join(", ")
         )
-    };
-    format!(
-        "{} ({}) AS ({body})",
-        guc::quote_identifier(&part.name),
-        names.join(", ")
-    )
+    }
 }
 
 fn value_number(value: &str, at: usize) -> String {
@@ -233,6 +349,44 @@ fn line(row: &[Option<String>]) -> String {
     format!("({})", values.collect::<Vec<_>>().join(", "))
 }
 
+/// Rows of a source as an item of FROM, with their numbers.
+fn as_source(merge: &MergeSteps, rows: &Rows, chosen: &[usize]) -> String {
+    let mut numbered = Rows {
+        names: rows.names.clone(),
+        types: rows.types.clone(),
+        rows: Vec::with_capacity(chosen.len()),
+        changed: 0,
+    };
+    numbered.names.push("a67_row".to_owned());
+    numbered.types.push("integer".to_owned());
+    for number in chosen {
+        let mut row = rows.rows[*number].clone();
+        row.push(Some(number.to_string()));
+        numbered.rows.push(row);
+    }
+    let names = numbered
+        .names
+        .iter()
+        .map(|name| guc::quote_identifier(name));
+    format!(
+        "({}) AS {} ({})",
+        values_query(&numbered),
+        merge.source_name,
+        names.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// Some row has the key it had before.
+fn keeps_keys(update: &KeyUpdate, rows: &Rows) -> bool {
+    rows.rows.iter().any(|row| {
+        let old = row.get(update.old_key).cloned().flatten();
+        match &update.new_key {
+            NewValue::Returned(at) => row.get(*at).cloned().flatten() == old,
+            NewValue::Text(text) => old.is_some_and(|old| guc::quote_literal(&old) == *text),
+        }
+    })
+}
+
 fn insertion(update: &KeyUpdate, rows: &Rows) -> String {
     let names: Vec<String> = update
         .columns
@@ -244,7 +398,7 @@ fn insertion(update: &KeyUpdate, rows: &Rows) -> String {
     if rows.rows.is_empty() {
         let nothing = vec!["NULL"; names.len()];
         return format!(
-            "{head} SELECT {} WHERE false {returning}",
+            "{head} OVERRIDING SYSTEM VALUE SELECT {} WHERE false {returning}",
             nothing.join(", ")
         );
     }
@@ -298,6 +452,7 @@ mod tests {
                 vec![Some("1".to_owned()), Some("it's".to_owned())],
                 vec![Some("2".to_owned()), None],
             ],
+            changed: 0,
         };
         assert_eq!(
             as_values(&part, &rows),
