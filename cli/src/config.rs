@@ -67,6 +67,7 @@ pub struct Config {
     gather: Gather,
     #[serde(default)]
     transactions: Transactions,
+    #[serde(default)]
     sequences: SequenceConfig,
     #[serde(default)]
     ring: RingConfig,

@@ -152,3 +152,18 @@ fn no_password_is_in_the_debug_form() {
     let served = resolve(config, &Overrides::default(), Path::new("")).expect("valid");
     assert!(!format!("{served:?}").contains("hush"));
 }
+
+#[test]
+fn sections_may_be_left_out() {
+    let text = "
+[[users]]
+name = \"app\"
+password = \"pw\"
+[[shards]]
+name = \"shard1\"
+url = \"postgres://app:pw@127.0.0.1:5432/app\"
+";
+    let config: Config = toml::from_str(text).expect("a configuration without sections");
+    assert_eq!(config.sequences.block, SequenceConfig::default().block);
+    assert!(matches!(config.transactions.two_phase, TwoPhase::Require));
+}
