@@ -150,11 +150,9 @@ impl Session {
         text: &str,
         shard: ShardId,
     ) -> Outcome {
-        let joined = |link: &super::Link| link.begun && link.server.shard_id() == shard;
-        let joins = !self.links.iter().any(joined);
+        let used = self.is_used(shard);
         let index = self.link(shard).await?;
-        let names_tables = request.planned.names != 0;
-        self.links[index].used = names_tables || !joins && self.links[index].used;
+        self.links[index].used = used || request.planned.names != 0;
         self.note_effects(index, request.planned.session)?;
         types::learn_for_shard(&self.links[index].server.shard, request.parameter_types()).await?;
         let server = &mut self.links[index].server;

@@ -94,6 +94,12 @@ impl Session {
         Ok(index)
     }
 
+    /// The transaction has seen tables of this shard.
+    pub(super) fn is_used(&self, shard: ShardId) -> bool {
+        let mut links = self.links.iter();
+        links.any(|link| link.begun && link.used && link.server.shard_id() == shard)
+    }
+
     /// The pool of a shard; looked up once.
     fn pool(&mut self, shard: ShardId) -> Outcome<Arc<Pool>> {
         let known = self.pools.iter().find(|(id, _)| *id == shard);

@@ -6,6 +6,8 @@
 //! snapshots or in none. The fence is given back by the end of a subtransaction, which leaves the
 //! snapshot in place. Openers do not wait for each other, and one-shard commits for neither.
 
+use std::time::Duration;
+
 use automator67_planner::{catalog::ShardId, plan::Plan};
 
 use super::Session;
@@ -22,6 +24,11 @@ const WAIT_FOR_FENCE: &str = "SAVEPOINT automator67_fence; SET LOCAL lock_timeou
     LOCK TABLE automator67.fence IN SHARE MODE; SELECT 1";
 const LEAVE_FENCE: &str =
     "ROLLBACK TO SAVEPOINT automator67_fence; RELEASE SAVEPOINT automator67_fence";
+
+/// How often the fence is tried before it is waited for, and the first pause in between: commits
+/// hold it for some milliseconds.
+const ATTEMPTS: u32 = 3;
+const FIRST_PAUSE: Duration = Duration::from_micros(700);
 
 /// What a transaction sees of other shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -108,17 +115,8 @@ impl Session {
             self.queue_begin_with(shard, "");
             return self.begun(&shards, None).await;
         }
-        for shard in &shards {
-            self.queue_begin_with(*shard, TRY_FENCE);
-        }
-        match self.begun(&shards, None).await {
-            Ok(()) => {}
-            Err(failure) if failure.sqlstate() == sqlstate::LOCK_NOT_AVAILABLE => {
-                self.queue_everywhere(&shards, "ROLLBACK");
-                self.begun(&shards, None).await?;
-                self.wait_for_fence(&shards).await?;
-            }
-            Err(failure) => return Err(failure),
+        if !self.try_fence(&shards).await? {
+            self.wait_for_fence(&shards).await?;
         }
         self.queue_everywhere(&shards, LEAVE_FENCE);
         for link in &mut self.links {
@@ -126,6 +124,30 @@ impl Session {
             relay::send(&mut link.server).await?;
         }
         Ok(())
+    }
+
+    /// On all shards at once, without waiting for commits that are under way; false: some are, each
+    /// time it was tried.
+    async fn try_fence(&mut self, shards: &[ShardId]) -> Outcome<bool> {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 1.. {
+            for shard in shards {
+                self.queue_begin_with(*shard, TRY_FENCE);
+            }
+            match self.begun(shards, None).await {
+                Ok(()) => break,
+                Err(failure) if failure.sqlstate() == sqlstate::LOCK_NOT_AVAILABLE => {}
+                Err(failure) => return Err(failure),
+            }
+            self.queue_everywhere(shards, "ROLLBACK");
+            self.begun(shards, None).await?;
+            if attempt == ATTEMPTS {
+                return Ok(false);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(true)
     }
 
     /// Shard by shard in the order in which commits take the fence, too.

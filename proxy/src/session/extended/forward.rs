@@ -189,12 +189,16 @@ impl Session {
     ) -> Outcome {
         let started = Instant::now();
         let shard = forward.shard.unwrap_or_else(|| self.any_copy());
+        let used = self.is_used(shard);
         let index = self.link(shard).await?;
+        let mut names_tables = false;
         for statement in &forward.bound {
             for planned in &statement.prepared.statements {
+                names_tables |= planned.names != 0;
                 self.note_effects(index, planned.session)?;
             }
         }
+        self.links[index].used = used || names_tables;
         for statement in forward.of_step.iter().flatten() {
             types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         }
