@@ -63,6 +63,8 @@ fn function(names: &[&str]) -> Option<&'static str> {
     let own = [
         "add_shard",
         "declare_safe",
+        "create_unique_index",
+        "drop_unique_index",
         "split_range",
         "place",
         "distribute_schema",
@@ -114,6 +116,14 @@ fn admin_function(
         "add_shard" => AdminFunction::AddShard {
             name: arguments.take(&["name"])?,
             url: arguments.take(&["url"])?,
+        },
+        "create_unique_index" => AdminFunction::CreateUniqueIndex {
+            table: arguments.take(&["table_name", "table", "relation"])?,
+            column: arguments.take(&["column_name", "column"])?,
+            name: arguments.optional(&["index_name", "name"]),
+        },
+        "drop_unique_index" => AdminFunction::DropUniqueIndex {
+            name: arguments.take(&["index_name", "name"])?,
         },
         _ => AdminFunction::DeclareSafe {
             function: arguments.take(&["function", "name"])?,
@@ -179,6 +189,10 @@ impl Arguments {
             "distribute_schema" => "automator67.distribute_schema('schema' [, 'shard'])",
             "undistribute_schema" => "automator67.undistribute_schema('schema')",
             "add_shard" => "automator67.add_shard('name', 'url')",
+            "create_unique_index" => {
+                "automator67.create_unique_index('table', 'column' [, 'name'])"
+            }
+            "drop_unique_index" => "automator67.drop_unique_index('name')",
             _ => "automator67.declare_safe('function')",
         };
         PlanError::new(

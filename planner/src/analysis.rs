@@ -284,6 +284,12 @@ impl<'t> Analysis<'t> {
         relation.is_some_and(route::is_whole)
     }
 
+    /// The values that a column of the rows of an occurrence can have.
+    pub(crate) fn values_of(&self, column: ColumnId) -> Option<Vec<Constant>> {
+        let scope_of = |occurrence: usize| self.occurrences[occurrence].scope;
+        self.facts.closure(column, &scope_of).1.values
+    }
+
     /// True when rows of one occurrence matter only beside rows of the other with the same key.
     pub(crate) fn linked(&self, occurrence: usize, other: usize) -> bool {
         if self.is_whole(occurrence) && self.is_whole(other) {

@@ -76,6 +76,10 @@ pub struct Catalog {
     pub operators: HashMap<String, FunctionSafety>,
     /// All foreign keys between relations of the snapshot.
     pub foreign_keys: Vec<ForeignKey>,
+    /// Unique indexes over all shards, on columns that are not the shard key.
+    pub unique_indexes: Vec<UniqueIndex>,
+    /// Tables with such an index, and those whose foreign keys lead a change there.
+    pub indexed: HashSet<QualifiedName>,
     /// Schemas that exist on the home shard, to resolve unqualified names through `search_path`.
     pub schemas: Vec<String>,
     /// True when some relation is distributed or a reference table: only then can a statement
@@ -211,6 +215,19 @@ pub struct ForeignKey {
     pub referenced_table: QualifiedName,
     /// The columns there, in the same order.
     pub referenced_columns: Vec<String>,
+}
+
+/// A unique index over all shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UniqueIndex {
+    /// Its number, which its parts on the shards are named by.
+    pub id: u32,
+    /// Its name in messages.
+    pub name: String,
+    /// The table.
+    pub table: QualifiedName,
+    /// The column.
+    pub column: String,
 }
 
 /// Where a function may run.

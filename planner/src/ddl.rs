@@ -120,9 +120,12 @@ pub(crate) fn refuse_reserved(statement: &Statement<'_>) -> Result<(), PlanError
             .is_some_and(|next| next.kind == TokenKind::Punctuation('.'));
         let of_schema =
             (at.saturating_sub(3)..at).any(|before| name(before).as_deref() == Some("schema"));
-        if word == "automator67" && (qualifies || of_schema) && changes(statement.node) {
+        if (word == "automator67" || word == "automator67_index")
+            && (qualifies || of_schema)
+            && changes(statement.node)
+        {
             return Err(
-                PlanError::new("42501", "permission denied for schema automator67")
+                PlanError::new("42501", format!("permission denied for schema {word}"))
                     .detail("The proxy keeps its catalog there."),
             );
         }

@@ -64,6 +64,7 @@ pub(crate) fn explain(
             session: draft.session,
             names: 0,
             redefines: Vec::new(),
+            lookup: None,
         }),
         analyze,
         prefix: format!("{}\n", text[statement.span.0..start].trim_end()),

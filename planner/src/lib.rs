@@ -38,6 +38,7 @@ mod statement;
 mod steps;
 mod table_as;
 mod tree;
+mod unique;
 mod views;
 mod write;
 

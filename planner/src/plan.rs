@@ -20,6 +20,10 @@ pub use admin::{AdminCall, AdminFunction, Argument};
 pub use calls::{Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse};
 pub use steps::{KeyUpdate, MergeInsert, MergeSteps, NewValue, WithPart, WithWrites};
 
+mod lookup;
+
+pub use lookup::IndexLookup;
+
 /// One statement of a query string, planned.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
@@ -40,6 +44,9 @@ pub struct Planned {
     pub names: u64,
     /// Distributed and reference tables whose definition it changes.
     pub redefines: Vec<QualifiedName>,
+    /// A global unique index may say which one shard has the row that the statement is about. It is
+    /// asked first; when the row is not there after all, the plan is what holds.
+    pub lookup: Option<IndexLookup>,
 }
 
 /// State in a server session that a statement reads or leaves behind.
@@ -58,6 +65,9 @@ pub struct SessionEffects {
     pub writes: bool,
     /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.
     pub changes_catalog: bool,
+    /// May write to a table with a global unique index: what it has changed must be brought to the
+    /// index before it is done.
+    pub indexed: bool,
 }
 
 /// The ways a statement runs.

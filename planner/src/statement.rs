@@ -9,11 +9,11 @@ use crate::{
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
-    plan::{Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
+    plan::{IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
     route::{self, Statement, Verdict, count_parameters},
     scatter,
     scope::Found,
-    sequences, session, steps, table_as, tree,
+    sequences, session, steps, table_as, tree, unique,
     views::Views,
     write,
 };
@@ -68,6 +68,7 @@ pub(crate) struct Draft {
     pub(crate) kind: &'static str,
     pub(crate) reusable: bool,
     pub(crate) session: SessionEffects,
+    pub(crate) lookup: Option<IndexLookup>,
 }
 
 impl Draft {
@@ -78,6 +79,7 @@ impl Draft {
             kind,
             reusable: false,
             session: SessionEffects::default(),
+            lookup: None,
         }
     }
 
@@ -89,6 +91,12 @@ impl Draft {
     /// For all texts with the same normalised form.
     pub(crate) fn reusable(mut self, reusable: bool) -> Self {
         self.reusable = reusable;
+        self
+    }
+
+    /// With the row that an index may find.
+    pub(crate) fn lookup(mut self, statement: &Statement<'_>, analysis: &Analysis<'_>) -> Self {
+        self.lookup = unique::look_up(statement, analysis, &self);
         self
     }
 
@@ -150,15 +158,17 @@ fn plan_one(
         normalised,
         parameters,
     };
+    unique::refuse(&statement)?;
     let draft = match sequences::calls(&statement) {
         None => draft(&statement)?,
         Some(calls) => with_sequence_calls(&statement, calls),
     };
     // Which sequence a call means is a literal of the text.
-    let draft = match sequences::is_called(statement.node, draft.session) {
+    let mut draft = match sequences::is_called(statement.node, draft.session) {
         true => draft.reusable(false),
         false => draft,
     };
+    draft.session.indexed = unique::changes(&statement, &draft.plan);
     let names = names::of(&parsed.node, &draft.plan);
     let redefines = match draft.plan {
         Plan::Ddl(_) => ddl::redefined(&statement),
@@ -202,6 +212,7 @@ fn finish(draft: Draft, span: (usize, usize)) -> Planned {
         session: draft.session,
         names: 0,
         redefines: Vec::new(),
+        lookup: draft.lookup,
     }
 }
 
@@ -304,7 +315,7 @@ fn place(
                 let locking = floor.then(|| scatter::locking(statement, analysis, &reason));
                 if let Some((plan, reusable)) = locking.flatten() {
                     let draft = Draft::new(Plan::Scatter(plan), kind).reusable(reusable);
-                    return Ok(draft.session(effects));
+                    return Ok(draft.session(effects).lookup(statement, analysis));
                 }
                 return Err(PlanError::unsupported(
                     "row locks on several shards are not supported",
@@ -321,7 +332,7 @@ fn place(
                 .flatten();
             if let Some((plan, reusable)) = scatter.filter(|(plan, _)| plan.tier() >= floor) {
                 let draft = Draft::new(Plan::Scatter(plan), kind).reusable(reusable);
-                return Ok(draft.session(effects));
+                return Ok(draft.session(effects).lookup(statement, analysis));
             }
             Draft::new(
                 Plan::Gather(gather::gather(statement, analysis, views, reason)?),
@@ -374,6 +385,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
         changes_catalog: false,
+        indexed: false,
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A file is a list of blocks, parted by `----`: a statement, then lines that start with `=> `.
 //! Lines with `@` before a statement set its surroundings: `@many`, `@types 20 25`, `@path a, b`,
-//! `@temporary`, `@plain` (no normalised text). `UPDATE_CASES=1` writes the files anew, to be
+//! `@temporary`, `@plain` (no normalised text), `@unique schema.table column` (a global unique
+//! index), `@leads schema.table` (a table whose rows take others with an index along). `UPDATE_CASES=1` writes the files anew, to be
 //! read before they are committed.
 
 use std::{fs, path::PathBuf};
@@ -55,6 +56,7 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
     let mut path: Vec<String> = vec!["public".to_owned()];
     let mut types: Vec<u32> = Vec::new();
     let mut temporary: Vec<String> = Vec::new();
+    let mut catalog = catalog.clone();
     let (mut reach, mut plain, mut tier) = (Reach::Single, false, floor);
     for setting in &case.settings {
         match setting.split_once(' ').unwrap_or((setting, "")) {
@@ -67,6 +69,10 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
                     .split(' ')
                     .map(|oid| oid.parse().expect("an OID"))
                     .collect();
+            }
+            ("unique", index) => catalog::add_unique_index(&mut catalog, index),
+            ("leads", table) => {
+                catalog.indexed.insert(catalog::qualified(table));
             }
             ("path", list) => path = list.split(", ").map(str::to_owned).collect(),
             (other, _) => panic!("no such setting: {other}"),
@@ -84,7 +90,7 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
     let text = case.statement.trim_end();
     let mut normalised = Normalised::default();
     let normal = !plain && normalise(text, &mut normalised);
-    let result = plan(catalog, &context, text, normal.then_some(&normalised));
+    let result = plan(&catalog, &context, text, normal.then_some(&normalised));
     let mut lines = Vec::new();
     match result {
         Ok(statements) => {
@@ -162,6 +168,11 @@ fn scatters() {
 #[test]
 fn gathers() {
     check("gathers");
+}
+
+#[test]
+fn unique() {
+    check("unique");
 }
 
 #[test]

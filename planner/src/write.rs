@@ -331,7 +331,8 @@ fn write_distributed(
         copies: false,
         moves: Vec::new(),
     };
-    Ok(Draft::new(Plan::Multi(multi), kind).reusable(reusable))
+    let draft = Draft::new(Plan::Multi(multi), kind).reusable(reusable);
+    Ok(draft.lookup(statement, analysis))
 }
 
 fn unlinked(relation: &Relation, reason: &str) -> PlanError {

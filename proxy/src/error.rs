@@ -112,9 +112,22 @@ pub struct Report {
     /// A sentence that says what to do.
     pub hint: Option<String>,
     /// 1-based character in the statement's text.
-    pub position: Option<usize>,
+    pub position: Option<u32>,
     /// The server's function that would have said so: drivers know some errors by it.
     pub routine: Option<Routine>,
+    /// The constraint that was violated.
+    pub constraint: Option<Box<Constraint>>,
+}
+
+/// A constraint, as fields of an error name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Constraint {
+    /// The table's schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+    /// Its own name.
+    pub name: String,
 }
 
 /// A function of the server that reports errors.
@@ -143,6 +156,7 @@ impl Report {
             hint: None,
             position: None,
             routine: None,
+            constraint: None,
         }
     }
 
@@ -194,6 +208,7 @@ impl Report {
             hint: field(b'H'),
             position: field(b'P').and_then(|position| position.parse().ok()),
             routine: None,
+            constraint: None,
         }
     }
 
@@ -201,6 +216,18 @@ impl Report {
     pub fn routine(self, routine: Routine) -> Self {
         Report {
             routine: Some(routine),
+            ..self
+        }
+    }
+
+    /// About this constraint of a table.
+    pub fn constraint(self, schema: &str, table: &str, name: &str) -> Self {
+        Report {
+            constraint: Some(Box::new(Constraint {
+                schema: schema.to_owned(),
+                table: table.to_owned(),
+                name: name.to_owned(),
+            })),
             ..self
         }
     }
@@ -218,6 +245,7 @@ impl Report {
         };
         message::framed(output, tag, |body| {
             let position = self.position.map(|position| position.to_string());
+            let constraint = self.constraint.as_deref();
             let fields = [
                 (b'S', Some(self.severity.text())),
                 (b'V', Some(self.severity.text())),
@@ -226,6 +254,12 @@ impl Report {
                 (b'D', self.detail.as_deref()),
                 (b'H', self.hint.as_deref()),
                 (b'P', position.as_deref()),
+                (
+                    b's',
+                    constraint.map(|constraint| constraint.schema.as_str()),
+                ),
+                (b't', constraint.map(|constraint| constraint.table.as_str())),
+                (b'n', constraint.map(|constraint| constraint.name.as_str())),
                 (b'R', self.routine.map(Routine::text)),
             ];
             for (code, value) in fields {
@@ -252,8 +286,11 @@ impl From<automator67_planner::plan::PlanError> for Report {
             message: error.message,
             detail: error.detail,
             hint: error.hint,
-            position: error.position,
+            position: error
+                .position
+                .and_then(|position| u32::try_from(position).ok()),
             routine: None,
+            constraint: None,
         }
     }
 }

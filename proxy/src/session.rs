@@ -31,6 +31,7 @@ mod statements;
 mod steps;
 mod timer;
 mod transaction;
+mod unique;
 mod views;
 
 pub use known_statements::KnownStatements;

@@ -5,6 +5,7 @@
 //! statement, say more about it:
 //!
 //! - `@setup`: must succeed everywhere; the answer is not compared.
+//! - `@plain`: runs only on plain Postgres, and must succeed there.
 //! - `@proxy`: runs only on the proxies, and must succeed there.
 //! - `@refused SQLSTATE`: plain Postgres does not see it; the proxies refuse it with this code.
 //! - `@ordered`, `@unordered`: whether row order counts; without it, it does when the text has
@@ -51,6 +52,8 @@ pub struct Case {
 pub enum Kind {
     /// Must succeed everywhere.
     Setup,
+    /// Must succeed on plain Postgres, which alone sees it.
+    Plain,
     /// Must succeed on proxies, which alone see it.
     Proxy,
     /// Proxies, which alone see it, must refuse it with this SQLSTATE.
@@ -162,6 +165,7 @@ fn case(line: usize, directives: &[&str], text: &str, data: Option<String>) -> R
         let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
         match word {
             "setup" => case.kind = Kind::Setup,
+            "plain" => case.kind = Kind::Plain,
             "proxy" => case.kind = Kind::Proxy,
             "reconnect" => case.kind = Kind::Reconnect,
             "refused" => case.kind = Kind::Refused(rest.trim().to_owned()),

@@ -65,7 +65,8 @@ pub fn clear(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
     let schemas = connection.rows(
         "select quote_ident(nspname) from pg_namespace where nspname !~ '^pg_' \
-         and nspname not in ('information_schema', 'automator67', 'automator67_work')",
+         and nspname not in ('information_schema', 'automator67', 'automator67_index', \
+         'automator67_work')",
     )?;
     for schema in schemas.into_iter().flatten().flatten() {
         connection.execute(&format!("drop schema {schema} cascade"))?;
@@ -87,6 +88,7 @@ impl Player<'_> {
     fn play(&mut self, case: &Case) -> Result<Played> {
         let skipped = match case.kind {
             Kind::Proxy | Kind::Refused(_) => self.role == Role::Plain,
+            Kind::Plain => self.role == Role::Proxy,
             Kind::Same => self.mode == Mode::Simple && case.bind.is_some(),
             Kind::Setup => false,
             Kind::Reconnect => {
@@ -111,7 +113,8 @@ impl Player<'_> {
     }
 
     fn frames(&mut self, case: &Case) -> Result<Vec<Frame>> {
-        let simple = matches!(case.kind, Kind::Setup | Kind::Proxy) || self.mode == Mode::Simple;
+        let simple = matches!(case.kind, Kind::Setup | Kind::Plain | Kind::Proxy)
+            || self.mode == Mode::Simple;
         let mut bytes = BytesMut::new();
         if simple {
             frontend::query(&case.text, &mut bytes)?;

@@ -210,9 +210,6 @@ impl Run<'_> {
                 let shards = self.pair.shards;
                 eprintln!("--- {shards} shards: {message}: {}", step.script());
             }
-            if std::env::var_os("AUTOMATOR67_SHOW_REFUSED").is_some() {
-                println!("refused: {sqlstate} {message}: {}", step.script());
-            }
             self.script.push(format!("-- refused: {}", step.script()));
             if self.open && guarded && !step.control {
                 self.control("rollback to savepoint guard")?;

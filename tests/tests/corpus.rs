@@ -110,6 +110,9 @@ fn compare_file(peers: &Peers, file: &CaseFile, mode: Mode, report: &mut String)
 /// What is wrong with the proxy's answer `found`; `None` when it is right. `alone`: one shard has
 /// everything, so it may answer what several refuse.
 fn judge(case: &Case, expected: &Played, found: &Played, alone: bool) -> Option<String> {
+    if let (Kind::Plain, Played::Answered(plain)) = (&case.kind, expected) {
+        return failure(plain);
+    }
     let found = match found {
         Played::Skipped => return None,
         Played::Lost(why) => return Some(format!("  lost: {why}\n")),

@@ -16,4 +16,5 @@ mod moves;
 mod sequences;
 mod sessions;
 mod tpcc;
+mod unique;
 mod volumes;

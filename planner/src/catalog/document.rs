@@ -9,10 +9,13 @@ use serde::Deserialize;
 
 use super::{
     Catalog, Column, DocumentError, ForeignKey, FunctionSafety, KeyType, Placement, QualifiedName,
-    Ranges, Relation, RelationKind, Shard, ShardId, Split, portable,
+    Ranges, Relation, RelationKind, Shard, ShardId, Split, UniqueIndex, portable,
     safety::{self, Names},
 };
 use crate::{key, ring::Ring};
+
+/// Has the values of global unique indexes, which nobody names.
+const INDEX_SCHEMA: &str = "automator67_index";
 
 /// `automator67.catalog_document()`. Lists without members are null.
 #[derive(Debug, Deserialize)]
@@ -33,6 +36,9 @@ struct Document {
     relation_calls: Option<Vec<(u32, u32)>>,
     operators: Option<Vec<(String, u32)>>,
     triggers: Option<Vec<Trigger>>,
+    unique_indexes: Option<Vec<StoredUniqueIndex>>,
+    /// Foreign keys that change referencing rows: their tables, and those they refer to.
+    cascades: Option<Vec<(u32, u32)>>,
     splits: Option<Vec<StoredSplit>>,
     tenants: Option<Vec<(String, u32)>>,
 }
@@ -77,6 +83,15 @@ struct StoredRelation {
     row_security: bool,
     #[serde(default)]
     inherits: bool,
+}
+
+impl StoredRelation {
+    fn qualified_name(&self) -> QualifiedName {
+        QualifiedName {
+            schema: self.schema.clone(),
+            name: self.name.clone(),
+        }
+    }
 }
 
 /// `pg_class.relkind`
@@ -204,6 +219,14 @@ struct StoredForeignKey {
     referenced_columns: Vec<i16>,
 }
 
+#[derive(Debug, Deserialize)]
+struct StoredUniqueIndex {
+    id: u32,
+    name: String,
+    relation: u32,
+    column: i16,
+}
+
 /// A function that is not built in.
 #[derive(Debug, Deserialize)]
 pub(super) struct Function {
@@ -249,7 +272,8 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         .unwrap_or_default()
         .into_iter()
         .collect();
-    let stored = document.relations.take().unwrap_or_default();
+    let mut stored = document.relations.take().unwrap_or_default();
+    stored.retain(|relation| relation.schema != INDEX_SCHEMA);
     let mut relations = stored
         .iter()
         .map(|stored| Ok((stored.oid, relation(stored, &domains)?)))
@@ -283,8 +307,12 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         document.view_reads.as_deref().unwrap_or_default(),
     );
 
+    let unique_indexes = unique_indexes(&document, &stored);
+    let indexed = indexed(&unique_indexes, &document, &stored);
     let placed = |relation: &Relation| relation.placement != Placement::Local;
     Ok(Catalog {
+        unique_indexes,
+        indexed,
         epoch: document.epoch,
         shards: document.shards.unwrap_or_default(),
         ring: Ring::new(document.ring.unwrap_or_default()),
@@ -449,6 +477,47 @@ fn foreign_keys(stored: Vec<StoredForeignKey>, relations: &[StoredRelation]) -> 
         })
     };
     stored.into_iter().filter_map(read).collect()
+}
+
+/// Those whose table and column are still there.
+fn unique_indexes(document: &Document, relations: &[StoredRelation]) -> Vec<UniqueIndex> {
+    let read = |stored: &StoredUniqueIndex| {
+        let table = relations.iter().find(|one| one.oid == stored.relation)?;
+        Some(UniqueIndex {
+            id: stored.id,
+            name: stored.name.clone(),
+            table: table.qualified_name(),
+            column: column_names(table, &[stored.column]).pop()?,
+        })
+    };
+    let indexes = document.unique_indexes.iter().flatten();
+    indexes.filter_map(read).collect()
+}
+
+/// The tables with indexes, and all that lead there by foreign keys.
+fn indexed(
+    indexes: &[UniqueIndex],
+    document: &Document,
+    relations: &[StoredRelation],
+) -> HashSet<QualifiedName> {
+    let mut found: HashSet<QualifiedName> =
+        indexes.iter().map(|index| index.table.clone()).collect();
+    let names: HashMap<u32, QualifiedName> = relations
+        .iter()
+        .map(|relation| (relation.oid, relation.qualified_name()))
+        .collect();
+    let mut size = 0;
+    while size != found.len() {
+        size = found.len();
+        for (table, referenced) in document.cascades.iter().flatten() {
+            if let (Some(table), Some(referenced)) = (names.get(table), names.get(referenced))
+                && found.contains(table)
+            {
+                found.insert(referenced.clone());
+            }
+        }
+    }
+    found
 }
 
 fn names<'a>(relations: &HashMap<u32, Relation>, declared: &'a [String]) -> Names<'a> {

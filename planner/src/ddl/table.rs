@@ -13,6 +13,7 @@ use crate::{
     scope,
     statement::Draft,
     tree::{self, Child, inner, nodes, strings},
+    unique,
 };
 
 /// CREATE TABLE. A new table is a local one.
@@ -128,7 +129,13 @@ fn refuse_unique(relation: &Relation, columns: &[&str], what: &str) -> Result<()
             relation.name.name
         ))
         .detail("Each shard can check uniqueness of its own rows only.")
-        .hint(format!("Add \"{key}\" to its columns."))),
+        .hint(match (columns, what.starts_with("an exclusion")) {
+            ([column], false) => format!(
+                "Add \"{key}\" to its columns, or make it unique over all shards: SELECT automator67.create_unique_index('{}', '{column}')",
+                relation.name.name
+            ),
+            _ => format!("Add \"{key}\" to its columns."),
+        })),
         _ => Ok(()),
     }
 }
@@ -183,6 +190,25 @@ fn alter_placed(
                 "Undistribute the table first: SELECT undistribute_table('...')",
             )
         }
+        Command::AtAlterColumnType if has_index(statement, relation, &command.name) => refuse(
+            format!(
+                "column \"{}\" of \"{table}\" has a global unique index and cannot have another type",
+                command.name
+            ),
+            "Drop the index first: SELECT automator67.drop_unique_index('...')",
+        ),
+        Command::AtDisableTrigAll | Command::AtDisableTrigUser
+            if unique::of_table(statement.catalog, relation)
+                .next()
+                .is_some() =>
+        {
+            refuse(
+                format!(
+                    "triggers of \"{table}\" keep a global unique index and cannot be disabled"
+                ),
+                "Name the trigger, or drop the index first: SELECT automator67.drop_unique_index('...')",
+            )
+        }
         Command::AtAlterColumnType => match inner(&command.def) {
             Some(NodeEnum::ColumnDef(column)) => {
                 let mut traits = Traits::default();
@@ -217,6 +243,10 @@ fn alter_placed(
         ),
         _ => Ok(()),
     }
+}
+
+fn has_index(statement: &Statement<'_>, relation: &Relation, column: &str) -> bool {
+    unique::of_table(statement.catalog, relation).any(|index| index.column == column)
 }
 
 fn note(statement: &Statement<'_>, node: &NodeEnum, traits: &mut Traits) {

@@ -81,6 +81,20 @@ pub enum AdminFunction {
         /// A libpq URL.
         url: Argument,
     },
+    /// `automator67.create_unique_index(table, column [, name])`
+    CreateUniqueIndex {
+        /// The table's name as given.
+        table: Argument,
+        /// The column.
+        column: Argument,
+        /// The index's name; without it, as the server would name the constraint.
+        name: Option<Argument>,
+    },
+    /// `automator67.drop_unique_index(name)`
+    DropUniqueIndex {
+        /// The index's name as given.
+        name: Argument,
+    },
     /// `automator67.declare_safe(function)`: its body was checked by a person; it may run in
     /// statements over distributed tables and in their triggers.
     DeclareSafe {

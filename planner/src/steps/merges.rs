@@ -151,8 +151,7 @@ fn insert(
     let then = top
         .clone()
         .filter(|at| source.is_word(*at, "then"))
-        .filter(|at| actions.iter().any(|word| source.is_word(at + 1, word)))
-        .last()?;
+        .rfind(|at| actions.iter().any(|word| source.is_word(at + 1, word)))?;
     let condition = match inner(&clause.condition) {
         None => None,
         // WHEN NOT MATCHED AND condition THEN; PostgreSQL 17 also says BY TARGET.

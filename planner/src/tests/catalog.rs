@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::catalog::{
     Catalog, Column, FunctionSafety, KeyType, Placement, QualifiedName, Ranges, Relation,
-    RelationKind, Shard, Split,
+    RelationKind, Shard, Split, UniqueIndex,
 };
 use crate::key::key_type_of;
 
@@ -56,6 +56,29 @@ pub(super) fn read(text: &str) -> Catalog {
     let aggregates = "count sum avg min max array_agg string_agg bool_and every stddev mode";
     catalog.aggregates = aggregates.split(' ').map(str::to_owned).collect();
     catalog
+}
+
+/// `schema.name`, or a name in `public`.
+pub(super) fn qualified(text: &str) -> QualifiedName {
+    let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+    QualifiedName {
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// `schema.table column`
+pub(super) fn add_unique_index(catalog: &mut Catalog, text: &str) {
+    let (table, column) = text.split_once(' ').expect("a table and a column");
+    let table = qualified(table);
+    let id = catalog.unique_indexes.len() as u32 + 1;
+    catalog.indexed.insert(table.clone());
+    catalog.unique_indexes.push(UniqueIndex {
+        id,
+        name: format!("{}_{column}_key", table.name),
+        table,
+        column: column.to_owned(),
+    });
 }
 
 fn finish(catalog: &mut Catalog, relation: Option<Relation>) {

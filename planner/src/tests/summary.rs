@@ -8,6 +8,14 @@ use crate::plan::{
 pub(super) fn of(planned: &Planned) -> Vec<String> {
     let mut lines = vec![format!("{}{}", first(&planned.plan), flags(planned))];
     lines.extend(rest(&planned.plan));
+    if let Some(lookup) = &planned.lookup {
+        lines.push(format!(
+            "  by index {}: {:?} {}",
+            lookup.index,
+            lookup.key_type,
+            source(&lookup.source)
+        ));
+    }
     lines
 }
 
@@ -32,6 +40,7 @@ fn flags(planned: &Planned) -> String {
         (session.reads_sequence, "reads_sequence"),
         (session.writes, "writes"),
         (session.changes_catalog, "changes_catalog"),
+        (session.indexed, "indexed"),
     ];
     let set: Vec<&str> = all
         .into_iter()

@@ -53,6 +53,10 @@ impl Session {
             AdminFunction::UndistributeTable { table } => {
                 self.undistribute_table(&given(table)?).await?;
             }
+            function @ (AdminFunction::CreateUniqueIndex { .. }
+            | AdminFunction::DropUniqueIndex { .. }) => {
+                Box::pin(self.administer_unique_index(function, request)).await?;
+            }
             AdminFunction::DeclareSafe { function } => {
                 let name = guc::quote_literal(&unquoted(&given(function)?));
                 let text = format!("select automator67.mark_safe({name})");
@@ -91,6 +95,10 @@ impl Session {
                 .hint("Start with the number of shards you need.")
                 .into());
             }
+        }
+        if !request.catalog.unique_indexes.is_empty() {
+            // Rows that were carried to another shard: their keys, and so the indexes, are the same.
+            Box::pin(self.apply_index_changes()).await?;
         }
         self.transaction.stale = true;
         if request.bound.is_none() {
@@ -188,7 +196,7 @@ impl Session {
         }
         self.check_unique_constraints(relation, column).await?;
         self.close_gate(&relation.name).await?;
-        self.lock_everywhere(&name).await?;
+        self.lock_everywhere(&name, "ACCESS EXCLUSIVE").await?;
         let home = self.home();
         let place = format!(
             "select automator67.place_distributed({}, {}, '{}', {group})",
@@ -244,7 +252,7 @@ impl Session {
         }
         let name = quoted(&relation.name);
         self.close_gate(&relation.name).await?;
-        self.lock_everywhere(&name).await?;
+        self.lock_everywhere(&name, "ACCESS EXCLUSIVE").await?;
         let place = format!(
             "select automator67.place_reference({})",
             guc::quote_literal(&name)
@@ -280,7 +288,11 @@ impl Session {
             Placement::Distributed { .. } | Placement::Schema { .. } => true,
         };
         self.close_gate(&relation.name).await?;
-        self.lock_everywhere(&name).await?;
+        self.lock_everywhere(&name, "ACCESS EXCLUSIVE").await?;
+        let catalog = self.catalog();
+        let indexes = self
+            .take_unique_indexes_off(&catalog, &relation.name)
+            .await?;
         self.quiet_triggers().await?;
         if distributed {
             self.bring_home(relation).await?;
@@ -288,6 +300,10 @@ impl Session {
         self.run_elsewhere(&format!("DELETE FROM ONLY {name}"))
             .await?;
         self.loud_triggers().await?;
+        for statement in indexes {
+            self.run_hidden(self.home(), &statement).await?;
+            self.run_elsewhere(&statement).await?;
+        }
         let remove = format!("select automator67.unplace({})", guc::quote_literal(&name));
         self.run_hidden(self.home(), &remove).await
     }
@@ -617,7 +633,7 @@ pub(super) fn inherits(relation: &Relation) -> Failure {
     .into()
 }
 
-fn given(argument: &Argument, bound: Option<&Bound>) -> Outcome<String> {
+pub(super) fn given(argument: &Argument, bound: Option<&Bound>) -> Outcome<String> {
     let null = || {
         Failure::from(
             Report::error("22004", "argument must not be null")
@@ -650,7 +666,7 @@ fn split_name(text: &str) -> (Option<String>, String) {
     }
 }
 
-fn unquoted(name: &str) -> String {
+pub(super) fn unquoted(name: &str) -> String {
     let name = name.trim();
     match name
         .strip_prefix('"')
@@ -678,7 +694,7 @@ fn stored_columns(relation: &Relation) -> String {
         .join(", ")
 }
 
-fn type_name(key_type: KeyType) -> &'static str {
+pub(super) fn type_name(key_type: KeyType) -> &'static str {
     match key_type {
         KeyType::Integer => "integer",
         KeyType::Text => "text",

@@ -23,7 +23,16 @@ use crate::{
 impl Session {
     /// Runs one statement to its CommandComplete. Returns the tier that answered it.
     pub(super) async fn execute(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+        let indexed = request.planned.session.indexed && !self.transaction.is_failed();
+        if indexed {
+            // What it changes and what its indexes are told are one transaction.
+            self.begin_implicit();
+            Box::pin(self.borrow_for_indexes()).await?;
+        }
         let tier = self.execute_plan(request).await?;
+        if indexed {
+            Box::pin(self.apply_index_changes()).await?;
+        }
         if request.planned.session.sets_sequence {
             self.sequences_were_set(request.planned, request.text)
                 .await?;
@@ -41,6 +50,11 @@ impl Session {
             Plan::Scatter(_) | Plan::Gather(_) | Plan::InsertSelect(_) => self.start_timer(),
             _ => None,
         };
+        if let Some(lookup) = &planned.lookup
+            && Box::pin(self.run_by_index(lookup, request)).await?
+        {
+            return Ok(Tier::Single);
+        }
         match &planned.plan {
             Plan::Empty => {
                 self.client.output().extend_from_slice(message::EMPTY_QUERY);
@@ -96,7 +110,7 @@ impl Session {
                         bound: bound.as_ref(),
                         ..request.with_plan(&planned)
                     };
-                    return Box::pin(self.execute(&request)).await;
+                    return Box::pin(self.execute_plan(&request)).await;
                 }
             },
         }

@@ -94,11 +94,11 @@ impl Session {
     }
 
     /// Locks a table on every shard, or gives up before others have waited too long.
-    pub(super) async fn lock_everywhere(&mut self, name: &str) -> Outcome {
+    pub(super) async fn lock_everywhere(&mut self, name: &str, mode: &str) -> Outcome {
         let limit = MOVE_WAIT.as_millis();
         self.everywhere(&format!("SET LOCAL lock_timeout TO {limit}"))
             .await?;
-        let lock = format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE");
+        let lock = format!("LOCK TABLE {name} IN {mode} MODE");
         self.run_hidden(self.home(), &lock).await?;
         self.run_elsewhere(&lock).await?;
         self.everywhere("SET LOCAL lock_timeout TO DEFAULT").await

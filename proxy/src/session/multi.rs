@@ -256,6 +256,9 @@ impl Session {
         }
         let tag = self.run_on_home(&text, request).await?;
         self.run_elsewhere(&text).await?;
+        if !request.catalog.unique_indexes.is_empty() {
+            Box::pin(self.renew_unique_indexes()).await?;
+        }
         message::put_command_complete(self.client.output(), &tag);
         if let Some(table) = &ddl.creates_table {
             let of_tenant = !request.catalog.tenants.is_empty();

@@ -316,7 +316,8 @@ impl Session {
             self.close_gate(&table.name).await?;
         }
         for table in tables {
-            self.lock_everywhere(&quoted(&table.name)).await?;
+            self.lock_everywhere(&quoted(&table.name), "ACCESS EXCLUSIVE")
+                .await?;
         }
         Ok(())
     }

@@ -329,6 +329,7 @@ impl Session {
             && !effects.changes_catalog
             && !effects.pins
             && !effects.sets_sequence
+            && !effects.indexed
             && request.bound.is_none()
     }
 

@@ -167,6 +167,7 @@ impl Session {
             || effects.changes_catalog
             || effects.reads_sequence
             || effects.sets_sequence
+            || effects.indexed
         {
             return None;
         }
