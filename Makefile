@@ -42,13 +42,19 @@ doc:
 fuzz:
 	fuzz/run $(FUZZ_SECONDS)
 
-# 100,000 generated statements on every cluster and tier; a difference names its seed and number.
+# Long forms: 100,000 generated statements on every cluster and tier, 100,000 changes, 100 rounds of
+# every fault at every step of a commit, ten minutes of TPC-C, a minute of clashing values. A
+# difference names its seed and number.
+SOAK = cargo test --release --locked --package automator67-tests --test main
 soak:
 	scripts/setup test
-	AUTOMATOR67_STATEMENTS=$${AUTOMATOR67_STATEMENTS:-100000} cargo test --release --locked \
-		--package automator67-tests --test main generated -- --nocapture
-	AUTOMATOR67_ROWS=$${AUTOMATOR67_ROWS:-20000000} cargo test --release --locked \
-		--package automator67-tests --test main volumes
+	AUTOMATOR67_STATEMENTS=$${AUTOMATOR67_STATEMENTS:-100000} $(SOAK) generated -- --nocapture
+	AUTOMATOR67_STATEMENTS=$${AUTOMATOR67_STATEMENTS:-100000} $(SOAK) changes -- --nocapture
+	AUTOMATOR67_ROUNDS=$${AUTOMATOR67_ROUNDS:-100} $(SOAK) bank -- --nocapture
+	AUTOMATOR67_SECONDS=$${AUTOMATOR67_SECONDS:-600} $(SOAK) tpcc -- --nocapture
+	AUTOMATOR67_SECONDS=$${AUTOMATOR67_SECONDS:-60} $(SOAK) unique:: -- --nocapture
+	AUTOMATOR67_SECONDS=$${AUTOMATOR67_SECONDS:-60} $(SOAK) history -- --nocapture
+	AUTOMATOR67_ROWS=$${AUTOMATOR67_ROWS:-20000000} $(SOAK) volumes
 
 bench: build
 	scripts/setup bench

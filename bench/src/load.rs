@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +19,8 @@ pub enum Script {
     SimpleUpdate,
     /// `-f FILE`
     File(PathBuf),
+    /// Several of them, drawn at random.
+    Files(Vec<PathBuf>),
 }
 
 /// One run of pgbench.
@@ -43,56 +45,118 @@ pub struct Figure {
     pub cpu_microseconds: f64,
     /// Median latency in microseconds, where asked for.
     pub p50_microseconds: f64,
+    /// What 99 of 100 transactions do not exceed, where asked for.
+    pub p99_microseconds: f64,
 }
 
-/// Runs a load against a server. `measured` is whose processor time counts.
-pub fn run(
-    bin: &Path,
-    load: &Load,
-    port: u16,
-    measured: &Server,
-    log: Option<&Path>,
-) -> Result<Figure> {
-    let mut command = Command::new(bin.join("pgbench"));
-    command
-        .env("PGPASSWORD", PASSWORD)
-        .env("PGOPTIONS", "-c client_min_messages=error")
-        .args(["-n", "-h", "127.0.0.1", "-U", USER, "-p", &port.to_string()])
-        .args(["-M", load.mode, "-c", &load.clients.to_string()])
-        .args([
-            "-j",
-            if load.clients > 1 { "2" } else { "1" },
-            "-T",
-            &load.seconds.to_string(),
-        ])
-        .stdin(Stdio::null());
-    match &load.script {
-        Script::Select => command.arg("-S"),
-        Script::SimpleUpdate => command.arg("-N"),
-        Script::File(path) => command.arg("-f").arg(path),
-    };
+/// Where a load goes.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// TCP port on 127.0.0.1.
+    pub port: u16,
+    /// The database.
+    pub database: &'a str,
+    /// Settings of the sessions, as libpq takes them.
+    pub options: &'a str,
+    /// Whose processor time counts.
+    pub measured: &'a Server,
+}
+
+impl<'a> Target<'a> {
+    /// The usual database, no settings.
+    pub fn new(port: u16, measured: &'a Server) -> Self {
+        Target {
+            port,
+            database: USER,
+            options: "",
+            measured,
+        }
+    }
+}
+
+/// Runs a load against a server. Latencies are logged in files that begin with `log`.
+pub fn run(bin: &Path, load: &Load, target: &Target<'_>, log: Option<&Path>) -> Result<Figure> {
+    let mut command = pgbench(bin, load, target);
     if let Some(prefix) = log {
         command
             .arg("-l")
             .arg(format!("--log-prefix={}", prefix.display()));
     }
-    command.arg(USER);
-    let before = measured.cpu_microseconds()?;
+    command.arg(target.database);
+    let before = target.measured.cpu_microseconds()?;
     let output = command.output()?;
-    let cpu = measured.cpu_microseconds()? - before;
+    let cpu = target.measured.cpu_microseconds()? - before;
+    let (transactions, tps) = counted(&output)?;
+    let (p50_microseconds, p99_microseconds) = log.map(latencies).transpose()?.unwrap_or_default();
+    Ok(Figure {
+        tps,
+        cpu_microseconds: cpu as f64 / transactions,
+        p50_microseconds,
+        p99_microseconds,
+    })
+}
+
+/// A load that runs beside another one.
+pub struct Beside(Child);
+
+impl Beside {
+    /// Starts it; with `rate`, it keeps to that many transactions per second.
+    pub fn start(bin: &Path, load: &Load, target: &Target<'_>, rate: Option<u32>) -> Result<Self> {
+        let mut command = pgbench(bin, load, target);
+        if let Some(rate) = rate {
+            command.args(["-R", &rate.to_string()]);
+        }
+        command.arg(target.database);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(Beside(child.spawn()?))
+    }
+
+    /// Waits for its end. Transactions per second.
+    pub fn finish(self) -> Result<f64> {
+        Ok(counted(&self.0.wait_with_output()?)?.1)
+    }
+}
+
+fn pgbench(bin: &Path, load: &Load, target: &Target<'_>) -> Command {
+    let mut command = Command::new(bin.join("pgbench"));
+    let options = format!("-c client_min_messages=error {}", target.options);
+    command
+        .env("PGPASSWORD", PASSWORD)
+        .env("PGOPTIONS", options)
+        .args(["-n", "-h", "127.0.0.1", "-U", USER])
+        .args(["-p", &target.port.to_string()])
+        .args(["-M", load.mode, "-c", &load.clients.to_string()])
+        .args(["-j", if load.clients > 1 { "2" } else { "1" }])
+        .args(["-T", &load.seconds.to_string()])
+        .stdin(Stdio::null());
+    match &load.script {
+        Script::Select => {
+            command.arg("-S");
+        }
+        Script::SimpleUpdate => {
+            command.arg("-N");
+        }
+        Script::File(path) => {
+            command.arg("-f").arg(path);
+        }
+        Script::Files(paths) => {
+            for path in paths {
+                command.arg("-f").arg(path);
+            }
+        }
+    }
+    command
+}
+
+/// Transactions, and how many of them per second.
+fn counted(output: &Output) -> Result<(f64, f64)> {
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() || errors.contains("aborted") {
         bail!("pgbench failed: {errors}");
     }
-    let transactions: f64 = field(&text, "number of transactions actually processed: ")?;
-    let tps = field(&text, "tps = ")?;
-    let p50_microseconds = log.map(median_latency).transpose()?.unwrap_or_default();
-    Ok(Figure {
-        tps,
-        cpu_microseconds: cpu as f64 / transactions,
-        p50_microseconds,
-    })
+    let transactions = field(&text, "number of transactions actually processed: ")?;
+    Ok((transactions, field(&text, "tps = ")?))
 }
 
 fn field(text: &str, name: &str) -> Result<f64> {
@@ -106,8 +170,8 @@ fn field(text: &str, name: &str) -> Result<f64> {
     Ok(rest[..end].parse()?)
 }
 
-/// The median of the latencies in pgbench's log files, which are removed.
-fn median_latency(prefix: &Path) -> Result<f64> {
+/// The median and the 99th percentile in pgbench's log files, which are removed.
+fn latencies(prefix: &Path) -> Result<(f64, f64)> {
     let directory = prefix.parent().context("no directory")?;
     let name = prefix
         .file_name()
@@ -133,10 +197,11 @@ fn median_latency(prefix: &Path) -> Result<f64> {
         fs::remove_file(entry.path())?;
     }
     latencies.sort_unstable();
-    let middle = latencies
-        .get(latencies.len() / 2)
-        .context("pgbench logged nothing")?;
-    Ok(*middle as f64)
+    let at = |percent: usize| {
+        let found = latencies.get(latencies.len() * percent / 100);
+        found.context("pgbench logged nothing")
+    };
+    Ok((*at(50)? as f64, *at(99)? as f64))
 }
 
 /// The middle one of several figures, each column for itself.
@@ -150,5 +215,6 @@ pub fn median(figures: &[Figure]) -> Figure {
         tps: middle(|figure| figure.tps),
         cpu_microseconds: middle(|figure| figure.cpu_microseconds),
         p50_microseconds: middle(|figure| figure.p50_microseconds),
+        p99_microseconds: middle(|figure| figure.p99_microseconds),
     }
 }

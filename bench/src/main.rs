@@ -6,6 +6,7 @@ mod report;
 mod scatter;
 mod servers;
 mod tpch;
+mod transactions;
 
 use std::{
     fs,
@@ -16,7 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
-use load::{Figure, Load, Script, median};
+use load::{Figure, Load, Script, Target, median};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use report::{Report, Row};
 use servers::{PASSWORD, Server, USER, psql};
@@ -30,6 +31,8 @@ enum Part {
     Tpch,
     /// Small figures of statements over three shards.
     Scatter,
+    /// Transactions, consistent reads and large INSERTs over three shards, beside plain Postgres.
+    Transactions,
 }
 
 /// Side by side with plain Postgres and PgBouncer.
@@ -59,6 +62,9 @@ struct Arguments {
     /// Measure only this; may be given several times.
     #[arg(long, value_enum)]
     only: Vec<Part>,
+    /// An older release binary, for the comparisons that ask for one.
+    #[arg(long)]
+    before: Option<PathBuf>,
     #[command(flatten)]
     tpch: tpch::Flags,
 }
@@ -96,6 +102,9 @@ fn main() -> Result<()> {
     }
     if arguments.includes(Part::Scatter) {
         scatter::run(&common)?;
+    }
+    if arguments.includes(Part::Transactions) {
+        transactions::run(&common, arguments.before.as_deref())?;
     }
     if arguments.includes(Part::Peers) {
         peers(arguments, &common.directory)?;
@@ -148,9 +157,9 @@ fn set_up(arguments: Arguments) -> Result<Field> {
     }
     initialise(&bin, clusters[0].port, arguments.scale)?;
     let pgbouncer = servers::pgbouncer(directory.path(), &clusters[0])?;
-    let one = servers::automator67(&arguments.binary, directory.path(), &[&clusters[0]])?;
+    let one = servers::automator67(&arguments.binary, directory.path(), USER, &[&clusters[0]])?;
     let shards: Vec<&Server> = clusters[1..].iter().collect();
-    let three = servers::automator67(&arguments.binary, directory.path(), &shards)?;
+    let three = servers::automator67(&arguments.binary, directory.path(), USER, &shards)?;
     distribute(&bin, three.port, arguments.scale)?;
     Ok(Field {
         bin,
@@ -223,8 +232,7 @@ fn alternate(
             kept.push(load::run(
                 &field.bin,
                 load,
-                *port,
-                measured,
+                &Target::new(*port, measured),
                 log.then_some(&*prefix),
             )?);
         }

@@ -233,10 +233,15 @@ pub fn pgbouncer(directory: &Path, cluster: &Server) -> Result<Server> {
 }
 
 /// The proxy before some clusters, with the same number of server connections as the peer.
-pub fn automator67(binary: &Path, directory: &Path, clusters: &[&Server]) -> Result<Server> {
+pub fn automator67(
+    binary: &Path,
+    directory: &Path,
+    database: &str,
+    clusters: &[&Server],
+) -> Result<Server> {
     let port = free_port()?;
     let mut config = format!(
-        "[sql]\nlisten = \"127.0.0.1:{port}\"\ndatabase = \"{USER}\"\n\
+        "[sql]\nlisten = \"127.0.0.1:{port}\"\ndatabase = \"{database}\"\n\
          [http]\nlisten = \"127.0.0.1:0\"\n\
          [[users]]\nname = \"{USER}\"\npassword = \"{PASSWORD}\"\n"
     );
@@ -244,20 +249,19 @@ pub fn automator67(binary: &Path, directory: &Path, clusters: &[&Server]) -> Res
     for (number, cluster) in (1..).zip(clusters) {
         config.push_str(&format!(
             "[[shards]]\nname = \"shard{number}\"\n\
-             url = \"postgres://{USER}:{PASSWORD}@{socket}:{}/{USER}\"\npool_size = 20\n",
+             url = \"postgres://{USER}:{PASSWORD}@{socket}:{}/{database}\"\npool_size = 20\n",
             cluster.port
         ));
     }
     let path = directory.join(format!("automator67-{port}.toml"));
     fs::write(&path, config)?;
+    let log = directory.join(format!("automator67-{port}.log"));
     let child = Command::new(binary)
         .args(["serve", "--config"])
         .arg(&path)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(fs::File::create(
-            directory.join(format!("automator67-{port}.log")),
-        )?)
+        .stderr(fs::File::create(&log)?)
         .process_group(0)
         .spawn()
         .with_context(|| format!("{} does not start", binary.display()))?;
@@ -269,7 +273,8 @@ pub fn automator67(binary: &Path, directory: &Path, clusters: &[&Server]) -> Res
     wait_for(
         || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(),
         "automator67",
-    )?;
+    )
+    .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
     Ok(server)
 }
 

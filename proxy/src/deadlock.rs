@@ -1,8 +1,11 @@
 //! Deadlocks over several shards. Each shard sees only its own waits: a session that waits on one
 //! shard for another, which waits on a second shard for the first, would wait for ever.
 //!
-//! While two sessions or more are in transactions on several shards, the shards are asked who
-//! waits for whom. A circle that is seen twice is real; its youngest session is the victim.
+//! While sessions are in transactions on several shards, the shards are asked who waits for whom. A
+//! circle that is seen twice is real; its youngest session is the victim. Where a session of
+//! another proxy is in the way, the proxies tell each other, through the home shard, whose server
+//! processes are whose; then a circle is seen three times, as what others tell is a little old, and
+//! the proxy of the victim ends it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
@@ -26,22 +29,37 @@ const LOOK_TIMEOUT: Duration = Duration::from_millis(700);
 const WAITS: &str = "select a.pid, b.pid from pg_catalog.pg_stat_activity a, \
     pg_catalog.unnest(pg_catalog.pg_blocking_pids(a.pid)) b (pid) where a.wait_event_type = 'Lock'";
 
+const FORGET: &str = "delete from automator67.session_backend \
+    where proxy = $1 or seen_at < clock_timestamp() - interval '1 minute'";
+const TELL: &str = "insert into automator67.session_backend (proxy, session, shard, pid) \
+    select $1, * from unnest($2::bigint[], $3::int[], $4::int[])";
+/// Older than a few looks is of a proxy that sees nothing in its way any more.
+const LEARN: &str = "select proxy, session, shard, pid from automator67.session_backend \
+    where proxy <> $1 and seen_at > clock_timestamp() - interval '1200 ms'";
+
 /// In the place of a shard: the wait is for a table whose definition changes, in this process.
 const GATE: ShardId = 0;
+
+/// A session of a proxy: its number there, and the proxy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Member {
+    session: u64,
+    proxy: u32,
+}
 
 /// A session waits for others on a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Wait {
     shard: ShardId,
-    /// Who waits, and for whom: numbers of sessions.
-    waiter: u64,
-    holder: u64,
+    /// Who waits, and for whom.
+    waiter: Member,
+    holder: Member,
 }
 
 /// Looks for deadlocks until `stop`.
 pub async fn watch(process: Arc<Process>, stop: CancellationToken) {
     let mut looks = Looks::default();
-    let mut suspects: HashSet<Vec<u64>> = HashSet::new();
+    let mut suspects: HashMap<Vec<Member>, u32> = HashMap::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -49,18 +67,24 @@ pub async fn watch(process: Arc<Process>, stop: CancellationToken) {
         }
         let sessions = process.sessions();
         let several = sessions.iter().filter(|card| is_on_several(card)).count();
-        if several < 2 && process.gate.waits().is_empty() {
+        if several == 0 && process.gate.waits().is_empty() {
             suspects.clear();
             continue;
         }
         let waits = looks.at(&process, &sessions).await;
-        let mut seen = HashSet::new();
+        let own = process.two_phase.proxy();
+        let mut seen = HashMap::new();
         for circle in circles(&waits) {
             let members = members(&circle);
-            if suspects.contains(&members) {
-                resolve(&process, &sessions, &circle).await;
-            } else {
-                seen.insert(members);
+            let foreign = members.iter().any(|member| member.proxy != own);
+            let times = suspects.get(&members).copied().unwrap_or(0) + 1;
+            if times < if foreign { 3 } else { 2 } {
+                seen.insert(members, times);
+                continue;
+            }
+            let victim = circle.iter().max_by_key(|wait| wait.waiter);
+            if let Some(wait) = victim.filter(|wait| wait.waiter.proxy == own) {
+                resolve(&process, &sessions, wait, &circle).await;
             }
         }
         suspects = seen;
@@ -81,44 +105,98 @@ struct Looks {
 }
 
 impl Looks {
-    /// Who waits for whom, among our sessions.
+    /// Who waits for whom, among our sessions and, where these are in each other's way, those of
+    /// other proxies.
     async fn at(&mut self, process: &Process, sessions: &[Arc<SessionCard>]) -> Vec<Wait> {
-        let mut owners: HashMap<(ShardId, i32), u64> = HashMap::new();
+        let proxy = process.two_phase.proxy();
+        let own = |session| Member { session, proxy };
+        let mut owners: HashMap<(ShardId, i32), Member> = HashMap::new();
         for card in sessions {
             for key in &lock(&card.activity).keys {
-                owners.insert((key.shard.id, key.pid()), card.id);
+                owners.insert((key.shard.id, key.pid()), own(card.id));
             }
         }
         let at_gate = process.gate.waits().into_iter();
         let mut waits: Vec<Wait> = at_gate
             .map(|(waiter, holder)| Wait {
                 shard: GATE,
-                waiter,
-                holder,
+                waiter: own(waiter),
+                holder: own(holder),
             })
             .collect();
+        let mut pairs: Vec<(ShardId, i32, i32)> = Vec::new();
         for shard in process.shards.iter().filter(|shard| shard.is_up()) {
             let answer = tokio::time::timeout(LOOK_TIMEOUT, self.ask(shard)).await;
-            let Ok(Ok(pairs)) = answer else {
+            let Ok(Ok(found)) = answer else {
                 self.clients.remove(&shard.id);
                 continue;
             };
-            for (waiter, holder) in pairs {
-                let session = |pid| owners.get(&(shard.id, pid)).copied();
-                if let (Some(waiter), Some(holder)) = (session(waiter), session(holder)) {
-                    waits.push(Wait {
-                        shard: shard.id,
-                        waiter,
-                        holder,
-                    });
+            pairs.extend(
+                found
+                    .into_iter()
+                    .map(|(waiter, holder)| (shard.id, waiter, holder)),
+            );
+        }
+        let strangers = pairs.iter().any(|(shard, waiter, holder)| {
+            let known = |pid: &i32| owners.contains_key(&(*shard, *pid));
+            known(waiter) != known(holder)
+        });
+        if strangers {
+            let told = self.tell_and_learn(process, proxy, &owners);
+            match tokio::time::timeout(LOOK_TIMEOUT, told).await {
+                Ok(Ok(others)) => owners.extend(others),
+                Ok(Err(_)) | Err(_) => {
+                    self.clients.remove(&process.home().id);
                 }
+            }
+        }
+        for (shard, waiter, holder) in pairs {
+            let member = |pid| owners.get(&(shard, pid)).copied();
+            if let (Some(waiter), Some(holder)) = (member(waiter), member(holder)) {
+                waits.push(Wait {
+                    shard,
+                    waiter,
+                    holder,
+                });
             }
         }
         waits
     }
 
-    async fn ask(&mut self, shard: &Arc<Shard>) -> Result<Vec<(i32, i32)>, StoreError> {
-        let client = match self.clients.entry(shard.id) {
+    /// Tells other proxies whose server processes are whose, and learns it from them.
+    async fn tell_and_learn(
+        &mut self,
+        process: &Process,
+        proxy: u32,
+        own: &HashMap<(ShardId, i32), Member>,
+    ) -> Result<Vec<((ShardId, i32), Member)>, StoreError> {
+        let client = self.client(process.home()).await?;
+        let sessions: Vec<i64> = own.values().map(|member| member.session as i64).collect();
+        let shards: Vec<i32> = own.keys().map(|(shard, _)| *shard as i32).collect();
+        let pids: Vec<i32> = own.keys().map(|(_, pid)| *pid).collect();
+        let me = i64::from(proxy);
+        client.execute(FORGET, &[&me]).await?;
+        client
+            .execute(TELL, &[&me, &sessions, &shards, &pids])
+            .await?;
+        let rows = client.query(LEARN, &[&me]).await?;
+        let others = rows.iter().map(|row| {
+            let (proxy, session): (i64, i64) = (row.get(0), row.get(1));
+            let (shard, pid): (i32, i32) = (row.get(2), row.get(3));
+            let member = Member {
+                session: session as u64,
+                proxy: proxy as u32,
+            };
+            ((shard as ShardId, pid), member)
+        });
+        Ok(others.collect())
+    }
+
+    async fn client(
+        &mut self,
+        shard: &Arc<Shard>,
+    ) -> Result<&mut tokio_postgres::Client, StoreError> {
+        Ok(match self.clients.entry(shard.id) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(place) => {
                 let (client, connection) = store::connect(shard).await?;
@@ -126,7 +204,11 @@ impl Looks {
                 tokio::spawn(connection);
                 place.insert(client)
             }
-        };
+        })
+    }
+
+    async fn ask(&mut self, shard: &Arc<Shard>) -> Result<Vec<(i32, i32)>, StoreError> {
+        let client = self.client(shard).await?;
         let rows = client.query(WAITS, &[]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
@@ -134,7 +216,7 @@ impl Looks {
 
 /// The circles among waits. Those of one shard alone are that shard's own to find.
 fn circles(waits: &[Wait]) -> Vec<Vec<Wait>> {
-    let mut from: BTreeMap<u64, Vec<&Wait>> = BTreeMap::new();
+    let mut from: BTreeMap<Member, Vec<&Wait>> = BTreeMap::new();
     for wait in waits {
         from.entry(wait.waiter).or_default().push(wait);
     }
@@ -159,11 +241,11 @@ fn circles(waits: &[Wait]) -> Vec<Vec<Wait>> {
 
 /// Extends `path`, which ends at `at`, until it comes back to `start`.
 fn follow<'w>(
-    start: u64,
-    at: u64,
-    from: &BTreeMap<u64, Vec<&'w Wait>>,
+    start: Member,
+    at: Member,
+    from: &BTreeMap<Member, Vec<&'w Wait>>,
     path: &mut Vec<&'w Wait>,
-    visited: &mut HashSet<u64>,
+    visited: &mut HashSet<Member>,
 ) -> bool {
     if !visited.insert(at) {
         return false;
@@ -179,18 +261,15 @@ fn follow<'w>(
 }
 
 /// The sessions of a circle, sorted.
-fn members(circle: &[Wait]) -> Vec<u64> {
-    let mut members: Vec<u64> = circle.iter().map(|wait| wait.waiter).collect();
+fn members(circle: &[Wait]) -> Vec<Member> {
+    let mut members: Vec<Member> = circle.iter().map(|wait| wait.waiter).collect();
     members.sort_unstable();
     members
 }
 
-/// Ends the wait of a circle's youngest session.
-async fn resolve(process: &Process, sessions: &[Arc<SessionCard>], circle: &[Wait]) {
-    let Some(wait) = circle.iter().max_by_key(|wait| wait.waiter) else {
-        return;
-    };
-    let Some(card) = sessions.iter().find(|card| card.id == wait.waiter) else {
+/// Ends the wait of a circle's youngest session, which is ours.
+async fn resolve(process: &Process, sessions: &[Arc<SessionCard>], wait: &Wait, circle: &[Wait]) {
+    let Some(card) = sessions.iter().find(|card| card.id == wait.waiter.session) else {
         return;
     };
     if wait.shard == GATE {
@@ -226,6 +305,11 @@ async fn cancel(key: &BackendKey) {
 }
 
 fn describe(process: &Process, circle: &[Wait]) -> String {
+    let own = process.two_phase.proxy();
+    let session = |member: Member| match member.proxy == own {
+        true => member.session.to_string(),
+        false => format!("{} of another proxy", member.session),
+    };
     let name = |id: ShardId| {
         let shard = process.shard(id);
         shard.map_or_else(|_| id.to_string(), |shard| shard.settings.name.clone())
@@ -236,14 +320,15 @@ fn describe(process: &Process, circle: &[Wait]) -> String {
             if wait.shard == GATE {
                 return format!(
                     "Session {} waits for a table that session {} changes.",
-                    wait.waiter, wait.holder
+                    session(wait.waiter),
+                    session(wait.holder)
                 );
             }
             format!(
                 "Session {} waits on shard \"{}\" for session {}.",
-                wait.waiter,
+                session(wait.waiter),
                 name(wait.shard),
-                wait.holder
+                session(wait.holder)
             )
         })
         .collect();

@@ -55,6 +55,8 @@ pub mod sqlstate {
     pub const UNDEFINED_TABLE: &str = "42P01";
     /// object_not_in_prerequisite_state
     pub const OBJECT_NOT_IN_STATE: &str = "55000";
+    /// object_in_use
+    pub const OBJECT_IN_USE: &str = "55006";
     /// lock_not_available
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// too_many_connections

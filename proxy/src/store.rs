@@ -28,6 +28,8 @@ mod embedded_in_shards {
 
 /// Where changes of the catalog are announced.
 const CHANNEL: &str = "automator67_catalog";
+/// The name of every proxy's connection that follows the catalog.
+pub const FOLLOWER: &str = "automator67 follower";
 /// Held while a proxy migrates and fills the catalog, so that two do not at once.
 const SETUP_LOCK: i64 = 0x6175_746f_3637;
 /// First and longest pause between attempts to reach the home shard again.
@@ -296,7 +298,8 @@ impl Follower {
                 }
             }
         });
-        client.batch_execute(&format!("listen {CHANNEL}")).await?;
+        let text = format!("set application_name = '{FOLLOWER}'; listen {CHANNEL}");
+        client.batch_execute(&text).await?;
         let follower = Follower { client, changed };
         follower.load(publish).await?;
         Ok(follower)

@@ -99,6 +99,11 @@ impl TwoPhase {
         }
     }
 
+    /// This proxy's number.
+    pub fn proxy(&self) -> u32 {
+        self.proxy
+    }
+
     /// A name that no other session of any proxy has.
     pub fn private_name(&self, session: u64) -> String {
         format!("p{:08x}s{session:x}", self.proxy)

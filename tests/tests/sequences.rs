@@ -33,7 +33,7 @@ fn sequences_are_shared_by_processes() {
 
 fn serve(dev: &Dev, name: &str, more_users: &str) -> Result<Automator> {
     let mut text = format!(
-        "[sql]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+        "[sql]\nlisten = \"127.0.0.1:0\"\nshard_connect_timeout_ms = 10000\n[http]\nlisten = \"127.0.0.1:0\"\n\
          [[users]]\nname = \"{}\"\npassword = \"{}\"\n{more_users}",
         postgres::USER,
         postgres::PASSWORD

@@ -1,10 +1,14 @@
 use super::*;
 
+fn member(session: u64) -> Member {
+    Member { session, proxy: 1 }
+}
+
 fn wait(shard: ShardId, waiter: u64, holder: u64) -> Wait {
     Wait {
         shard,
-        waiter,
-        holder,
+        waiter: member(waiter),
+        holder: member(holder),
     }
 }
 
@@ -18,7 +22,7 @@ fn a_chain_is_no_circle() {
 fn two_sessions_on_two_shards() {
     let found = circles(&[wait(1, 7, 8), wait(2, 8, 7)]);
     assert_eq!(found.len(), 1);
-    assert_eq!(members(&found[0]), [7, 8]);
+    assert_eq!(members(&found[0]), [7, 8].map(member));
 }
 
 #[test]
@@ -33,7 +37,7 @@ fn four_sessions_on_four_shards_beside_bystanders() {
     ];
     let found = circles(&waits);
     assert_eq!(found.len(), 1);
-    assert_eq!(members(&found[0]), [1, 2, 3, 4]);
+    assert_eq!(members(&found[0]), [1, 2, 3, 4].map(member));
 }
 
 #[test]
@@ -44,5 +48,5 @@ fn a_circle_on_one_shard_is_left_to_it() {
 #[test]
 fn a_dead_end_is_left_again() {
     let found = circles(&[wait(1, 1, 5), wait(1, 1, 2), wait(2, 2, 1), wait(2, 5, 6)]);
-    assert_eq!(members(&found[0]), [1, 2]);
+    assert_eq!(members(&found[0]), [1, 2].map(member));
 }

@@ -528,6 +528,9 @@ impl Session {
             if rows.is_empty() {
                 break;
             }
+            if total == 0 && !matches!(mode, Spread::Stage) {
+                self.refuse_beside_others().await?;
+            }
             total += rows.len() as u64;
             self.spread_rows(&rows, &others, target, rule, mode, catalog)
                 .await?;

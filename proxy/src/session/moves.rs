@@ -16,6 +16,7 @@ use crate::{
     error::{Outcome, Report, sqlstate},
     guc,
     process::lock,
+    store,
 };
 
 /// How long a statement waits for a table that moves.
@@ -91,6 +92,27 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Statements of another proxy that wait for the table's lock were planned with its rows where
+    /// they are now: they would read, or write, a part of them.
+    pub(super) async fn refuse_beside_others(&mut self) -> Outcome {
+        let text = format!(
+            "select count(*) > 1 from pg_catalog.pg_stat_activity \
+             where datname = current_database() and application_name = {}",
+            guc::quote_literal(store::FOLLOWER)
+        );
+        let others = self.query_value(self.home(), &text).await?;
+        if others.as_deref() != Some("t") {
+            return Ok(());
+        }
+        Err(Report::error(
+            sqlstate::OBJECT_IN_USE,
+            "rows of a table cannot be moved while another proxy runs",
+        )
+        .detail("Only statements of this proxy are kept away from the table meanwhile.")
+        .hint("Stop the other proxies, move the rows, and start them again.")
+        .into())
     }
 
     /// Locks a table on every shard, or gives up before others have waited too long.

@@ -85,7 +85,7 @@ fn new_values() -> Result<()> {
 
 fn serve(dev: &Dev) -> Result<Automator> {
     let mut text = format!(
-        "[sql]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+        "[sql]\nlisten = \"127.0.0.1:0\"\nshard_connect_timeout_ms = 10000\n[http]\nlisten = \"127.0.0.1:0\"\n\
          [[users]]\nname = \"{}\"\npassword = \"{}\"\n",
         postgres::USER,
         postgres::PASSWORD
@@ -125,24 +125,26 @@ fn second_process() -> Result<()> {
     follows(&mut two, "select count(*) from later", "100")?;
     one.execute("create view seen as select count(*) as n from later")?;
     follows(&mut two, "select n from seen", "100")?;
-    // A local table becomes distributed while the second process reads and writes it.
+    // A local table does not become distributed while the second process reads and writes it.
     let reader = reader(&second, 100);
     let writer = writer(&second);
-    one.execute("select create_distributed_table('later', 'id')")?;
-    let placed = "select placement from automator67.tables where name = 'later'";
-    follows(&mut two, placed, "distributed")?;
-    wait::until("shards to hold rows", Duration::from_secs(5), || {
-        let mut shard = Connection::open(&dev.shards()[1].server).ok()?;
-        (shard
-            .execute("select count(*) > 0 from later")
-            .ok()?
-            .as_deref()
-            == Some("t"))
-        .then_some(())
-    })?;
+    let distribute = "select create_distributed_table('later', 'id')";
+    let (code, _) = failed(&mut one, distribute)?.context("rows were moved")?;
+    ensure!(code == "55006", "SQLSTATE {code}");
     let written = writer.finish()?;
     let reads = reader.finish()?;
     eprintln!("{reads} reads and {} writes meanwhile", written.len());
+    drop(two);
+    drop(second);
+    wait::until(
+        "the second process to be gone",
+        Duration::from_secs(20),
+        || one.execute(distribute).ok().map(drop),
+    )?;
+    let second = serve(&dev)?;
+    let mut two = Connection::open(&second.server)?;
+    let placed = "select placement from automator67.tables where name = 'later'";
+    follows(&mut two, placed, "distributed")?;
     for connection in [&mut one, &mut two] {
         let found = connection.rows("select id from later where id > 1000 order by id")?;
         let found: Vec<i64> = found
