@@ -6,7 +6,7 @@
 //! snapshots or in none. The fence is given back by the end of a subtransaction, which leaves the
 //! snapshot in place. Openers do not wait for each other, and one-shard commits for neither.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use automator67_planner::{catalog::ShardId, plan::Plan};
 
@@ -20,7 +20,7 @@ use crate::{
 /// LOCK takes no snapshot, SELECT does.
 const TRY_FENCE: &str = "SAVEPOINT automator67_fence; \
     LOCK TABLE automator67.fence IN SHARE MODE NOWAIT; SELECT 1";
-const WAIT_FOR_FENCE: &str = "SAVEPOINT automator67_fence; SET LOCAL lock_timeout = '10s'; \
+const WAIT_FOR_FENCE: &str = "SAVEPOINT automator67_fence; SET LOCAL lock_timeout = '400ms'; \
     LOCK TABLE automator67.fence IN SHARE MODE; SELECT 1";
 const LEAVE_FENCE: &str =
     "ROLLBACK TO SAVEPOINT automator67_fence; RELEASE SAVEPOINT automator67_fence";
@@ -29,6 +29,10 @@ const LEAVE_FENCE: &str =
 /// hold it for some milliseconds.
 const ATTEMPTS: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_micros(700);
+
+/// How long a snapshot waits for the fence in all, and between two tries.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a transaction sees of other shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,15 +154,12 @@ impl Session {
         Ok(true)
     }
 
-    /// Shard by shard in the order in which commits take the fence, too.
+    /// Waits for the fence, for short times: who waits on one shard keeps commits waiting on others.
     async fn wait_for_fence(&mut self, shards: &[ShardId]) -> Outcome {
-        for shard in shards {
-            self.queue_begin_with(*shard, WAIT_FOR_FENCE);
-            let opened = self.begun(&[*shard], Some(*shard)).await;
-            if let Err(failure) = opened {
-                if failure.sqlstate() != sqlstate::LOCK_NOT_AVAILABLE {
-                    return Err(failure);
-                }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.wait_in_order(shards).await? {
+            self.rollback_links_of_snapshot(shards).await?;
+            if Instant::now() > deadline {
                 return Err(Report::error(
                     sqlstate::LOCK_NOT_AVAILABLE,
                     "no snapshot of all shards could be opened in time",
@@ -169,8 +170,33 @@ impl Session {
                 .hint("Look at automator67.transactions, and try again.")
                 .into());
             }
+            tokio::time::sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    /// Shard by shard in the order in which commits take the fence, too; false: one took too long.
+    async fn wait_in_order(&mut self, shards: &[ShardId]) -> Outcome<bool> {
+        for shard in shards {
+            self.queue_begin_with(*shard, WAIT_FOR_FENCE);
+            match self.begun(&[*shard], Some(*shard)).await {
+                Ok(()) => {}
+                Err(failure) if failure.sqlstate() == sqlstate::LOCK_NOT_AVAILABLE => {
+                    return Ok(false);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Gives back what was got of the fence.
+    async fn rollback_links_of_snapshot(&mut self, shards: &[ShardId]) -> Outcome {
+        for link in self.links.iter_mut().filter(|link| link.begun) {
+            link.server.query("ROLLBACK", false);
+            link.begun = false;
+        }
+        self.begun(shards, None).await
     }
 
     /// A shard that joins when the snapshot is open already would show another moment.
