@@ -23,7 +23,7 @@ pub struct Execute {
     pub arguments: Vec<String>,
 }
 
-/// Calls of `currval`, `lastval` and `nextval`, see [`Plan::Sequences`].
+/// Calls of `currval`, `lastval` and `nextval`, see [`Plan::Sequences`](super::Plan::Sequences).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SequenceUse {
     /// In the order of the text.
