@@ -15,7 +15,7 @@ pub(crate) mod subqueries;
 
 use pg_query::{NodeEnum, protobuf};
 
-pub(crate) use self::moving::{as_moved, equal_to_key, looked_up_by};
+pub(crate) use self::moving::{as_moved, looked_up_by, route_by_key};
 use self::{
     clauses::{Base, Clauses, Composed, Edit},
     separable::Anchored,

@@ -140,6 +140,22 @@ impl Dev {
         self.directory.path()
     }
 
+    /// Another proxy on the same shards, with further lines of configuration.
+    pub fn second_proxy(&self, name: &str, more: &str) -> Result<Automator> {
+        let mut text = format!(
+            "[sql]\nlisten = \"127.0.0.1:0\"\nshard_connect_timeout_ms = 30000\n\
+             [http]\nlisten = \"127.0.0.1:0\"\n\
+             [[users]]\nname = \"{USER}\"\npassword = \"{PASSWORD}\"\n{more}"
+        );
+        for shard in self.shards() {
+            let (name, url) = (&shard.name, shard.server.url()?);
+            text += &format!("[[shards]]\nname = \"{name}\"\nurl = \"{url}\"\n");
+        }
+        let file = self.directory().join(format!("{name}.toml"));
+        std::fs::write(&file, text)?;
+        serve(&file)
+    }
+
     /// Logs in.
     pub fn connect(&self) -> Result<Connection> {
         Connection::open(self.server()).with_context(|| self.automator.group.log())

@@ -4,8 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use automator67_tests::{
-    automator::{self, Automator, Dev},
-    checks, postgres, wait,
+    automator::Dev,
+    checks, wait,
     wire::{Connection, Frame, Server, cancel},
 };
 
@@ -31,22 +31,6 @@ fn sequences_are_shared_by_processes() {
     );
 }
 
-fn serve(dev: &Dev, name: &str, more_users: &str) -> Result<Automator> {
-    let mut text = format!(
-        "[sql]\nlisten = \"127.0.0.1:0\"\nshard_connect_timeout_ms = 10000\n[http]\nlisten = \"127.0.0.1:0\"\n\
-         [[users]]\nname = \"{}\"\npassword = \"{}\"\n{more_users}",
-        postgres::USER,
-        postgres::PASSWORD
-    );
-    for shard in dev.shards() {
-        let (name, url) = (&shard.name, shard.server.url()?);
-        text += &format!("[[shards]]\nname = \"{name}\"\nurl = \"{url}\"\n");
-    }
-    let file = dev.directory().join(format!("{name}.toml"));
-    std::fs::write(&file, text)?;
-    automator::serve(&file)
-}
-
 /// The other process sees the table.
 fn sees(connection: &mut Connection, table: &str) -> Result<()> {
     wait::until(table, SOON, || {
@@ -57,7 +41,7 @@ fn sees(connection: &mut Connection, table: &str) -> Result<()> {
 }
 
 fn many_clients(dev: &Dev) -> Result<()> {
-    let second = serve(dev, "numbers", "")?;
+    let second = dev.second_proxy("numbers", "")?;
     let mut one = dev.connect()?;
     one.execute("create table numbers (id bigserial primary key, client integer, way text)")?;
     one.execute("select create_distributed_table('numbers', 'id')")?;
@@ -142,7 +126,7 @@ fn message(tag: u8, body: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn setval_reaches_the_other(dev: &Dev) -> Result<()> {
-    let second = serve(dev, "setting", "")?;
+    let second = dev.second_proxy("setting", "")?;
     let mut one = dev.connect()?;
     one.execute("create table counted (id bigserial primary key, n integer)")?;
     one.execute("select create_distributed_table('counted', 'id')")?;
@@ -175,7 +159,7 @@ fn setval_reaches_the_other(dev: &Dev) -> Result<()> {
 
 /// Two processes use a sequence up to its end; what they hold is used, and then both are told.
 fn last_values(dev: &Dev) -> Result<()> {
-    let second = serve(dev, "ending", "")?;
+    let second = dev.second_proxy("ending", "")?;
     let mut one = dev.connect()?;
     one.execute("create table ending (id bigserial primary key, n integer)")?;
     one.execute("select create_distributed_table('ending', 'id')")?;
@@ -212,8 +196,7 @@ fn privileges(dev: &Dev) -> Result<()> {
         Connection::open(&shard.server)?.execute(role)?;
     }
     one.execute("grant select, insert on guarded, open_ids to clerk")?;
-    let second = serve(
-        dev,
+    let second = dev.second_proxy(
         "clerk",
         "[[users]]\nname = \"clerk\"\npassword = \"clerk password\"\n",
     )?;

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use automator67_tests::{
-    automator::{self, Automator, Dev},
-    postgres, wait,
+    automator::Dev,
+    wait,
     wire::{Connection, Server},
 };
 use nix::sys::signal::Signal;
@@ -51,23 +51,6 @@ struct Load {
     clashes: AtomicU64,
 }
 
-fn serve(dev: &Dev, name: &str) -> Result<Automator> {
-    let mut text = format!(
-        "[sql]\nlisten = \"127.0.0.1:0\"\nshard_connect_timeout_ms = 30000\n\
-         [http]\nlisten = \"127.0.0.1:0\"\n\
-         [[users]]\nname = \"{}\"\npassword = \"{}\"\n",
-        postgres::USER,
-        postgres::PASSWORD
-    );
-    for shard in dev.shards() {
-        let (name, url) = (&shard.name, shard.server.url()?);
-        text += &format!("[[shards]]\nname = \"{name}\"\nurl = \"{url}\"\n");
-    }
-    let file = dev.directory().join(format!("{name}.toml"));
-    std::fs::write(&file, text)?;
-    automator::serve(&file)
-}
-
 fn seconds() -> Duration {
     let given = std::env::var("AUTOMATOR67_SECONDS").ok();
     Duration::from_secs(given.and_then(|text| text.parse().ok()).unwrap_or(5))
@@ -79,8 +62,8 @@ fn run(dev: &Dev) -> Result<()> {
     one.execute("select create_distributed_table('people', 'id')")?;
     one.execute("insert into people select g, 'e' || g, 0 from generate_series(1, 60) g")?;
     one.execute("select automator67.create_unique_index('people', 'email')")?;
-    let first = serve(dev, "first")?;
-    let mut second = serve(dev, "second")?;
+    let first = dev.second_proxy("first", "")?;
+    let mut second = dev.second_proxy("second", "")?;
     wait_for_index(&first.server)?;
     wait_for_index(&second.server)?;
 

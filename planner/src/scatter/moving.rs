@@ -264,31 +264,31 @@ fn route(
     fetch: &Fetch,
     uses: &[usize],
 ) -> Option<MoveRoute> {
-    let key = analysis.key_of(anchored.anchor)?;
-    let anchor = analysis.occurrences[anchored.anchor].found.distributed()?;
-    let (key_type, group) = group(anchor)?;
+    route_by_key(catalog, analysis, anchored.anchor, fetch, uses)
+}
+
+/// The column by which all uses of a fetched relation equal the shard key of an occurrence, and
+/// where its values belong.
+pub(crate) fn route_by_key(
+    catalog: &Catalog,
+    analysis: &Analysis<'_>,
+    occurrence: usize,
+    fetch: &Fetch,
+    uses: &[usize],
+) -> Option<MoveRoute> {
+    let relation = analysis.occurrences[occurrence].found.distributed()?;
+    let (key_type, group) = group(relation)?;
     // A value that the snapshot has no shard for may have one by now.
     if matches!(catalog.splits.get(&group), Some(Split::Directory { .. })) {
         return None;
     }
-    let (column, type_oid) = equal_to(analysis, key, fetch, uses)?;
+    let (column, type_oid) = equal_to(analysis, analysis.key_of(occurrence)?, fetch, uses)?;
     Some(MoveRoute {
         column,
         type_oid,
         key_type,
         group,
     })
-}
-
-/// The column of a fetched relation that equals another occurrence's shard key in all its uses,
-/// and its type.
-pub(crate) fn equal_to_key(
-    analysis: &Analysis<'_>,
-    occurrence: usize,
-    fetch: &Fetch,
-    uses: &[usize],
-) -> Option<(usize, u32)> {
-    equal_to(analysis, analysis.key_of(occurrence)?, fetch, uses)
 }
 
 fn equal_to(

@@ -6,12 +6,12 @@ use pg_query::NodeEnum;
 use super::{inserts, main_target, ordered, returns_rows, write};
 use crate::{
     analysis::{self, Analysis, Role},
-    catalog::{Catalog, Placement, Relation, Split},
+    catalog::{Catalog, Placement, Relation},
     gather, parse,
     plan::{Fetch, Move, MoveRoute, Multi, Plan, PlanError, ShardSet, Target},
-    route::{self, Statement, group},
+    route::{self, Statement},
     scatter::{
-        as_moved, equal_to_key, looked_up_by,
+        as_moved, looked_up_by, route_by_key,
         subqueries::{self, Subquery},
     },
     scope::Found,
@@ -164,18 +164,7 @@ fn route(
         .occurrences
         .iter()
         .position(|one| one.inserted && std::ptr::eq(one.range, range))?;
-    let (key_type, group) = group(analysis.occurrences[target].found.distributed()?)?;
-    // A value that the snapshot has no shard for may have one by now.
-    if matches!(catalog.splits.get(&group), Some(Split::Directory { .. })) {
-        return None;
-    }
-    let (column, type_oid) = equal_to_key(analysis, new_rows, fetch, uses)?;
-    Some(MoveRoute {
-        column,
-        type_oid,
-        key_type,
-        group,
-    })
+    route_by_key(catalog, analysis, new_rows, fetch, uses)
 }
 
 /// A moved relation whose rows are where rows of the target with the same key are.

@@ -7,8 +7,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use automator67_tests::{
-    automator::{self, Automator, Dev},
-    postgres, wait,
+    automator::{Automator, Dev},
+    wait,
     wire::Connection,
 };
 
@@ -33,7 +33,7 @@ fn new_values() -> Result<()> {
     let dev = Dev::start(3)?;
     let mut one = dev.connect()?;
     one.execute("create table visits (place text, process integer)")?;
-    let second = serve(&dev)?;
+    let second = dev.second_proxy("second", "")?;
     one.execute("select create_distributed_table('visits', 'place', 'directory')")?;
     let mut two = Connection::open(&second.server)?;
     let placed = "select method from automator67.tables where name = 'visits'";
@@ -83,22 +83,6 @@ fn new_values() -> Result<()> {
     Ok(())
 }
 
-fn serve(dev: &Dev) -> Result<Automator> {
-    let mut text = format!(
-        "[sql]\nlisten = \"127.0.0.1:0\"\nshard_connect_timeout_ms = 10000\n[http]\nlisten = \"127.0.0.1:0\"\n\
-         [[users]]\nname = \"{}\"\npassword = \"{}\"\n",
-        postgres::USER,
-        postgres::PASSWORD
-    );
-    for shard in dev.shards() {
-        let (name, url) = (&shard.name, shard.server.url()?);
-        text += &format!("[[shards]]\nname = \"{name}\"\nurl = \"{url}\"\n");
-    }
-    let file = dev.directory().join("second.toml");
-    std::fs::write(&file, text)?;
-    automator::serve(&file)
-}
-
 /// `text` answers `expected` on the second process soon after now.
 fn follows(connection: &mut Connection, text: &str, expected: &str) -> Result<()> {
     let start = Instant::now();
@@ -113,7 +97,7 @@ fn follows(connection: &mut Connection, text: &str, expected: &str) -> Result<()
 fn second_process() -> Result<()> {
     let dev = Dev::start(3)?;
     prepare(dev.server())?;
-    let second = serve(&dev)?;
+    let second = dev.second_proxy("second", "")?;
     let mut one = dev.connect()?;
     let mut two = Connection::open(&second.server)?;
     follows(&mut two, "select count(*) from points", "300")?;
@@ -141,7 +125,7 @@ fn second_process() -> Result<()> {
         Duration::from_secs(20),
         || one.execute(distribute).ok().map(drop),
     )?;
-    let second = serve(&dev)?;
+    let second = dev.second_proxy("second", "")?;
     let mut two = Connection::open(&second.server)?;
     let placed = "select placement from automator67.tables where name = 'later'";
     follows(&mut two, placed, "distributed")?;
