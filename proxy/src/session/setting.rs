@@ -17,6 +17,7 @@ use crate::{
     telemetry::Tier,
 };
 
+const BYTES_HINT: &str = "Give a number of bytes, or one with kB, MB or GB.";
 /// What the proxy's own settings start with.
 const OWN: &str = "automator67.";
 /// Everything back to the server's own values.
@@ -330,6 +331,30 @@ impl Session {
     /// Remembers a setting, and reads those that mean something to the proxy.
     fn set_own_or_map(&mut self, name: &str, replay: &str, value: Option<&str>) -> Outcome {
         let value_text = value.unwrap_or("");
+        if name.starts_with(OWN) {
+            // No server knows the proxy's own.
+            return self.set_own(name, value_text);
+        }
+        match name {
+            "search_path" => {
+                let path = value.unwrap_or(DEFAULT_SEARCH_PATH);
+                self.settings.search_path = Arc::new(guc::search_path(path, &self.user.name));
+            }
+            "client_min_messages" => {
+                let quiet = ["error", "fatal", "panic"];
+                self.settings.own.warnings = !quiet.contains(&value_text.to_lowercase().as_str());
+            }
+            "application_name" => {
+                lock(&self.card.activity).application_name = value_text.to_owned();
+            }
+            _ => {}
+        }
+        self.settings.map.set(name, replay);
+        Ok(())
+    }
+
+    /// One of the proxy's own settings; no text is its default.
+    fn set_own(&mut self, name: &str, value_text: &str) -> Outcome {
         match name {
             "automator67.auto_distribute" => {
                 self.settings.own.auto_distribute = match value_text {
@@ -345,23 +370,13 @@ impl Session {
                 };
             }
             "automator67.gather_max_bytes" => {
-                self.settings.own.gather_bytes_max = bytes(value_text).ok_or_else(|| {
-                    invalid_value(
-                        name,
-                        value_text,
-                        "Give a number of bytes, or one with kB, MB or GB.",
-                    )
-                })?;
+                self.settings.own.gather_bytes_max =
+                    bytes(value_text).ok_or_else(|| invalid_value(name, value_text, BYTES_HINT))?;
             }
             "automator67.work_mem_bytes" => {
                 let given = bytes(value_text).and_then(|bytes| usize::try_from(bytes).ok());
-                self.settings.own.work_bytes = given.ok_or_else(|| {
-                    invalid_value(
-                        name,
-                        value_text,
-                        "Give a number of bytes, or one with kB, MB or GB.",
-                    )
-                })?;
+                self.settings.own.work_bytes =
+                    given.ok_or_else(|| invalid_value(name, value_text, BYTES_HINT))?;
             }
             "automator67.sequence_block" => {
                 let given = value_text.trim().parse().ok();
@@ -398,29 +413,13 @@ impl Session {
                 };
             }
             "automator67.failpoint" if failpoint::configure(value_text) => return Ok(()),
-            _ if name.starts_with(OWN) => {
+            _ => {
                 return Err(Report::error(
                     "42704",
                     format!("unrecognized configuration parameter \"{name}\""),
                 )
                 .into());
             }
-            "search_path" => {
-                let path = value.unwrap_or(DEFAULT_SEARCH_PATH);
-                self.settings.search_path = Arc::new(guc::search_path(path, &self.user.name));
-            }
-            "client_min_messages" => {
-                let quiet = ["error", "fatal", "panic"];
-                self.settings.own.warnings = !quiet.contains(&value_text.to_lowercase().as_str());
-            }
-            "application_name" => {
-                lock(&self.card.activity).application_name = value_text.to_owned();
-            }
-            _ => {}
-        }
-        // No server knows the proxy's own.
-        if !name.starts_with(OWN) {
-            self.settings.map.set(name, replay);
         }
         Ok(())
     }
