@@ -154,7 +154,14 @@ impl Pool {
         .hint("Keep transactions short, or raise the shard's pool_size (and the server's max_connections).")
     }
 
+    /// Opens a connection when it is this login's turn; see [`Shard::login`].
     async fn open(&self) -> Result<Server, Report> {
+        let turn = tokio::time::timeout(self.wait_timeout, self.shard.login());
+        let _turn = turn.await.map_err(|_| self.exhausted())?;
+        // Those before us may have found that nobody answers.
+        if !self.shard.is_up() {
+            return Err(self.shard.unreachable(&self.shard.last_error()));
+        }
         match server::connect(&self.shard, &self.user).await {
             Ok(server) => Ok(server),
             Err(ConnectError::Server(report)) if !report.sqlstate.starts_with("57P") => {

@@ -614,12 +614,18 @@ async fn authenticate(
                 scram = Some(conversation);
             }
             11 => {
-                let conversation = scram
-                    .as_mut()
+                let mut conversation = scram
+                    .take()
                     .ok_or(ConnectError::Protocol("SCRAM message"))?;
-                conversation.update(body).map_err(bad)?;
-                let reply = conversation.message().to_vec();
-                message::framed(&mut wire.output, b'p', |out| out.extend_from_slice(&reply));
+                let challenge = body.to_vec();
+                // Thousands of hashes: the thread's clients do not wait for them.
+                let answered = tokio::task::spawn_blocking(move || {
+                    conversation.update(&challenge).map(|()| conversation)
+                });
+                let conversation = answered.await.map_err(io::Error::other)?.map_err(bad)?;
+                let reply = conversation.message();
+                message::framed(&mut wire.output, b'p', |out| out.extend_from_slice(reply));
+                scram = Some(conversation);
             }
             12 => {
                 let conversation = scram

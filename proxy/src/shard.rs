@@ -11,6 +11,7 @@ use std::{
 
 use automator67_planner::catalog::ShardId;
 use metrics::Gauge;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -22,6 +23,9 @@ use crate::{
     two_phase::Ability,
     types::Types,
 };
+
+/// Most logins at a time on one shard.
+const LOGINS_MAX: usize = 16;
 
 /// A shard and its health. Shared by all threads.
 pub struct Shard {
@@ -38,6 +42,7 @@ pub struct Shard {
     up: AtomicBool,
     returns: AtomicU64,
     last_error: Mutex<String>,
+    logins: Semaphore,
     two_phase: Mutex<Ability>,
     up_gauge: Gauge,
 }
@@ -63,6 +68,7 @@ impl Shard {
             up: AtomicBool::new(true),
             returns: AtomicU64::new(0),
             last_error: Mutex::default(),
+            logins: Semaphore::new(LOGINS_MAX),
             two_phase: Mutex::new(Ability::Unknown),
             up_gauge,
         })
@@ -84,6 +90,14 @@ impl Shard {
             .lock()
             .map(|error| error.clone())
             .unwrap_or_default()
+    }
+
+    /// Waits until fewer than [`LOGINS_MAX`] others log in; the login is over when the answer is
+    /// dropped. A crowd of clients that all come at once would slow every login down until none
+    /// ends in time and the shard looks dead.
+    pub async fn login(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.logins.acquire().await.ok()
     }
 
     /// Whether it can prepare transactions.

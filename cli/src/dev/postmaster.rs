@@ -21,10 +21,14 @@ const PATIENCE: [(Signal, Duration); 2] = [
 ];
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// A starting server creates the file and fills it a moment later; one that is empty for longer is
+/// what a crashed machine left.
+const EMPTY: Duration = Duration::from_secs(2);
+
 /// Sees to it that no server runs on `data` and that no stale file keeps one from starting.
 /// Says what it did.
 pub async fn end_left_over(data: &Path) -> Result<Option<String>> {
-    let Some(pid) = pid(data)? else {
+    let Some(pid) = filled_pid(data).await? else {
         return Ok(None);
     };
     if is_server_of(pid, data) {
@@ -49,6 +53,15 @@ pub async fn end_left_over(data: &Path) -> Result<Option<String>> {
         "{} is stale: its server (process {pid}) did not stop cleanly and will recover",
         file.display()
     )))
+}
+
+async fn filled_pid(data: &Path) -> Result<Option<Pid>> {
+    let file = data.join("postmaster.pid");
+    let started = Instant::now();
+    while fs::metadata(&file).is_ok_and(|found| found.len() == 0) && started.elapsed() < EMPTY {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    pid(data)
 }
 
 fn pid(data: &Path) -> Result<Option<Pid>> {

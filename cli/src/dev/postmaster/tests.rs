@@ -86,6 +86,17 @@ async fn a_damaged_file_is_refused_and_kept() {
 }
 
 #[tokio::test]
+async fn a_file_that_a_starting_server_has_not_filled_yet_is_read_again() {
+    let data = Data::new("starting", None);
+    fs::write(data.file(), "").expect("written");
+    let (said, ()) = tokio::join!(end_left_over(&data.0), async {
+        // The first look was at the empty file: join! polls in this order.
+        fs::remove_file(data.file()).expect("removed");
+    });
+    assert_eq!(said.expect("looked"), None);
+}
+
+#[tokio::test]
 async fn a_process_that_is_gone_is_left_to_postgres() {
     let mut child = process("postgres", Path::new("/nowhere"));
     let pid = child.id();
