@@ -283,15 +283,35 @@ fn emit_local(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed)
 }
 
 fn take(server: &mut Server) -> Outcome<Option<Frame>> {
-    server
-        .take_frame()
-        .map_err(|error| lost(server, &error.to_string()))
+    let taken = server.take_frame();
+    let frame = taken.map_err(|error| lost(server, &error.to_string()))?;
+    if let Some(frame) = &frame {
+        heed_farewell(server, frame)?;
+    }
+    Ok(frame)
 }
 
 fn take_for_client(server: &mut Server) -> Outcome<Arrived> {
-    server
-        .take_for_client()
-        .map_err(|error| lost(server, &error.to_string()))
+    let taken = server.take_for_client();
+    let arrived = taken.map_err(|error| lost(server, &error.to_string()))?;
+    if let Arrived::Frame(frame) = &arrived {
+        heed_farewell(server, frame)?;
+    }
+    Ok(arrived)
+}
+
+/// A FATAL error is the last word of this server connection, and not of the client's session.
+fn heed_farewell(server: &mut Server, frame: &Frame) -> Outcome {
+    if frame.tag != b'E' {
+        return Ok(());
+    }
+    match message::error_field(frame.body(), b'V') {
+        Some("FATAL" | "PANIC") => {
+            let cause = message::error_field(frame.body(), b'M').unwrap_or_default();
+            Err(lost(server, cause))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Passes a run of DataRow and CopyData frames on in one piece, also the part of a large one that

@@ -50,8 +50,7 @@ fn build() -> Result<PathBuf> {
             "failpoints",
             "--target-dir",
         ])
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
+        .arg(target);
     if profile.ends_with("release") {
         command.arg("--release");
     }

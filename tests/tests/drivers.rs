@@ -117,9 +117,7 @@ fn node(dev: &Dev, script: &str) -> Result<()> {
 }
 
 fn script_of(dev: &Dev, command: &mut Command, script: &str) -> Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("drivers")
-        .join(script);
+    let path = Path::new("drivers").join(script);
     command
         .arg(path)
         .env("DATABASE_URL", dev.server().url()?)

@@ -16,8 +16,8 @@ const LEAST_CASES: usize = 60;
 
 #[test]
 fn sessions_that_meet_do_as_in_postgres() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("isolation");
-    let files = isolation::read_all(&directory).expect("case files are valid");
+    let directory = Path::new("isolation");
+    let files = isolation::read_all(directory).expect("case files are valid");
     let (plain, one, three) = std::thread::scope(|scope| {
         let plain = scope.spawn(Plain::start);
         let one = scope.spawn(|| Dev::start(1));

@@ -128,6 +128,7 @@ fn killed_shard() -> Result<()> {
     let single = format!("select v from points where id = {}", keys[2]);
     let single_write = format!("update points set v = v where id = {}", keys[2]);
     connection.execute(&single)?;
+    terminated_backend(&own, &keys[2])?;
     // In the middle of a statement.
     let victim = reader_until_error(own.proxy.server.clone(), &keys[2]);
     own.shards[2].kill()?;
@@ -172,6 +173,24 @@ fn killed_shard() -> Result<()> {
     for other in others {
         ensure!(other.finish()? > 0);
     }
+    Ok(())
+}
+
+/// The last words of a server process end a connection of the proxy, and not the client's session.
+fn terminated_backend(own: &Own, key: &str) -> Result<()> {
+    let victim = reader_until_error(own.proxy.server.clone(), key);
+    let mut admin = Connection::open(&own.shards[2].server)?;
+    wait::until("a statement to be terminated", SECOND * 10, || {
+        let text = "select count(pg_terminate_backend(pid)) from pg_stat_activity \
+            where state = 'active' and query like '%pg_sleep(%' and pid <> pg_backend_pid()";
+        let ended = admin.execute(text).ok()??;
+        (ended != "0").then_some(())
+    })?;
+    let (code, message) = victim.finish()?;
+    ensure!(
+        code == "08006" && message == "connection to shard \"third\" was lost",
+        "a terminated backend: {code} {message}"
+    );
     Ok(())
 }
 
