@@ -1,27 +1,51 @@
 -- What every shard needs for transactions over several shards. Runs on Postgres 14 to 18.
 
--- A transaction over several shards is committed when its row is: one shard of it, the anchor, has
--- the row. Rows are removed when no shard has a prepared part any more.
-create table automator67.decision (
-    gid         text primary key,
-    decided_at  timestamp with time zone not null default clock_timestamp()
-);
+-- What transactions over several shards note in each of their parts, so that it is seen exactly if
+-- the part is. A proxy numbers them by slot; in one slot, a transaction begins its commit when the
+-- one before has ended everywhere. It is committed when its row is on one shard of it, the anchor.
+create table automator67.commit_register (
+    proxy       bigint not null,
+    slot        integer not null,
+    number      bigint not null,
+    -- False: who found a part of it prepared and not decided has decided that it is not committed.
+    committed   boolean not null default true,
+    -- By shard, from 0: the last number of this slot that wrote there, as of this transaction.
+    last        bigint[] not null,
+    changed_at  timestamp with time zone not null default clock_timestamp(),
+    primary key (proxy, slot)
+)
+with (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
--- Says that the transaction `gid` is committed, if this one is. Until this one ends, the lock
--- tells others that it has not ended.
-create function automator67.decide(gid text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+create function automator67.note_commit(proxy bigint, slot integer, number bigint, last bigint[])
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform pg_advisory_xact_lock(hashtextextended(decide.gid, 67));
-    insert into automator67.decision (gid) values (decide.gid);
+    insert into automator67.commit_register as known (proxy, slot, number, last)
+        values (note_commit.proxy, note_commit.slot, note_commit.number, note_commit.last)
+    on conflict on constraint commit_register_pkey do update
+        set number = excluded.number, committed = true, last = excluded.last,
+            changed_at = excluded.changed_at
+        where known.number < excluded.number;
+    if not found then
+        raise exception 'the transaction was rolled back because its commit took too long'
+            using errcode = 'serialization_failure',
+                detail = 'Another proxy, or the recovery, has found a part of it and ended it.',
+                hint = 'Repeat the transaction.';
+    end if;
 end
 $$;
 
--- Only locked. Commits over several shards hold ROW EXCLUSIVE on each of their shards from before
--- the decision until they are visible there; who opens snapshots on all shards holds SHARE
--- meanwhile. So no snapshot falls between a transaction's parts.
-create table automator67.fence ();
+-- The transaction `gid` is committed, if this one is. Until this one ends, the lock tells others
+-- that it has not ended.
+create function automator67.decide
+    (gid text, proxy bigint, slot integer, number bigint, last bigint[])
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pg_advisory_xact_lock(hashtextextended(decide.gid, 67));
+    perform automator67.note_commit(decide.proxy, decide.slot, decide.number, decide.last);
+end
+$$;
 
 -- Relations that are moved to a shard for one statement of a transaction that may be prepared:
 -- temporary tables cannot be used there. Made and dropped in the same transaction.
@@ -29,4 +53,4 @@ create schema automator67_work;
 
 grant usage, create on schema automator67_work to public;
 grant usage on schema automator67 to public;
-grant insert, update on automator67.fence to public;
+grant select on automator67.commit_register to public;

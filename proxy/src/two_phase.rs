@@ -1,36 +1,32 @@
 //! Transactions over several shards after a crash: what shards need for them, how they are named,
 //! and the loop that ends what a proxy or a shard has left unfinished.
 //!
-//! One shard, the anchor, decides: its own transaction holds the lock on the name and inserts the
-//! row `automator67.decision`, and its COMMIT is that of all. The others are prepared before. So
-//! who finds a prepared part looks at the anchor: while the lock is held, its transaction has not
-//! ended; after that, the row is there or will never be. No proxy keeps a log of its own, and any
-//! proxy can do this for any other.
+//! One shard, the anchor, decides: its own transaction takes the lock on the name and writes the
+//! transaction's number into `automator67.commit_register`, and its COMMIT is that of all. The
+//! others are prepared before. So who finds a prepared part looks at the anchor: while the lock is
+//! held, the transaction may still commit; when it can be taken, the number is there, or whoever
+//! looks writes it down as rolled back, which the transaction cannot take back. No proxy keeps a
+//! log of its own, and any proxy can do this for any other.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use automator67_planner::catalog::ShardId;
 use tokio::time::Instant;
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::{Client, Transaction, error::SqlState, types::ToSql};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     failpoint,
-    process::{Process, lock},
+    process::Process,
     shard::Shard,
     store::{self, StoreError},
 };
 
 mod name;
+mod register;
 
 pub use name::Name;
+pub use register::{SEEN, Seen, Turn, behind};
 
 /// How often shards are asked for prepared transactions.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
@@ -38,26 +34,26 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Younger ones are most likely being ended by their own session.
 const LEAVE_ALONE: Duration = Duration::from_secs(1);
-/// Every so many looks, decisions that a crash has left are removed.
-const SWEEP_EVERY: u64 = 15;
-const SWEEP_ROWS_MAX: i64 = 10_000;
-/// The longest list of finished decisions between two looks; the sweep finds the rest.
-const FINISHED_MAX: usize = 100_000;
+/// Every so many looks, at the first one, too, old notes are removed.
+const SWEEP_EVERY: u64 = 1800;
 
 const PREPARED: &str = "select gid, owner, extract(epoch from prepared)::float8, \
     extract(epoch from clock_timestamp() - prepared)::float8 from pg_catalog.pg_prepared_xacts \
     where database = current_database() and starts_with(gid, $1) order by prepared";
 const TRY_LOCK: &str = "select pg_catalog.pg_try_advisory_xact_lock(hashtextextended($1, 67))";
 const WAIT_FOR_LOCK: &str = "select pg_catalog.pg_advisory_xact_lock(hashtextextended($1, 67))";
-const DECIDED: &str = "select exists (select from automator67.decision where gid = $1)";
+const DECIDED: &str = "select number, committed from automator67.commit_register \
+    where proxy = $1 and slot = $2";
+const ROLLED_BACK: &str = "insert into automator67.commit_register as known \
+    (proxy, slot, number, committed, last) values ($1, $2, $3, false, '{}') \
+    on conflict (proxy, slot) do update set number = excluded.number, committed = false, \
+    changed_at = excluded.changed_at where known.number < excluded.number";
 
 /// What a process knows of its transactions over several shards.
 pub struct TwoPhase {
     cluster: String,
     proxy: u32,
-    next: AtomicU64,
-    /// By anchor: transactions of which no shard has a prepared part any more.
-    finished: Mutex<HashMap<ShardId, Vec<String>>>,
+    slots: register::Slots,
     wake: tokio::sync::Notify,
 }
 
@@ -82,18 +78,22 @@ impl TwoPhase {
         TwoPhase {
             cluster,
             proxy: rand::random(),
-            next: AtomicU64::new(1),
-            finished: Mutex::default(),
+            slots: register::Slots::default(),
             wake: tokio::sync::Notify::new(),
         }
     }
 
-    /// A new name for a transaction.
-    pub fn name(&self, anchor: ShardId, parts: &[ShardId]) -> Name {
+    /// A slot to commit in.
+    pub fn turn(&self) -> Turn {
+        self.slots.take()
+    }
+
+    /// The name of a transaction.
+    pub fn name(&self, number: u64, anchor: ShardId, parts: &[ShardId]) -> Name {
         Name {
             cluster: self.cluster.clone(),
             proxy: self.proxy,
-            number: self.next.fetch_add(1, Ordering::Relaxed),
+            number,
             anchor,
             parts: parts.to_vec(),
         }
@@ -107,15 +107,6 @@ impl TwoPhase {
     /// A name that no other session of any proxy has.
     pub fn private_name(&self, session: u64) -> String {
         format!("p{:08x}s{session:x}", self.proxy)
-    }
-
-    /// No shard has a part of it any more: its decision can go.
-    pub fn finish(&self, anchor: ShardId, gid: String) {
-        let mut finished = lock(&self.finished);
-        let gids = finished.entry(anchor).or_default();
-        if gids.len() < FINISHED_MAX {
-            gids.push(gid);
-        }
     }
 
     /// Something was left to the recovery.
@@ -185,12 +176,12 @@ pub async fn list(process: &Process) -> Vec<(Part, &'static str)> {
         for part in recovery.parts(process, shard).await.unwrap_or_default() {
             let mut state = "in doubt";
             if let Some(mut anchor) = recovery.anchor(process, &part.gid).await
-                && let Ok(verdict) = timely(ended(&mut anchor, &part.gid)).await
+                && let Ok(verdict) = timely(ended(&mut anchor, &part.gid, false)).await
             {
                 state = match verdict {
-                    None => "committing",
-                    Some(true) => "committed",
-                    Some(false) => "rolled back",
+                    Verdict::Open => "committing",
+                    Verdict::Committed => "committed",
+                    Verdict::RolledBack => "rolled back",
                 };
                 recovery.keep(&part.gid, anchor);
             }
@@ -210,13 +201,6 @@ impl Recovery {
     async fn look(&mut self, process: &Arc<Process>, look: u64) {
         let mut parts: Vec<Part> = Vec::new();
         let mut all_answered = true;
-        // Before the parts are listed: a decision that is there now has had all its parts prepared.
-        let sweep = look % SWEEP_EVERY == SWEEP_EVERY - 1;
-        let old = if sweep {
-            self.old_decisions(process).await
-        } else {
-            HashMap::new()
-        };
         for shard in &process.shards {
             if !shard.is_up() || ensure(shard).await == Ability::Unknown {
                 all_answered = false;
@@ -238,9 +222,8 @@ impl Recovery {
                 self.resolve(process, part).await;
             }
         }
-        self.remove_finished(process).await;
-        if all_answered {
-            self.sweep(process, old, &parts).await;
+        if all_answered && look.is_multiple_of(SWEEP_EVERY) {
+            self.sweep(process, &parts).await;
         }
     }
 
@@ -299,9 +282,10 @@ impl Recovery {
             return;
         };
         failpoint::reach("recovery.before_lock", None).await;
-        let commit = match timely(ended(&mut anchor, &part.gid)).await {
-            Ok(Some(commit)) => commit,
-            Ok(None) => {
+        let commit = match timely(ended(&mut anchor, &part.gid, true)).await {
+            Ok(Verdict::Committed) => true,
+            Ok(Verdict::RolledBack) => false,
+            Ok(Verdict::Open) => {
                 self.keep(&part.gid, anchor);
                 return;
             }
@@ -335,81 +319,119 @@ impl Recovery {
         }
     }
 
-    async fn remove_finished(&mut self, process: &Process) {
-        let finished = std::mem::take(&mut *lock(&process.two_phase.finished));
-        for (anchor, gids) in finished {
-            if let Ok(shard) = process.shard(anchor) {
-                // What cannot be removed now, the sweep finds.
-                let _ = self.remove(shard, &gids).await;
+    /// Removes the notes of slots that nobody has used for long, from all shards.
+    async fn sweep(&mut self, process: &Process, parts: &[Part]) {
+        let open: Vec<i64> = parts
+            .iter()
+            .filter_map(|part| Name::parse(&part.gid))
+            .map(|name| i64::from(name.proxy))
+            .collect();
+        // A slot is as old as its newest note on any shard.
+        let mut removable: HashMap<(i64, i32), bool> = HashMap::new();
+        let list = format!(
+            "select proxy, slot, changed_at < clock_timestamp() - {} \
+            from automator67.commit_register",
+            register::REMOVABLE
+        );
+        for shard in &process.shards {
+            let Ok(client) = self.client(shard).await else {
+                return;
+            };
+            let Ok(rows) = timely(client.query(&list, &[])).await else {
+                return;
+            };
+            self.clients.insert(shard.id, client);
+            for row in &rows {
+                let proxy = row.get(0);
+                let old = row.get::<_, bool>(2) && !open.contains(&proxy);
+                let all = removable.entry((proxy, row.get(1))).or_insert(true);
+                *all &= old;
             }
         }
-    }
-
-    async fn remove(&mut self, shard: &Arc<Shard>, gids: &[String]) -> Result<(), StoreError> {
-        let client = self.client(shard).await?;
-        let text = "delete from automator67.decision where gid = any($1)";
-        timely(client.execute(text, &[&gids])).await?;
-        self.clients.insert(shard.id, client);
-        Ok(())
-    }
-
-    /// Decisions that are older than any commit takes, by anchor.
-    async fn old_decisions(&mut self, process: &Process) -> HashMap<ShardId, Vec<String>> {
-        let mut old = HashMap::new();
-        let text = "select gid from automator67.decision \
-            where decided_at < clock_timestamp() - interval '1 minute' limit $1";
-        for shard in process.shards.iter().filter(|shard| shard.is_up()) {
-            let Ok(client) = self.client(shard).await else {
-                continue;
-            };
-            if let Ok(rows) = timely(client.query(text, &[&SWEEP_ROWS_MAX])).await {
-                old.insert(shard.id, rows.iter().map(|row| row.get(0)).collect());
+        removable.retain(|_, removable| *removable);
+        let (proxies, slots): (Vec<i64>, Vec<i32>) = removable.into_keys().unzip();
+        if proxies.is_empty() {
+            return;
+        }
+        let remove = "delete from automator67.commit_register where (proxy, slot) in \
+            (select * from unnest($1::bigint[], $2::integer[]))";
+        for shard in &process.shards {
+            // What cannot be removed now is when the proxy looks again.
+            if let Ok(client) = self.client(shard).await
+                && timely(client.execute(remove, &[&proxies, &slots]))
+                    .await
+                    .is_ok()
+            {
                 self.clients.insert(shard.id, client);
             }
         }
-        old
-    }
-
-    /// Removes old decisions of which no shard has a part.
-    async fn sweep(
-        &mut self,
-        process: &Process,
-        old: HashMap<ShardId, Vec<String>>,
-        parts: &[Part],
-    ) {
-        let open: HashSet<&str> = parts.iter().map(|part| part.gid.as_str()).collect();
-        for (anchor, gids) in old {
-            let done: Vec<String> = gids
-                .into_iter()
-                .filter(|gid| !open.contains(gid.as_str()))
-                .collect();
-            if let (Ok(shard), false) = (process.shard(anchor), done.is_empty()) {
-                let _ = self.remove(shard, &done).await;
-            }
-        }
     }
 }
 
-/// How the anchor's transaction has ended; `None`: it has not.
-async fn ended(anchor: &mut Client, gid: &str) -> Result<Option<bool>, tokio_postgres::Error> {
+/// How a transaction has ended, as its anchor knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It has not, or it has and left nothing.
+    Open,
+    Committed,
+    RolledBack,
+}
+
+/// How the transaction has ended. With `seal`, one that the anchor knows nothing of is noted as
+/// rolled back there: it cannot commit any more. A proxy that is slow may be about to.
+async fn ended(
+    anchor: &mut Client,
+    gid: &str,
+    seal: bool,
+) -> Result<Verdict, tokio_postgres::Error> {
     let transaction = anchor.transaction().await?;
     let free: bool = transaction.query_one(TRY_LOCK, &[&gid]).await?.get(0);
     let verdict = if free {
-        Some(transaction.query_one(DECIDED, &[&gid]).await?.get(0))
+        verdict(&transaction, gid, seal).await?
     } else {
-        None
+        Verdict::Open
     };
-    transaction.rollback().await?;
+    transaction.commit().await?;
     Ok(verdict)
 }
 
-/// How the anchor's transaction has ended, waiting for that until `deadline`; `None`: it cannot be
-/// known yet.
+/// The same, behind the lock on the name.
+async fn verdict(
+    transaction: &Transaction<'_>,
+    gid: &str,
+    seal: bool,
+) -> Result<Verdict, tokio_postgres::Error> {
+    let Some(name) = Name::parse(gid) else {
+        return Ok(Verdict::Open);
+    };
+    let (proxy, slot) = (i64::from(name.proxy), register::slot_of(name.number) as i32);
+    let number = name.number as i64;
+    let row = transaction.query_opt(DECIDED, &[&proxy, &slot]).await?;
+    let known = row.map(|row| (row.get::<_, i64>(0), row.get(1)));
+    Ok(match known {
+        Some((known, true)) if known == number => Verdict::Committed,
+        Some((known, false)) if known == number => Verdict::RolledBack,
+        // Its slot was used again, so it had ended.
+        Some((known, _)) if known > number => Verdict::Open,
+        _ => {
+            if seal {
+                let values: [&(dyn ToSql + Sync); 3] = [&proxy, &slot, &number];
+                transaction.execute(ROLLED_BACK, &values).await?;
+            }
+            Verdict::RolledBack
+        }
+    })
+}
+
+/// True: the transaction is committed; false: it is not, and never will be; waits until that is
+/// known, at most until `deadline`. `None`: it cannot be known yet.
 pub async fn outcome(shard: &Arc<Shard>, gid: &str, deadline: Instant) -> Option<bool> {
     let ask = async {
         loop {
-            if let Ok(verdict) = ask_for_outcome(shard, gid).await {
-                return verdict;
+            match ask_for_outcome(shard, gid).await {
+                Ok(Verdict::Committed) => return true,
+                Ok(Verdict::RolledBack) => return false,
+                Ok(Verdict::Open) | Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -417,12 +439,14 @@ pub async fn outcome(shard: &Arc<Shard>, gid: &str, deadline: Instant) -> Option
     tokio::time::timeout_at(deadline, ask).await.ok()
 }
 
-async fn ask_for_outcome(shard: &Arc<Shard>, gid: &str) -> Result<bool, StoreError> {
+async fn ask_for_outcome(shard: &Arc<Shard>, gid: &str) -> Result<Verdict, StoreError> {
     let (mut client, connection) = store::connect(shard).await?;
     tokio::spawn(connection);
     let transaction = client.transaction().await?;
     transaction.query_one(WAIT_FOR_LOCK, &[&gid]).await?;
-    Ok(transaction.query_one(DECIDED, &[&gid]).await?.get(0))
+    let verdict = verdict(&transaction, gid, true).await?;
+    transaction.commit().await?;
+    Ok(verdict)
 }
 
 /// COMMIT PREPARED or ROLLBACK PREPARED until it is done, at most until `deadline`.

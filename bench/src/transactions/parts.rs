@@ -59,8 +59,8 @@ pub fn measure(ground: &Ground<'_>, book: &mut Book) -> Result<()> {
         let commit: f64 = column(rounds, |it| it[3..].iter().sum());
         let of_it = match way {
             Way::ByHand => format!(
-                "decide {:.0}, PREPARE {:.0}, COMMIT {:.0}, COMMIT PREPARED {:.0}",
-                steps[3], steps[4], steps[5], steps[6]
+                "PREPARE {:.0}, COMMIT {:.0}, COMMIT PREPARED {:.0}",
+                steps[3], steps[4], steps[5]
             ),
             Way::Plain | Way::Proxy => String::new(),
         };
@@ -139,10 +139,6 @@ async fn transfers(ground: &Ground<'_>, way: Way) -> Result<Steps> {
         }
         steps.push(clock.0);
     }
-    if way == Way::ByHand {
-        let clean = "DELETE FROM automator67.decision WHERE gid LIKE 'hand_%'";
-        first.batch_execute(clean).await?;
-    }
     let count = steps.first().map_or(0, Vec::len);
     Ok((0..count)
         .map(|step| column(&steps, |it| it[step]))
@@ -175,18 +171,19 @@ async fn by_hand(
     number: usize,
     clock: &mut Clock,
 ) -> Result<()> {
-    let fence = "SET CONSTRAINTS ALL IMMEDIATE; \
-                 LOCK TABLE automator67.fence IN ROW EXCLUSIVE MODE";
     let gid = format!("hand_{}_{number}", std::process::id());
+    let note = format!(
+        "{}, 0, {number}, '{{0,{number},{number}}}'",
+        i64::from(std::process::id()) << 32
+    );
     // A server's BEGIN goes with its first statement.
     clock.0.push(0.0);
     clock.time(first, &format!("BEGIN; {}", texts.0)).await?;
     clock.time(second, &format!("BEGIN; {}", texts.1)).await?;
-    let decide = format!("{fence}; SELECT automator67.decide('{gid}')");
-    clock.time(first, &decide).await?;
-    let prepare = format!("{fence}; PREPARE TRANSACTION '{gid}'");
+    let prepare = format!("SELECT automator67.note_commit({note}); PREPARE TRANSACTION '{gid}'");
     clock.time(second, &prepare).await?;
-    clock.time(first, "COMMIT").await?;
+    let decide = format!("SELECT automator67.decide('{gid}', {note}); COMMIT");
+    clock.time(first, &decide).await?;
     let commit = format!("COMMIT PREPARED '{gid}'");
     clock.time(second, &commit).await?;
     Ok(())

@@ -1,11 +1,10 @@
 //! COMMIT. One shard that was written to commits by itself; several commit in two phases:
 //!
-//! 1. The anchor notes the decision in its own transaction, which it leaves open.
-//! 2. All others prepare: from here on each of them can commit, whatever happens to it.
-//! 3. The anchor commits: that is the commit of all.
-//! 4. The others commit what they have prepared.
+//! 1. All but one, the anchor, prepare: from here on each of them can commit, whatever happens to it.
+//! 2. The anchor notes the decision and commits: that is the commit of all.
+//! 3. The others commit what they have prepared.
 //!
-//! What breaks before step 3 rolls everything back, what breaks later is committed. When this
+//! What breaks before step 2 rolls everything back, what breaks later is committed. When this
 //! process does not live to do so, any proxy does, see [`two_phase`](crate::two_phase).
 
 use std::time::Duration;
@@ -23,10 +22,6 @@ use crate::{
     two_phase::{self, Ability},
 };
 
-/// Deferred constraints are checked while nothing is decided. Both locks last to the end of the
-/// shard's part, also of a prepared one. The fence is asked for on the lowest shard first.
-const BEFORE: &str = "SET CONSTRAINTS ALL IMMEDIATE; \
-    LOCK TABLE automator67.fence IN ROW EXCLUSIVE MODE";
 /// How long a commit tries to learn what an anchor has done that no longer answers, and to finish
 /// on a shard that was lost. The recovery goes on after that.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -194,8 +189,12 @@ impl Session {
             .copied()
             .filter(|one| *one != anchor)
             .collect();
-        let name = self.process.two_phase.name(anchor, &parts);
+        let turn = self.transaction.turn.take();
+        let mut turn = turn.unwrap_or_else(|| self.process.two_phase.turn());
+        let number = turn.begin();
+        let name = self.process.two_phase.name(number, anchor, &parts);
         if !name.fits() {
+            turn.rolled_back();
             self.rollback_links().await?;
             return Err(Report::error(
                 sqlstate::FEATURE_NOT_SUPPORTED,
@@ -205,14 +204,21 @@ impl Session {
             .into());
         }
         let gid = name.to_string();
-        if let Err(failure) = self.prepare(&gid, anchor, &parts).await {
-            self.undo(&gid, &parts).await?;
+        let note = name.note(&turn.note(number, writers));
+        if let Err(failure) = self.prepare(&gid, &note, &parts).await {
+            if self.undo(&gid, &parts).await {
+                turn.rolled_back();
+            }
+            self.rollback_links().await?;
             return Err(failure);
         }
-        match self.decide(&gid, anchor).await {
+        match self.decide(&gid, &note, anchor).await {
             Ok(()) => {}
             Err(Undecided::RolledBack(failure)) => {
-                self.undo(&gid, &parts).await?;
+                if self.undo(&gid, &parts).await {
+                    turn.rolled_back();
+                }
+                self.rollback_links().await?;
                 return Err(failure);
             }
             Err(Undecided::Unknown) => {
@@ -222,23 +228,17 @@ impl Session {
                 return Err(unknown_outcome(&gid));
             }
         }
-        self.finish(&gid, anchor, &parts).await;
+        if self.finish(&gid, anchor, &parts).await {
+            turn.committed(number, writers);
+        }
         failpoint::reach("commit.before_acknowledge", None).await;
         Ok(())
     }
 
-    /// Steps 1 and 2.
-    async fn prepare(&mut self, gid: &str, anchor: ShardId, parts: &[ShardId]) -> Outcome {
-        self.fail_at("commit.before_decision", anchor).await;
-        let decision = format!("{BEFORE}; SELECT automator67.decide('{gid}')");
-        match self.step_on(anchor, &decision, "SELECT").await {
-            Step::Done => {}
-            Step::RolledBack => return Err(rolled_back(&self.shard_name(anchor))),
-            Step::Failed(failure) => return Err(failure),
-        }
-        self.fail_at("commit.after_decision", anchor).await;
+    /// Step 1.
+    async fn prepare(&mut self, gid: &str, note: &str, parts: &[ShardId]) -> Outcome {
         self.fail_at("commit.before_prepare", parts[0]).await;
-        let text = format!("{BEFORE}; PREPARE TRANSACTION '{gid}'");
+        let text = format!("SELECT automator67.note_commit({note}); PREPARE TRANSACTION '{gid}'");
         let mut failed = None;
         for shard in parts {
             if let Some(index) = self.link_position(*shard) {
@@ -276,14 +276,17 @@ impl Session {
         }
     }
 
-    /// Step 3.
-    async fn decide(&mut self, gid: &str, anchor: ShardId) -> Result<(), Undecided> {
+    /// Step 2.
+    async fn decide(&mut self, gid: &str, note: &str, anchor: ShardId) -> Result<(), Undecided> {
         self.fail_at("commit.before_commit", anchor).await;
         let Some(index) = self.link_position(anchor) else {
             return Err(Undecided::Unknown);
         };
         let server = &mut self.links[index].server;
-        server.query("COMMIT", true);
+        server.query(
+            &format!("SELECT automator67.decide('{gid}', {note}); COMMIT"),
+            true,
+        );
         // What cannot be sent is noticed when the answer is read.
         let _ = relay::send(server).await;
         self.fail_at("commit.commit_sent", anchor).await;
@@ -325,8 +328,9 @@ impl Session {
         }
     }
 
-    /// Step 4. A shard that cannot be reached now is left to the recovery: it is committed.
-    async fn finish(&mut self, gid: &str, anchor: ShardId, parts: &[ShardId]) {
+    /// Step 3. A shard that cannot be reached now is left to the recovery: it is committed. False:
+    /// some are left.
+    async fn finish(&mut self, gid: &str, anchor: ShardId, parts: &[ShardId]) -> bool {
         self.fail_at("commit.before_second_phase", parts[0]).await;
         let text = format!("COMMIT PREPARED '{gid}'");
         for shard in parts {
@@ -355,9 +359,7 @@ impl Session {
             }
         }
         self.drop_broken_links();
-        if left.is_empty() {
-            self.process.two_phase.finish(anchor, gid.to_owned());
-        } else {
+        if !left.is_empty() {
             self.process.two_phase.look_now();
             Report::error(
                 "01000",
@@ -369,6 +371,7 @@ impl Session {
             .write(self.client.output());
         }
         failpoint::reach("commit.after_second_phase", None).await;
+        left.is_empty()
     }
 
     /// Commits a prepared part over another connection.
@@ -380,31 +383,35 @@ impl Session {
         two_phase::finish_surely(&self.process, &shard, gid, true, deadline).await
     }
 
-    /// Rolls back what was prepared, and everything else.
-    async fn undo(&mut self, gid: &str, parts: &[ShardId]) -> Outcome {
+    /// Rolls back what was prepared. False: a part may be left.
+    async fn undo(&mut self, gid: &str, parts: &[ShardId]) -> bool {
         failpoint::reach("rollback.before_prepared", None).await;
         let text = format!("ROLLBACK PREPARED '{gid}'");
+        let mut all = true;
         for shard in parts {
             let Some(index) = self.link_position(*shard) else {
+                all = false;
                 continue;
             };
             let server = &self.links[index].server;
-            let prepared = server.expected.is_empty() && server.status == b'I';
-            if !prepared {
+            if !server.expected.is_empty() || server.status != b'I' {
+                // Still in its transaction: it was not prepared. A broken connection says nothing.
+                all &= server.expected.is_empty();
                 continue;
             }
             // Where the part was not prepared, because it failed, there is nothing of this name.
             let answer = self.step_on(*shard, &text, "ROLLBACK PREPARED").await;
-            if let Step::Failed(Failure::Report(_)) = answer {
-                self.process.two_phase.look_now();
-            }
+            all &= !matches!(answer, Step::Failed(Failure::Report(_)));
             if let Some(index) = self.link_position(*shard) {
                 self.links[index].begun = false;
                 self.links[index].wrote = false;
             }
             self.fail_at("rollback.after_one", *shard).await;
         }
-        self.rollback_links().await
+        if !all {
+            self.process.two_phase.look_now();
+        }
+        all
     }
 
     /// One statement on a shard that takes part.

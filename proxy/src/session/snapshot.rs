@@ -1,10 +1,9 @@
 //! One snapshot on all shards, for REPEATABLE READ transactions and for
 //! `automator67.consistency = 'snapshot'`.
 //!
-//! Every shard opens its snapshot while the fence is held on all of them in the mode that commits
-//! over several shards conflict with: no such commit is under way then, so each is in all of the
-//! snapshots or in none. The fence is given back by the end of a subtransaction, which leaves the
-//! snapshot in place. Openers do not wait for each other, and one-shard commits for neither.
+//! All shards open theirs at once, and tell which commits over several shards they have seen, see
+//! [`register`](crate::two_phase). Where one has seen a commit that another one has not seen its
+//! part of, the other opens a new snapshot, until there is none. Nobody waits for anybody.
 
 use std::time::{Duration, Instant};
 
@@ -15,24 +14,14 @@ use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     relay,
     settings::Consistency,
+    two_phase::{self, Ability, Seen},
 };
 
-/// LOCK takes no snapshot, SELECT does.
-const TRY_FENCE: &str = "SAVEPOINT automator67_fence; \
-    LOCK TABLE automator67.fence IN SHARE MODE NOWAIT; SELECT 1";
-const WAIT_FOR_FENCE: &str = "SAVEPOINT automator67_fence; SET LOCAL lock_timeout = '400ms'; \
-    LOCK TABLE automator67.fence IN SHARE MODE; SELECT 1";
-const LEAVE_FENCE: &str =
-    "ROLLBACK TO SAVEPOINT automator67_fence; RELEASE SAVEPOINT automator67_fence";
-
-/// How often the fence is tried before it is waited for, and the first pause in between: commits
-/// hold it for some milliseconds.
-const ATTEMPTS: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_micros(700);
-
-/// How long a snapshot waits for the fence in all, and between two tries.
+/// How long shards are asked for snapshots that agree. A commit comes to all of its shards within
+/// milliseconds, unless a connection breaks meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(20);
+/// Pauses between two looks, growing.
+const PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
 
 /// What a transaction sees of other shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,98 +94,50 @@ impl Session {
 
     /// Opens the transaction's snapshot on every shard that can be reached.
     pub(super) async fn open_snapshots(&mut self) -> Outcome {
+        if self.all_shards().len() == 1 {
+            self.transaction.view = View::Committed;
+            return Ok(());
+        }
         self.transaction.view = View::Open;
         let mut shards = Vec::new();
         for shard in self.all_shards() {
             match self.idle_link(shard).await {
-                Ok(_) => shards.push(shard),
+                Ok(_) => {
+                    self.can_tell_commits(shard).await?;
+                    shards.push(shard);
+                }
                 // The transaction can do without it, until it needs it.
                 Err(failure) if failure.sqlstate() == sqlstate::CONNECTION_FAILURE => {}
                 Err(failure) => return Err(failure),
             }
         }
-        if let [shard] = shards[..] {
-            self.queue_begin_with(shard, "");
-            return self.begun(&shards, None).await;
+        for shard in &shards {
+            self.queue_snapshot(*shard);
         }
-        if !self.try_fence(&shards).await? {
-            self.wait_for_fence(&shards).await?;
-        }
-        self.queue_everywhere(&shards, LEAVE_FENCE);
-        for link in &mut self.links {
-            // The answer is read with that of the next statement.
-            relay::send(&mut link.server).await?;
-        }
-        Ok(())
-    }
-
-    /// On all shards at once, without waiting for commits that are under way; false: some are, each
-    /// time it was tried.
-    async fn try_fence(&mut self, shards: &[ShardId]) -> Outcome<bool> {
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
-            for shard in shards {
-                self.queue_begin_with(*shard, TRY_FENCE);
+        let mut seen = self.snapshots_of(&shards).await?;
+        let started = Instant::now();
+        let mut pause = PAUSES.0;
+        loop {
+            let behind = two_phase::behind(&seen);
+            if behind.is_empty() {
+                return Ok(());
             }
-            match self.begun(shards, None).await {
-                Ok(()) => break,
-                Err(failure) if failure.sqlstate() == sqlstate::LOCK_NOT_AVAILABLE => {}
-                Err(failure) => return Err(failure),
+            if started.elapsed() > PATIENCE {
+                return Err(no_snapshot());
             }
-            self.queue_everywhere(shards, "ROLLBACK");
-            self.begun(shards, None).await?;
-            if attempt == ATTEMPTS {
-                return Ok(false);
-            }
+            metrics::counter!("automator67_snapshots_opened_again_total")
+                .increment(behind.len() as u64);
             tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-        Ok(true)
-    }
-
-    /// Waits for the fence, for short times: who waits on one shard keeps commits waiting on others.
-    async fn wait_for_fence(&mut self, shards: &[ShardId]) -> Outcome {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.wait_in_order(shards).await? {
-            self.rollback_links_of_snapshot(shards).await?;
-            if Instant::now() > deadline {
-                return Err(Report::error(
-                    sqlstate::LOCK_NOT_AVAILABLE,
-                    "no snapshot of all shards could be opened in time",
-                )
-                .detail(
-                    "A transaction over several shards is being committed, or waits to be ended.",
-                )
-                .hint("Look at automator67.transactions, and try again.")
-                .into());
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        Ok(())
-    }
-
-    /// Shard by shard in the order in which commits take the fence, too; false: one took too long.
-    async fn wait_in_order(&mut self, shards: &[ShardId]) -> Outcome<bool> {
-        for shard in shards {
-            self.queue_begin_with(*shard, WAIT_FOR_FENCE);
-            match self.begun(&[*shard], Some(*shard)).await {
-                Ok(()) => {}
-                Err(failure) if failure.sqlstate() == sqlstate::LOCK_NOT_AVAILABLE => {
-                    return Ok(false);
+            pause = (pause * 2).min(PAUSES.1);
+            for shard in &behind {
+                if let Some(index) = self.link_position(*shard) {
+                    self.links[index].server.query("ROLLBACK", false);
                 }
-                Err(failure) => return Err(failure),
+                self.queue_snapshot(*shard);
             }
+            seen.retain(|(shard, _)| !behind.contains(shard));
+            seen.extend(self.snapshots_of(&behind).await?);
         }
-        Ok(true)
-    }
-
-    /// Gives back what was got of the fence.
-    async fn rollback_links_of_snapshot(&mut self, shards: &[ShardId]) -> Outcome {
-        for link in self.links.iter_mut().filter(|link| link.begun) {
-            link.server.query("ROLLBACK", false);
-            link.begun = false;
-        }
-        self.begun(shards, None).await
     }
 
     /// A shard that joins when the snapshot is open already would show another moment.
@@ -226,49 +167,73 @@ impl Session {
         }
     }
 
-    fn queue_begin_with(&mut self, shard: ShardId, more: &str) {
-        let home = shard == self.home();
-        let mut text = self.transaction.begin_statements(home);
-        if !more.is_empty() {
-            text.push_str("; ");
-            text.push_str(more);
+    /// A shard that could not be given what it needs for that tells nothing.
+    async fn can_tell_commits(&mut self, shard: ShardId) -> Outcome {
+        let shard = self.process.shard(shard)?.clone();
+        match two_phase::ensure(&shard).await {
+            Ability::Unable(why) => Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "a snapshot of all shards cannot be opened",
+            )
+            .detail(format!("Shard \"{}\" could not be set up: {why}.", shard.settings.name))
+            .hint("Use READ COMMITTED and the consistency \"strong\", or let the shard's admin create the schema automator67 there.")
+            .into()),
+            Ability::Unknown | Ability::Ready | Ability::DecideOnly => Ok(()),
         }
+    }
+
+    fn queue_snapshot(&mut self, shard: ShardId) {
+        self.take_turn();
+        let begin = self.transaction.begin_statements(shard == self.home());
         let settings = self.settings.map.clone();
         if let Some(index) = self.link_position(shard) {
             let link = &mut self.links[index];
             link.begun = true;
             link.used = true;
             link.server.settings = settings;
-            link.server.query(&text, false);
+            link.server.query(&begin, false);
+            link.server.query(two_phase::SEEN, true);
         }
     }
 
-    fn queue_everywhere(&mut self, shards: &[ShardId], text: &str) {
-        for link in &mut self.links {
-            if shards.contains(&link.server.shard_id()) {
-                link.server.query(text, false);
+    /// Sends what is queued, to all of them before any answer is read.
+    async fn snapshots_of(&mut self, shards: &[ShardId]) -> Outcome<Vec<(ShardId, Seen)>> {
+        for shard in shards {
+            if let Some(index) = self.link_position(*shard) {
+                relay::send(&mut self.links[index].server).await?;
             }
         }
-    }
-
-    /// Sends what is queued and reads the answers, of all shards or of one.
-    async fn begun(&mut self, shards: &[ShardId], only: Option<ShardId>) -> Outcome {
-        for link in &mut self.links {
-            relay::send(&mut link.server).await?;
-        }
-        let mut failure: Option<Failure> = None;
-        for link in &mut self.links {
-            let shard = link.server.shard_id();
-            if !shards.contains(&shard) || only.is_some_and(|only| only != shard) {
+        let mut all = Vec::new();
+        for shard in shards {
+            let Some(index) = self.link_position(*shard) else {
                 continue;
+            };
+            let server = &mut self.links[index].server;
+            let mut seen = Seen::default();
+            let mut understood = true;
+            let read = relay::collect(&mut self.client, server, |_, frame| {
+                understood &= frame.tag != b'D' || seen.note(frame.body());
+                Ok(())
+            });
+            read.await?;
+            self.hidden_error(index)?;
+            if !understood {
+                return Err(no_snapshot());
             }
-            relay::exchange(&mut self.client, &mut link.server).await?;
-            if let Some(frame) = link.server.hidden_error.take() {
-                failure.get_or_insert(Failure::Shard(frame));
-            }
+            all.push((*shard, seen));
         }
-        failure.map_or(Ok(()), Err)
+        Ok(all)
     }
+}
+
+fn no_snapshot() -> Failure {
+    Report::error(
+        sqlstate::LOCK_NOT_AVAILABLE,
+        "no snapshot of all shards could be opened in time",
+    )
+    .detail("A transaction over several shards is committed on one and not yet on another.")
+    .hint("Look at automator67.transactions, and try again.")
+    .into()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::{
     message, relay,
     server::Step,
     telemetry::Tier,
+    two_phase::Turn,
 };
 
 /// What lives as long as a transaction.
@@ -41,6 +42,8 @@ pub struct Transaction {
     pub epoch: Option<u64>,
     /// What it sees of other shards.
     pub view: View,
+    /// Where it commits if it comes to write on several shards.
+    pub turn: Option<Turn>,
     /// It is implicit, and around several statements.
     block: bool,
     /// A shard's part was lost with its connection: nothing but ROLLBACK can follow.
@@ -230,6 +233,14 @@ impl Session {
         }
         let tag = if start { "START TRANSACTION" } else { "BEGIN" };
         message::put_command_complete(self.client.output(), tag);
+    }
+
+    /// Before the first shard joins: what an older snapshot does not show cannot be changed where
+    /// snapshots stay.
+    pub(super) fn take_turn(&mut self) {
+        if self.transaction.turn.is_none() && !self.transaction.read_only {
+            self.transaction.turn = Some(self.process.two_phase.turn());
+        }
     }
 
     /// A transaction around one query string or batch, if none is open.

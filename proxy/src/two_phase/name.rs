@@ -5,6 +5,8 @@ use std::fmt;
 
 use automator67_planner::catalog::ShardId;
 
+use super::register;
+
 /// What every name starts with.
 pub const PREFIX: &str = "a67_";
 /// Postgres takes at most 199 bytes.
@@ -18,7 +20,7 @@ pub struct Name {
     pub cluster: String,
     /// The proxy's, new at each start.
     pub proxy: u32,
-    /// The transaction's, in that proxy.
+    /// The transaction's, in that proxy; see [`register`].
     pub number: u64,
     /// The shard that decides.
     pub anchor: ShardId,
@@ -43,6 +45,12 @@ impl Name {
             anchor,
             parts,
         })
+    }
+
+    /// The arguments with which its parts note it; `last` is [`Turn::note`](super::Turn::note).
+    pub fn note(&self, last: &str) -> String {
+        let slot = register::slot_of(self.number);
+        format!("{}, {slot}, {}, '{last}'", self.proxy, self.number)
     }
 
     /// It is short enough for Postgres.

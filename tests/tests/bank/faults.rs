@@ -11,9 +11,7 @@ use super::{
 };
 
 /// The steps that can be made to fail.
-pub(super) const STEPS: [&str; 19] = [
-    "commit.before_decision",
-    "commit.after_decision",
+pub(super) const STEPS: [&str; 17] = [
     "commit.before_prepare",
     "commit.one_prepare_sent",
     "commit.after_one_prepared",

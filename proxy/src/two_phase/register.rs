@@ -1,0 +1,325 @@
+//! Which commits over several shards a snapshot has seen. A proxy numbers its commits in slots: one
+//! commit at a time uses a slot, and the next one begins when the last has ended on every shard.
+//! Each shard that takes part notes the number in its own part, and beside it, for every shard, the
+//! last number of the slot that wrote there. So a snapshot of one shard is behind that of another
+//! exactly if the other has a note of it that it has not itself.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    fmt::Write,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use automator67_planner::catalog::ShardId;
+
+use crate::{message, process::lock};
+
+/// A transaction's number is that of its slot in the low bits, and above them how often the slot
+/// was used.
+const SLOT_BITS: u32 = 20;
+/// After that time, notes say nothing new. Shards keep them for twice as long.
+const STALE: Duration = Duration::from_secs(12 * 3600);
+/// When notes of a slot may be removed, everywhere at once, if no shard has a newer one.
+pub const REMOVABLE: &str = "interval '1 day'";
+
+/// What a snapshot has seen; for [`Seen::note`].
+pub const SEEN: &str = "SELECT proxy, slot, last FROM automator67.commit_register";
+
+/// A proxy's slots.
+#[derive(Debug, Default)]
+pub struct Slots {
+    pool: Arc<Mutex<Pool>>,
+}
+
+/// The lowest free one is used first: shards keep a row of each.
+#[derive(Debug, Default)]
+struct Pool {
+    free: BinaryHeap<Reverse<Slot>>,
+    made: u64,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot {
+    index: u64,
+    uses: u64,
+    /// By shard, the number of the last commit that wrote there.
+    last: Vec<u64>,
+    used_at: Option<Instant>,
+}
+
+/// A slot that nobody else uses. A transaction whose snapshots stay takes it before they are
+/// opened: in them, the slot's rows are as its last commit has left them.
+#[derive(Debug)]
+pub struct Turn {
+    slot: Slot,
+    pool: Arc<Mutex<Pool>>,
+    under_way: bool,
+}
+
+impl Slots {
+    /// Takes the lowest one that is free.
+    pub fn take(&self) -> Turn {
+        let mut pool = lock(&self.pool);
+        let slot = match pool.free.pop() {
+            Some(Reverse(slot)) => slot,
+            None => {
+                pool.made += 1;
+                Slot {
+                    index: pool.made - 1,
+                    ..Slot::default()
+                }
+            }
+        };
+        Turn {
+            slot,
+            pool: self.pool.clone(),
+            under_way: false,
+        }
+    }
+}
+
+impl Turn {
+    /// A new number for a commit. The slot is not used again before that is told to have ended; if
+    /// it never is, a part may still be prepared somewhere.
+    pub fn begin(&mut self) -> u64 {
+        self.under_way = true;
+        self.slot.uses += 1;
+        self.slot.uses << SLOT_BITS | self.slot.index
+    }
+
+    /// What the shards of the commit `number` note, as an array of Postgres that begins with
+    /// shard 0.
+    pub fn note(&self, number: u64, shards: &[ShardId]) -> String {
+        let used_at = self.slot.used_at;
+        let stale = used_at.is_some_and(|used_at| used_at.elapsed() > STALE);
+        let before = if stale { &[][..] } else { &self.slot.last };
+        let highest = shards.iter().max().map_or(0, |shard| *shard as usize + 1);
+        let mut text = String::from("{");
+        for shard in 0..before.len().max(highest) {
+            let takes_part = shards.contains(&(shard as ShardId));
+            let last = before.get(shard).copied().unwrap_or(0);
+            let comma = if shard == 0 { "" } else { "," };
+            let _ = write!(text, "{comma}{}", if takes_part { number } else { last });
+        }
+        text.push('}');
+        text
+    }
+
+    /// The commit `number` is visible on all of its shards.
+    pub fn committed(mut self, number: u64, shards: &[ShardId]) {
+        let slot = &mut self.slot;
+        if slot.used_at.is_some_and(|it| it.elapsed() > STALE) {
+            slot.last.clear();
+        }
+        for shard in shards {
+            let index = *shard as usize;
+            slot.last.resize(slot.last.len().max(index + 1), 0);
+            slot.last[index] = number;
+        }
+        slot.used_at = Some(Instant::now());
+        self.under_way = false;
+    }
+
+    /// It has no part on any shard any more, and never will.
+    pub fn rolled_back(mut self) {
+        self.under_way = false;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.under_way {
+            let slot = std::mem::take(&mut self.slot);
+            lock(&self.pool).free.push(Reverse(slot));
+        }
+    }
+}
+
+/// The slot of a commit.
+pub fn slot_of(number: u64) -> u64 {
+    number & ((1 << SLOT_BITS) - 1)
+}
+
+/// What one shard's snapshot has seen: by proxy and slot, and then by shard, the last commit.
+#[derive(Debug, Default)]
+pub struct Seen(HashMap<(i64, i64), Vec<u64>>);
+
+impl Seen {
+    /// Takes a DataRow of [`SEEN`]; false when it is none.
+    pub fn note(&mut self, body: &[u8]) -> bool {
+        let read = || {
+            let values = message::data_row(body)?;
+            let [Some(proxy), Some(slot), Some(last)] = values[..] else {
+                return None;
+            };
+            let last = std::str::from_utf8(last).ok()?;
+            let last = last.strip_prefix('{')?.strip_suffix('}')?;
+            // Of a slot whose first commit was ended by another proxy.
+            let last = last.split(',').filter(|_| !last.is_empty());
+            let last = last.map(|number| number.parse().ok());
+            Some((
+                (number(proxy)?, number(slot)?),
+                last.collect::<Option<_>>()?,
+            ))
+        };
+        let row = read();
+        let understood = row.is_some();
+        self.0.extend(row);
+        understood
+    }
+
+    fn last(&self, slot: &(i64, i64), shard: ShardId) -> u64 {
+        let last = self.0.get(slot).and_then(|last| last.get(shard as usize));
+        last.copied().unwrap_or(0)
+    }
+}
+
+fn number(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// The shards whose snapshots miss a commit that another one's has seen.
+pub fn behind(all: &[(ShardId, Seen)]) -> Vec<ShardId> {
+    let misses = |shard: ShardId, own: &Seen| {
+        let mut others = all.iter().filter(|(other, _)| *other != shard);
+        others.any(|(_, seen)| {
+            let mut slots = seen.0.keys();
+            slots.any(|slot| seen.last(slot, shard) > own.last(slot, shard))
+        })
+    };
+    let behind = all.iter().filter(|(shard, own)| misses(*shard, own));
+    behind.map(|(shard, _)| *shard).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(values: &[&str]) -> Vec<u8> {
+        let mut body = u16::try_from(values.len()).unwrap().to_be_bytes().to_vec();
+        for value in values {
+            body.extend(u32::try_from(value.len()).unwrap().to_be_bytes());
+            body.extend(value.as_bytes());
+        }
+        body
+    }
+
+    #[test]
+    fn other_rows_are_no_notes() {
+        for values in [
+            &[][..],
+            &["1", "2"],
+            &["1", "2", "{1}", "4"],
+            &["x", "2", "{1}"],
+            &["1", "", "{1}"],
+            &["1", "2", "1"],
+            &["1", "2", "{1,NULL}"],
+            &["1", "2", "{-1}"],
+        ] {
+            assert!(!Seen::default().note(&row(values)), "{values:?}");
+        }
+        assert!(!Seen::default().note(b"\0\x01\xff"));
+        let mut seen = Seen::default();
+        assert!(seen.note(&row(&["1", "2", "{}"])));
+        assert_eq!(seen.last(&(1, 2), 0), 0);
+        assert!(seen.note(&row(&["4294967295", "3", "{0,5,7}"])));
+        let slot = (4_294_967_295, 3);
+        let last = [0, 1, 2, 3].map(|shard| seen.last(&slot, shard));
+        assert_eq!(last, [0, 5, 7, 0]);
+    }
+
+    #[test]
+    fn the_lowest_slot_is_used_again_when_its_commit_has_ended() {
+        let slots = Slots::default();
+        let mut first = slots.take();
+        let mut second = slots.take();
+        let numbers = [first.begin(), second.begin()];
+        assert_eq!(numbers.map(slot_of), [0, 1]);
+        assert_eq!(first.note(numbers[0], &[1, 3]), "{0,1048576,0,1048576}");
+        first.committed(numbers[0], &[1, 3]);
+        second.rolled_back();
+        let mut third = slots.take();
+        let number = third.begin();
+        assert_eq!(number, 2 << SLOT_BITS);
+        assert_eq!(third.note(number, &[2]), "{0,1048576,2097152,1048576}");
+        // Nobody knows how it ended.
+        drop(third);
+        let mut fourth = slots.take();
+        let number = fourth.begin();
+        assert_eq!(slot_of(number), 1);
+        assert_eq!(fourth.note(number, &[2]), format!("{{0,0,{number}}}"));
+        drop(slots.take());
+        assert_eq!(slot_of(slots.take().begin()), 2);
+    }
+
+    /// Commits of two slots, and how far each shard has come with them when its snapshot is taken.
+    /// A shard is behind exactly if it misses a commit, and another one has seen that commit or one
+    /// that began after it in the same slot.
+    fn notes_of(commits: &[(usize, Vec<ShardId>)]) -> Vec<String> {
+        let slots = [Slots::default(), Slots::default()];
+        let note = |(slot, shards): &(usize, Vec<ShardId>)| {
+            let mut turn = slots[*slot].take();
+            let number = turn.begin();
+            let note = turn.note(number, shards);
+            turn.committed(number, shards);
+            note
+        };
+        commits.iter().map(note).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_is_behind_exactly_if_it_misses_what_another_knows_of(
+            commits in proptest::collection::vec(
+                (0..2usize, proptest::collection::btree_set(0..4u32, 2..4)),
+                0..12,
+            ),
+            moments in proptest::array::uniform4(0..13usize),
+            late in proptest::array::uniform4(0..4u32),
+        ) {
+            let commits: Vec<_> = commits
+                .into_iter()
+                .map(|(slot, shards)| (slot, shards.into_iter().collect::<Vec<_>>()))
+                .collect();
+            let notes = notes_of(&commits);
+            // Each shard's snapshot is taken at a moment of its own. The last commit of a slot
+            // before that moment may not have come to the shard yet.
+            let visible = |shard: ShardId, index: usize| {
+                let moment = moments[shard as usize];
+                let slot = commits[index].0;
+                let newer = (index + 1..moment.min(commits.len()))
+                    .any(|other| commits[other].0 == slot);
+                index < moment && (newer || late[shard as usize] != 0)
+            };
+            let seen_by = |shard: ShardId| {
+                let mut seen = Seen::default();
+                for (index, (slot, shards)) in commits.iter().enumerate() {
+                    if shards.contains(&shard) && visible(shard, index) {
+                        assert!(seen.note(&row(&["1", &slot.to_string(), &notes[index]])));
+                    }
+                }
+                seen
+            };
+            let all: Vec<(ShardId, Seen)> = (0..4).map(|shard| (shard, seen_by(shard))).collect();
+            let expected: Vec<ShardId> = (0..4)
+                .filter(|shard| {
+                    (0..commits.len()).any(|index| {
+                        let (slot, shards) = &commits[index];
+                        shards.contains(shard)
+                            && !visible(*shard, index)
+                            && (index..commits.len()).any(|later| {
+                                let mut others = commits[later].1.iter();
+                                commits[later].0 == *slot
+                                    && others.any(|other| other != shard && visible(*other, later))
+                            })
+                    })
+                })
+                .collect();
+            prop_assert_eq!(behind(&all), expected);
+        }
+    }
+}
