@@ -172,10 +172,9 @@ async fn by_hand(
     clock: &mut Clock,
 ) -> Result<()> {
     let gid = format!("hand_{}_{number}", std::process::id());
-    let note = format!(
-        "{}, 0, {number}, '{{0,{number},{number}}}'",
-        i64::from(std::process::id()) << 32
-    );
+    // Numbers grow over all rounds.
+    let now = std::time::UNIX_EPOCH.elapsed()?.as_micros();
+    let note = format!("0, 0, {now}, '{{0,{now},{now}}}'");
     // A server's BEGIN goes with its first statement.
     clock.0.push(0.0);
     clock.time(first, &format!("BEGIN; {}", texts.0)).await?;
