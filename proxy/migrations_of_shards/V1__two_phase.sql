@@ -16,10 +16,16 @@ create table automator67.commit_register (
 )
 with (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 
+-- Only locked. Commits over several shards hold ROW EXCLUSIVE on each of their shards from before
+-- the decision until they are visible there. Who opens snapshots on all shards, and finds that some
+-- commit is always in the middle, holds SHARE meanwhile.
+create table automator67.fence ();
+
 create function automator67.note_commit(proxy bigint, slot integer, number bigint, last bigint[])
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
+    lock table automator67.fence in row exclusive mode;
     insert into automator67.commit_register as known (proxy, slot, number, last)
         values (note_commit.proxy, note_commit.slot, note_commit.number, note_commit.last)
     on conflict on constraint commit_register_pkey do update
@@ -54,3 +60,4 @@ create schema automator67_work;
 grant usage, create on schema automator67_work to public;
 grant usage on schema automator67 to public;
 grant select on automator67.commit_register to public;
+grant insert, update on automator67.fence to public;

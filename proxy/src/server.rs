@@ -26,7 +26,7 @@ use crate::{
     process::lock,
     settings::{ShardHost, ShardTls, User},
     shard::{self, Shard},
-    tls, types,
+    tls, two_phase, types,
     wire::{Stream, Wire},
 };
 
@@ -288,6 +288,19 @@ impl Server {
         self.expect(Step::Execute, relay);
     }
 
+    /// Queues the question which commits over several shards the transaction's snapshot has seen,
+    /// without Sync.
+    pub fn ask_what_was_seen(&mut self) {
+        const ALL_AS_TEXT: &[u8] = &[0, 0, 0, 0, 0, 0];
+        if !self.has_prepared(SEEN_STATEMENT) {
+            self.prepare(SEEN_STATEMENT, two_phase::SEEN, &[], false);
+        }
+        let name = statement_name(SEEN_STATEMENT);
+        message::put_bind(&mut self.wire.output, "", &name, ALL_AS_TEXT);
+        self.expect(Step::Bind, false);
+        self.execute("", 0, true, false, Some(SEEN_STATEMENT));
+    }
+
     /// Takes one whole frame that has arrived, with the OIDs of the home shard in it.
     pub fn take_for_client(&mut self) -> Result<Arrived, frame::FrameError> {
         let Some(foreign) = &self.shard.types else {
@@ -408,6 +421,9 @@ impl Server {
         };
     }
 }
+
+/// The proxy's own prepared statement; clients' count from 1.
+const SEEN_STATEMENT: u64 = 0;
 
 /// The name of a prepared statement on every server connection.
 pub fn statement_name(id: u64) -> String {

@@ -15,7 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     Session,
     planning::Request,
-    scatter::{COLLATABLE, Learned, Part, malformed, without_position},
+    scatter::{COLLATABLE, Learned, Part, Select, malformed, without_position},
 };
 use crate::{
     copy_rows,
@@ -174,7 +174,7 @@ impl Session {
             // The average of single precision values is not made of their sum.
             return Ok(None);
         };
-        self.answer_by(&last, shards, text, &names, request)
+        self.answer_by(&last, shards, text, learned, &names, request)
             .await
             .map(Some)
     }
@@ -193,7 +193,7 @@ impl Session {
         }
         let names = self.type_names(learned, text, request).await?;
         let last = self.ordered_statement(rows, learned, request)?;
-        self.answer_by(&last, shards, text, &names, request)
+        self.answer_by(&last, shards, text, learned, &names, request)
             .await
             .map(Some)
     }
@@ -204,10 +204,11 @@ impl Session {
         last: &[Last],
         shards: &[ShardId],
         text: &str,
+        learned: &Learned,
         names: &[TypeNames],
         request: &Request<'_>,
     ) -> Outcome<Vec<Part>> {
-        let (brought, parts) = self.bring(shards, text, names, request).await?;
+        let (brought, parts) = self.bring(shards, text, learned, names, request).await?;
         self.finish_merge(last, brought, names, request).await?;
         self.note_parts(&parts);
         Ok(parts)
@@ -272,18 +273,20 @@ impl Session {
         &mut self,
         shards: &[ShardId],
         text: &str,
+        learned: &Learned,
         names: &[TypeNames],
         request: &Request<'_>,
     ) -> Outcome<(Brought, Vec<Part>)> {
         let formats: Vec<i16> = names.iter().map(|name| i16::from(name.binary)).collect();
         let started = Instant::now();
         let mut parts = Vec::with_capacity(shards.len());
-        for shard in shards {
-            if let Err(failure) = self.send_select(*shard, text, &formats, request).await {
-                self.stop_parts(shards).await?;
-                return Err(failure);
-            }
-        }
+        let select = Select {
+            text,
+            formats: &formats,
+            learned,
+        };
+        // What the home shard does with their rows comes after it.
+        self.send_selects(shards, &select, false, request).await?;
         // The home shard's rows are read first: then its connection is free for those of others.
         let home = self.home();
         let mut order: Vec<ShardId> = shards.to_vec();
@@ -318,6 +321,7 @@ impl Session {
                 }
             }
         }
+        learned.took(started.elapsed());
         if !loader.table {
             return Ok((Brought::Arrays(loader.parts), parts));
         }

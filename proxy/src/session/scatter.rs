@@ -6,9 +6,11 @@
 
 use std::{
     borrow::Cow,
-    cmp::Ordering,
-    sync::{Arc, OnceLock},
-    time::Instant,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use automator67_planner::{
@@ -42,6 +44,32 @@ pub struct Learned {
     pub bytewise: OnceLock<Vec<bool>>,
     /// Names of their types, where the last statement needs them.
     pub names: OnceLock<Vec<TypeNames>>,
+    /// How long shards took for it lately, in microseconds.
+    took: AtomicU64,
+}
+
+/// A statement of less is sent along with the opening of a snapshot: to do it again, when the
+/// snapshot turns out to be none, costs less than to wait for that.
+const QUICK: Duration = Duration::from_millis(3);
+
+impl Learned {
+    fn is_quick(&self) -> bool {
+        u128::from(self.took.load(Ordering::Relaxed)) < QUICK.as_micros()
+    }
+
+    /// Shards took so long for it.
+    pub fn took(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.took.store(micros, Ordering::Relaxed);
+    }
+}
+
+/// What all shards are sent.
+pub struct Select<'r> {
+    pub text: &'r str,
+    /// Of its columns.
+    pub formats: &'r [i16],
+    pub learned: &'r Learned,
 }
 
 /// What a shard has done for a statement.
@@ -281,6 +309,7 @@ impl Session {
             columns,
             bytewise: OnceLock::new(),
             names: OnceLock::new(),
+            took: AtomicU64::new(0),
         });
         // Another session may have been quicker; both have learned the same.
         let _ = memo.set(learned.clone());
@@ -396,6 +425,60 @@ impl Session {
         Ok(rows)
     }
 
+    /// Sends a SELECT of ours to several shards, in one snapshot of all of them where that is wanted.
+    /// `last`: it is all that the transaction does, if that is not the client's.
+    pub(super) async fn send_selects(
+        &mut self,
+        shards: &[ShardId],
+        select: &Select<'_>,
+        last: bool,
+        request: &Request<'_>,
+    ) -> Outcome {
+        if select.learned.is_quick() && self.may_open_with_statement(shards) {
+            let sent = self.send_with_snapshots(shards, select, last, request);
+            match Box::pin(sent).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(failure) => {
+                    self.stop_parts(shards).await?;
+                    return Err(failure);
+                }
+            }
+        }
+        for shard in shards {
+            let sent = self.send_select(*shard, select.text, select.formats, request);
+            if let Err(failure) = sent.await {
+                self.stop_parts(shards).await?;
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// The statement goes along with the opening of the snapshots, for better or worse. False: they
+    /// do not belong together.
+    async fn send_with_snapshots(
+        &mut self,
+        shards: &[ShardId],
+        select: &Select<'_>,
+        last: bool,
+        request: &Request<'_>,
+    ) -> Outcome<bool> {
+        self.begin_with_statement(shards).await?;
+        for shard in shards {
+            let index = self
+                .queue_select(*shard, select.text, select.formats, request)
+                .await?;
+            let link = &mut self.links[index];
+            if last {
+                link.server.query("COMMIT", false);
+                link.begun = false;
+            }
+            relay::send(&mut link.server).await?;
+        }
+        self.began_together(shards).await
+    }
+
     /// Sends a SELECT of ours with the client's parameters; its rows are read later.
     pub(super) async fn send_select(
         &mut self,
@@ -404,6 +487,17 @@ impl Session {
         formats: &[i16],
         request: &Request<'_>,
     ) -> Outcome {
+        let index = self.queue_select(shard, text, formats, request).await?;
+        relay::send(&mut self.links[index].server).await
+    }
+
+    async fn queue_select(
+        &mut self,
+        shard: ShardId,
+        text: &str,
+        formats: &[i16],
+        request: &Request<'_>,
+    ) -> Outcome<usize> {
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(shard).await?;
         self.note_effects(index, request.planned.session)?;
@@ -420,7 +514,7 @@ impl Session {
         server.execute("", 0, true, binary, None);
         server.sync();
         server.unnamed = None;
-        relay::send(server).await
+        Ok(index)
     }
 
     /// The next row of a shard that was sent a SELECT. `None`: that was all.
@@ -481,15 +575,13 @@ impl Session {
         let visible = learned.columns.len().saturating_sub(rows.hidden);
         let (wrapped, key_columns) = key_columns(rows, visible, text, learned.columns.len());
         let formats = formats(request, visible, learned.columns.len() + wrapped.extra);
-        for shard in shards {
-            if let Err(failure) = self
-                .send_select(*shard, &wrapped.text, &formats, request)
-                .await
-            {
-                self.stop_parts(shards).await?;
-                return Err(failure);
-            }
-        }
+        let select = Select {
+            text: &wrapped.text,
+            formats: &formats,
+            learned,
+        };
+        let started = Instant::now();
+        self.send_selects(shards, &select, true, request).await?;
         if request.bound.is_none() {
             let output = self.client.output();
             message::put_visible_columns(output, &learned.description, visible);
@@ -514,6 +606,7 @@ impl Session {
                 return Err(failure);
             }
         }
+        learned.took(started.elapsed());
         let tag = format!("SELECT {}", passing.passed);
         message::put_command_complete(self.client.output(), &tag);
         Ok(passing.parts)
@@ -700,7 +793,7 @@ impl Passing {
         let left = values(row, spans);
         let right = values(&stream.row, &stream.keys);
         let ordering = order::compare_keys(keys, &left, &right).map_err(|_| malformed())?;
-        Ok(ordering == Ordering::Equal)
+        Ok(ordering.is_eq())
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! All shards open theirs at once, and tell which commits over several shards they have seen, see
 //! [`register`](crate::two_phase). Where one has seen a commit that another one has not seen its
-//! part of, the other opens a new snapshot, until there is none. Nobody waits for anybody.
+//! part of, all are opened again. So readers and commits do not wait for each other. Only where
+//! there are so many commits that some is always between its parts, they are held for a moment.
 
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,20 @@ use crate::{
     two_phase::{self, Ability, Seen},
 };
 
-/// How long shards are asked for snapshots that agree. A commit comes to all of its shards within
-/// milliseconds, unless a connection breaks meanwhile.
+/// How often snapshots are opened before commits are held, and the first pause between, which
+/// doubles: a commit comes to all of its shards within a millisecond or two.
+const ATTEMPTS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+/// How long it is tried to hold commits, and the pause between two tries. One that broke off in the
+/// middle is ended by the recovery.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Pauses between two looks, growing.
-const PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
+const PAUSE: Duration = Duration::from_millis(20);
+/// Commits take the same lock in a mode that conflicts with this one. LOCK opens no snapshot.
+const HOLD_COMMITS: &str = "SAVEPOINT automator67_fence; SET LOCAL lock_timeout = '200ms'; \
+    LOCK TABLE automator67.fence IN SHARE MODE";
+/// Gives the lock back and keeps the snapshot.
+const LET_COMMITS_GO: &str =
+    "ROLLBACK TO SAVEPOINT automator67_fence; RELEASE SAVEPOINT automator67_fence";
 
 /// What a transaction sees of other shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,33 +121,118 @@ impl Session {
                 Err(failure) => return Err(failure),
             }
         }
-        for shard in &shards {
-            self.queue_snapshot(*shard);
-        }
-        let mut seen = self.snapshots_of(&shards).await?;
-        let started = Instant::now();
-        let mut pause = PAUSES.0;
-        loop {
-            let behind = two_phase::behind(&seen);
-            if behind.is_empty() {
+        let mut pause = FIRST_PAUSE;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                self.take_back(&shards).await?;
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            for shard in &shards {
+                self.queue_snapshot(*shard, None);
+            }
+            if two_phase::behind(&self.snapshots_of(&shards).await?).is_empty() {
                 return Ok(());
             }
+            metrics::counter!("automator67_snapshots_opened_again_total").increment(1);
+        }
+        self.open_while_commits_are_held(&shards).await
+    }
+
+    /// Commits take the lock for their parts first, and on the lowest shard last.
+    async fn open_while_commits_are_held(&mut self, shards: &[ShardId]) -> Outcome {
+        metrics::counter!("automator67_snapshots_that_held_commits_total").increment(1);
+        let started = Instant::now();
+        while !self.hold_commits_and_open(shards).await? {
+            self.take_back(shards).await?;
             if started.elapsed() > PATIENCE {
                 return Err(no_snapshot());
             }
-            metrics::counter!("automator67_snapshots_opened_again_total")
-                .increment(behind.len() as u64);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
-            for shard in &behind {
-                if let Some(index) = self.link_position(*shard) {
-                    self.links[index].server.query("ROLLBACK", false);
-                }
-                self.queue_snapshot(*shard);
-            }
-            seen.retain(|(shard, _)| !behind.contains(shard));
-            seen.extend(self.snapshots_of(&behind).await?);
+            tokio::time::sleep(PAUSE).await;
         }
+        for shard in shards {
+            if let Some(index) = self.link_position(*shard) {
+                // The answer is read with that of the next statement.
+                self.links[index].server.query(LET_COMMITS_GO, false);
+                relay::send(&mut self.links[index].server).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// False: a commit is in the middle for too long.
+    async fn hold_commits_and_open(&mut self, shards: &[ShardId]) -> Outcome<bool> {
+        let mut all = Vec::new();
+        for shard in shards.iter().rev() {
+            self.queue_snapshot(*shard, Some(HOLD_COMMITS));
+            match self.snapshots_of(&[*shard]).await {
+                Ok(seen) => all.extend(seen),
+                Err(failure) if failure.sqlstate() == sqlstate::LOCK_NOT_AVAILABLE => {
+                    return Ok(false);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(two_phase::behind(&all).is_empty())
+    }
+
+    /// Ends what was begun on these shards; the answers are read with the next ones.
+    async fn take_back(&mut self, shards: &[ShardId]) -> Outcome {
+        for link in &mut self.links {
+            if link.begun && shards.contains(&link.server.shard_id()) {
+                link.begun = false;
+                link.server.query("ROLLBACK", false);
+                relay::send(&mut link.server).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A statement that reads from these shards, and from no other, may bring the transaction to
+    /// them that it is.
+    pub(super) fn may_open_with_statement(&self, shards: &[ShardId]) -> bool {
+        self.transaction.view == View::Wanted
+            && self.transaction.is_open()
+            && !self.transaction.goes_on()
+            && shards.contains(&self.home())
+            && !self.links.iter().any(|link| link.begun)
+    }
+
+    /// Queues the opening of a snapshot on each of these shards, for the statement that follows.
+    pub(super) async fn begin_with_statement(&mut self, shards: &[ShardId]) -> Outcome {
+        self.transaction.view = View::Open;
+        for shard in shards {
+            self.idle_link(*shard).await?;
+            self.can_tell_commits(*shard).await?;
+        }
+        for shard in shards {
+            self.queue_snapshot(*shard, None);
+        }
+        Ok(())
+    }
+
+    /// Whether the snapshots that were queued belong together. If not, what follows is thrown away,
+    /// and nothing is begun.
+    pub(super) async fn began_together(&mut self, shards: &[ShardId]) -> Outcome<bool> {
+        let mut all = Vec::new();
+        for shard in shards {
+            if let Some(index) = self.link_position(*shard) {
+                all.push((*shard, self.seen(index).await?));
+            }
+        }
+        if two_phase::behind(&all).is_empty() {
+            return Ok(true);
+        }
+        metrics::counter!("automator67_snapshots_opened_again_total").increment(1);
+        self.take_back(shards).await?;
+        for shard in shards {
+            if let Some(index) = self.link_position(*shard) {
+                self.drain_link(index).await?;
+                self.links[index].server.hidden_error = None;
+            }
+        }
+        self.transaction.view = View::Wanted;
+        Ok(false)
     }
 
     /// A shard that joins when the snapshot is open already would show another moment.
@@ -182,9 +277,14 @@ impl Session {
         }
     }
 
-    fn queue_snapshot(&mut self, shard: ShardId) {
+    /// Queues BEGIN, what is to come before the snapshot, and the question what that has seen.
+    fn queue_snapshot(&mut self, shard: ShardId, before: Option<&str>) {
         self.take_turn();
-        let begin = self.transaction.begin_statements(shard == self.home());
+        let mut begin = self.transaction.begin_statements(shard == self.home());
+        if let Some(before) = before {
+            begin.push_str("; ");
+            begin.push_str(before);
+        }
         let settings = self.settings.map.clone();
         if let Some(index) = self.link_position(shard) {
             let link = &mut self.links[index];
@@ -192,7 +292,7 @@ impl Session {
             link.used = true;
             link.server.settings = settings;
             link.server.query(&begin, false);
-            link.server.query(two_phase::SEEN, true);
+            link.server.ask_what_was_seen();
         }
     }
 
@@ -200,29 +300,47 @@ impl Session {
     async fn snapshots_of(&mut self, shards: &[ShardId]) -> Outcome<Vec<(ShardId, Seen)>> {
         for shard in shards {
             if let Some(index) = self.link_position(*shard) {
-                relay::send(&mut self.links[index].server).await?;
+                let server = &mut self.links[index].server;
+                server.sync();
+                relay::send(server).await?;
             }
         }
         let mut all = Vec::new();
+        let mut failed = None;
         for shard in shards {
             let Some(index) = self.link_position(*shard) else {
                 continue;
             };
+            let seen = self.seen(index).await;
+            self.drain_link(index).await?;
+            match seen {
+                Ok(seen) => all.push((*shard, seen)),
+                Err(failure) => failed = failed.or(Some(failure)),
+            }
+        }
+        failed.map_or(Ok(all), Err)
+    }
+
+    /// Reads the answer to that question.
+    async fn seen(&mut self, index: usize) -> Outcome<Seen> {
+        let mut seen = Seen::default();
+        loop {
             let server = &mut self.links[index].server;
-            let mut seen = Seen::default();
-            let mut understood = true;
-            let read = relay::collect(&mut self.client, server, |_, frame| {
-                understood &= frame.tag != b'D' || seen.note(frame.body());
-                Ok(())
-            });
-            read.await?;
-            self.hidden_error(index)?;
-            if !understood {
+            if server.expected.is_empty() {
                 return Err(no_snapshot());
             }
-            all.push((*shard, seen));
+            let frame = relay::next_answer(&mut self.client, server).await?;
+            // An error of what came before says more.
+            self.hidden_error(index)?;
+            match frame {
+                Some(frame) if frame.tag == b'D' && !seen.note(frame.body()) => {
+                    return Err(no_snapshot());
+                }
+                Some(frame) if frame.tag == b'C' => return Ok(seen),
+                Some(frame) if frame.tag == b'E' => return Err(Failure::Shard(frame.bytes)),
+                Some(_) | None => {}
+            }
         }
-        Ok(all)
     }
 }
 
