@@ -33,6 +33,28 @@ use crate::{
 /// Statements kept prepared on one server connection.
 const PREPARED_MAX: usize = 500;
 
+/// Statements of the proxy's own that a server connection keeps prepared.
+#[derive(Debug, Clone, Copy)]
+pub enum Own {
+    /// A transaction whose snapshot stays.
+    BeginSnapshot,
+    /// Which commits over several shards the snapshot has seen.
+    Seen,
+    /// COMMIT.
+    Commit,
+}
+
+impl Own {
+    /// Its text.
+    pub fn text(self) -> &'static str {
+        match self {
+            Own::BeginSnapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ",
+            Own::Seen => two_phase::SEEN,
+            Own::Commit => "COMMIT",
+        }
+    }
+}
+
 /// Why a server connection could not be opened.
 #[derive(Debug, Error)]
 pub enum ConnectError {
@@ -288,17 +310,18 @@ impl Server {
         self.expect(Step::Execute, relay);
     }
 
-    /// Queues the question which commits over several shards the transaction's snapshot has seen,
-    /// without Sync.
-    pub fn ask_what_was_seen(&mut self) {
+    /// Queues a statement of the proxy's own, without Sync. It is prepared at its first use.
+    pub fn execute_own(&mut self, own: Own, relay: bool) {
         const ALL_AS_TEXT: &[u8] = &[0, 0, 0, 0, 0, 0];
-        if !self.has_prepared(SEEN_STATEMENT) {
-            self.prepare(SEEN_STATEMENT, two_phase::SEEN, &[], false);
+        // Clients' statements count from 1.
+        let id = u64::MAX - own as u64;
+        if !self.has_prepared(id) {
+            self.prepare(id, own.text(), &[], false);
         }
-        let name = statement_name(SEEN_STATEMENT);
+        let name = statement_name(id);
         message::put_bind(&mut self.wire.output, "", &name, ALL_AS_TEXT);
         self.expect(Step::Bind, false);
-        self.execute("", 0, true, false, Some(SEEN_STATEMENT));
+        self.execute("", 0, relay, false, Some(id));
     }
 
     /// Takes one whole frame that has arrived, with the OIDs of the home shard in it.
@@ -421,9 +444,6 @@ impl Server {
         };
     }
 }
-
-/// The proxy's own prepared statement; clients' count from 1.
-const SEEN_STATEMENT: u64 = 0;
 
 /// The name of a prepared statement on every server connection.
 pub fn statement_name(id: u64) -> String {

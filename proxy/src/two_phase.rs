@@ -34,6 +34,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Younger ones are most likely being ended by their own session.
 const LEAVE_ALONE: Duration = Duration::from_secs(1);
+/// Those of another proxy that are not decided may still be: a shard may be slow to prepare.
+const UNDECIDED: Duration = Duration::from_secs(4);
 /// Every so many looks, at the first one, too, old notes are removed.
 const SWEEP_EVERY: u64 = 1800;
 
@@ -167,8 +169,8 @@ pub async fn recover(process: Arc<Process>, stop: CancellationToken) {
     }
 }
 
-/// Prepared parts on all shards that answer, and what is to become of each: `committing` while
-/// its transaction has not ended, `in doubt` while its anchor cannot be asked.
+/// Prepared parts on all shards that answer, and what is to become of each: `undecided` or
+/// `committing` while its transaction has not ended, `in doubt` while its anchor cannot be asked.
 pub async fn list(process: &Process) -> Vec<(Part, &'static str)> {
     let mut recovery = Recovery::default();
     let mut all = Vec::new();
@@ -180,6 +182,7 @@ pub async fn list(process: &Process) -> Vec<(Part, &'static str)> {
             {
                 state = match verdict {
                     Verdict::Open => "committing",
+                    Verdict::Undecided => "undecided",
                     Verdict::Committed => "committed",
                     Verdict::RolledBack => "rolled back",
                 };
@@ -278,14 +281,22 @@ impl Recovery {
 
     /// Ends one part as its anchor says, if that has ended.
     async fn resolve(&mut self, process: &Arc<Process>, part: &Part) {
+        let Some(name) = Name::parse(&part.gid) else {
+            return;
+        };
+        let own = name.proxy == process.two_phase.proxy;
+        if own && process.two_phase.slots.is_under_way(name.number) {
+            return;
+        }
+        let seal = own || part.age >= UNDECIDED.as_secs_f64();
         let Some(mut anchor) = self.anchor(process, &part.gid).await else {
             return;
         };
         failpoint::reach("recovery.before_lock", None).await;
-        let commit = match timely(ended(&mut anchor, &part.gid, true)).await {
+        let commit = match timely(ended(&mut anchor, &part.gid, seal)).await {
             Ok(Verdict::Committed) => true,
             Ok(Verdict::RolledBack) => false,
-            Ok(Verdict::Open) => {
+            Ok(Verdict::Open | Verdict::Undecided) => {
                 self.keep(&part.gid, anchor);
                 return;
             }
@@ -373,6 +384,8 @@ impl Recovery {
 enum Verdict {
     /// It has not, or it has and left nothing.
     Open,
+    /// Not so far.
+    Undecided,
     Committed,
     RolledBack,
 }
@@ -413,13 +426,12 @@ async fn verdict(
         Some((known, false)) if known == number => Verdict::RolledBack,
         // Its slot was used again, so it had ended.
         Some((known, _)) if known > number => Verdict::Open,
-        _ => {
-            if seal {
-                let values: [&(dyn ToSql + Sync); 3] = [&proxy, &slot, &number];
-                transaction.execute(ROLLED_BACK, &values).await?;
-            }
+        _ if seal => {
+            let values: [&(dyn ToSql + Sync); 3] = [&proxy, &slot, &number];
+            transaction.execute(ROLLED_BACK, &values).await?;
             Verdict::RolledBack
         }
+        _ => Verdict::Undecided,
     })
 }
 
@@ -431,7 +443,7 @@ pub async fn outcome(shard: &Arc<Shard>, gid: &str, deadline: Instant) -> Option
             match ask_for_outcome(shard, gid).await {
                 Ok(Verdict::Committed) => return true,
                 Ok(Verdict::RolledBack) => return false,
-                Ok(Verdict::Open) | Err(_) => {}
+                Ok(Verdict::Open | Verdict::Undecided) | Err(_) => {}
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

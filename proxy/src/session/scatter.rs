@@ -27,7 +27,7 @@ use crate::{
     guc, message,
     order::{self, Kernel, SortKey},
     relay,
-    server::{self, Step},
+    server::{self, Own, Step},
     telemetry::Tier,
     types,
 };
@@ -469,12 +469,12 @@ impl Session {
             let index = self
                 .queue_select(*shard, select.text, select.formats, request)
                 .await?;
-            let link = &mut self.links[index];
+            let server = &mut self.links[index].server;
             if last {
-                link.server.query("COMMIT", false);
-                link.begun = false;
+                server.execute_own(Own::Commit, false);
             }
-            relay::send(&mut link.server).await?;
+            server.sync();
+            relay::send(server).await?;
         }
         self.began_together(shards).await
     }
@@ -488,9 +488,12 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome {
         let index = self.queue_select(shard, text, formats, request).await?;
-        relay::send(&mut self.links[index].server).await
+        let server = &mut self.links[index].server;
+        server.sync();
+        relay::send(server).await
     }
 
+    /// Without Sync.
     async fn queue_select(
         &mut self,
         shard: ShardId,
@@ -512,7 +515,6 @@ impl Session {
         server.expect(Step::Bind, false);
         let binary = formats.iter().any(|format| *format != 0);
         server.execute("", 0, true, binary, None);
-        server.sync();
         server.unnamed = None;
         Ok(index)
     }
@@ -599,6 +601,7 @@ impl Session {
                 for shard in shards {
                     while self.next_row(*shard).await?.is_some() {}
                 }
+                self.note_ended();
             }
             Err(Failure::ClientGone) => return Err(Failure::ClientGone),
             Err(failure) => {

@@ -14,6 +14,7 @@ use super::Session;
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     relay,
+    server::Own,
     settings::Consistency,
     two_phase::{self, Ability, Seen},
 };
@@ -224,15 +225,30 @@ impl Session {
             return Ok(true);
         }
         metrics::counter!("automator67_snapshots_opened_again_total").increment(1);
+        self.throw_away(shards).await?;
+        self.note_ended();
         self.take_back(shards).await?;
+        self.throw_away(shards).await?;
+        self.transaction.view = View::Wanted;
+        Ok(false)
+    }
+
+    async fn throw_away(&mut self, shards: &[ShardId]) -> Outcome {
         for shard in shards {
             if let Some(index) = self.link_position(*shard) {
                 self.drain_link(index).await?;
                 self.links[index].server.hidden_error = None;
             }
         }
-        self.transaction.view = View::Wanted;
-        Ok(false)
+        Ok(())
+    }
+
+    /// A statement may have been sent with its COMMIT, which an error skips.
+    pub(super) fn note_ended(&mut self) {
+        for link in &mut self.links {
+            let server = &link.server;
+            link.begun &= !(server.expected.is_empty() && server.status == b'I');
+        }
     }
 
     /// A shard that joins when the snapshot is open already would show another moment.
@@ -291,8 +307,12 @@ impl Session {
             link.begun = true;
             link.used = true;
             link.server.settings = settings;
-            link.server.query(&begin, false);
-            link.server.ask_what_was_seen();
+            if begin == Own::BeginSnapshot.text() {
+                link.server.execute_own(Own::BeginSnapshot, false);
+            } else {
+                link.server.query(&begin, false);
+            }
+            link.server.execute_own(Own::Seen, true);
         }
     }
 

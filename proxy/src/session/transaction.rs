@@ -434,6 +434,7 @@ impl Session {
 
     /// ROLLBACK on every shard that joined.
     pub(super) async fn rollback_links(&mut self) -> Outcome {
+        self.note_ended();
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.query("ROLLBACK", true);
             // What fails here ends the connection, and the shard rolls back by itself.

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, HashSet},
     fmt::Write,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -38,6 +38,8 @@ pub struct Slots {
 struct Pool {
     free: BinaryHeap<Reverse<Slot>>,
     made: u64,
+    /// Numbers of commits that a session is at work on.
+    under_way: HashSet<u64>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +57,7 @@ struct Slot {
 pub struct Turn {
     slot: Slot,
     pool: Arc<Mutex<Pool>>,
-    under_way: bool,
+    under_way: Option<u64>,
 }
 
 impl Slots {
@@ -75,8 +77,13 @@ impl Slots {
         Turn {
             slot,
             pool: self.pool.clone(),
-            under_way: false,
+            under_way: None,
         }
+    }
+
+    /// A session is at work on this commit.
+    pub fn is_under_way(&self, number: u64) -> bool {
+        lock(&self.pool).under_way.contains(&number)
     }
 }
 
@@ -84,9 +91,11 @@ impl Turn {
     /// A new number for a commit. The slot is not used again before that is told to have ended; if
     /// it never is, a part may still be prepared somewhere.
     pub fn begin(&mut self) -> u64 {
-        self.under_way = true;
         self.slot.uses += 1;
-        self.slot.uses << SLOT_BITS | self.slot.index
+        let number = self.slot.uses << SLOT_BITS | self.slot.index;
+        self.under_way = Some(number);
+        lock(&self.pool).under_way.insert(number);
+        number
     }
 
     /// What the shards of the commit `number` note, as an array of Postgres that begins with
@@ -109,6 +118,7 @@ impl Turn {
 
     /// The commit `number` is visible on all of its shards.
     pub fn committed(mut self, number: u64, shards: &[ShardId]) {
+        self.end();
         let slot = &mut self.slot;
         if slot.used_at.is_some_and(|it| it.elapsed() > STALE) {
             slot.last.clear();
@@ -119,20 +129,28 @@ impl Turn {
             slot.last[index] = number;
         }
         slot.used_at = Some(Instant::now());
-        self.under_way = false;
     }
 
     /// It has no part on any shard any more, and never will.
     pub fn rolled_back(mut self) {
-        self.under_way = false;
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(number) = self.under_way.take() {
+            lock(&self.pool).under_way.remove(&number);
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if !self.under_way {
-            let slot = std::mem::take(&mut self.slot);
-            lock(&self.pool).free.push(Reverse(slot));
+        let mut pool = lock(&self.pool);
+        match self.under_way {
+            Some(number) => {
+                pool.under_way.remove(&number);
+            }
+            None => pool.free.push(Reverse(std::mem::take(&mut self.slot))),
         }
     }
 }
@@ -247,7 +265,9 @@ mod tests {
         assert_eq!(number, 2 << SLOT_BITS);
         assert_eq!(third.note(number, &[2]), "{0,1048576,2097152,1048576}");
         // Nobody knows how it ended.
+        assert!(slots.is_under_way(number));
         drop(third);
+        assert!(!slots.is_under_way(number));
         let mut fourth = slots.take();
         let number = fourth.begin();
         assert_eq!(slot_of(number), 1);
