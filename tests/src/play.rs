@@ -284,7 +284,31 @@ fn put_binary(type_name: &str, value: &str, output: &mut BytesMut) -> Result<()>
             let digits = value.replace('-', "");
             output.put_u128(u128::from_str_radix(&digits, 16)?);
         }
+        "bytea" => {
+            let digits = value.strip_prefix("\\x").context("bytea in hexadecimal")?;
+            for place in (0..digits.len()).step_by(2) {
+                let byte = digits.get(place..place + 2).context("pairs of digits")?;
+                output.put_u8(u8::from_str_radix(byte, 16)?);
+            }
+        }
+        "numeric" => put_numeric(value, output)?,
         other => bail!("no binary form of {other} here"),
+    }
+    Ok(())
+}
+
+/// A number without sign as `numeric_recv` reads it: digits to the base 10,000.
+fn put_numeric(value: &str, output: &mut BytesMut) -> Result<()> {
+    let (whole, fraction) = value.split_once('.').unwrap_or((value, ""));
+    let groups = whole.len().div_ceil(4);
+    let digits = format!("{whole:0>width$}{fraction}", width = groups * 4);
+    let digits = format!("{digits:0<width$}", width = digits.len().div_ceil(4) * 4);
+    output.put_i16(i16::try_from(digits.len() / 4)?);
+    output.put_i16(i16::try_from(groups)? - 1);
+    output.put_i16(0);
+    output.put_i16(i16::try_from(fraction.len())?);
+    for place in (0..digits.len()).step_by(4) {
+        output.put_i16(digits[place..place + 4].parse()?);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod faults;
 mod frames;
 mod generated;
 mod history;
+mod inserts;
 mod isolation;
 mod kernels;
 mod moves;

@@ -21,14 +21,21 @@ const PATIENCE: [(Signal, Duration); 2] = [
 ];
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// A starting server creates the file and fills it a moment later; one that is empty for longer is
-/// what a crashed machine left.
+/// A starting server creates the file and fills it a moment later.
 const EMPTY: Duration = Duration::from_secs(2);
 
 /// Sees to it that no server runs on `data` and that no stale file keeps one from starting.
 /// Says what it did.
 pub async fn end_left_over(data: &Path) -> Result<Option<String>> {
-    let Some(pid) = filled_pid(data).await? else {
+    if !filled(data).await? {
+        let file = data.join("postmaster.pid");
+        fs::remove_file(&file).with_context(|| format!("could not remove {}", file.display()))?;
+        return Ok(Some(format!(
+            "removed an empty {}: its server was killed while it started",
+            file.display()
+        )));
+    }
+    let Some(pid) = pid(data)? else {
         return Ok(None);
     };
     if is_server_of(pid, data) {
@@ -55,13 +62,31 @@ pub async fn end_left_over(data: &Path) -> Result<Option<String>> {
     )))
 }
 
-async fn filled_pid(data: &Path) -> Result<Option<Pid>> {
+/// False: the file is empty, and no server that could fill it is there.
+async fn filled(data: &Path) -> Result<bool> {
     let file = data.join("postmaster.pid");
     let started = Instant::now();
-    while fs::metadata(&file).is_ok_and(|found| found.len() == 0) && started.elapsed() < EMPTY {
+    while fs::metadata(&file).is_ok_and(|found| found.len() == 0) {
+        if !any_server_of(data)? {
+            return Ok(false);
+        }
+        if started.elapsed() > EMPTY {
+            break;
+        }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    pid(data)
+    Ok(true)
+}
+
+fn any_server_of(data: &Path) -> Result<bool> {
+    for process in fs::read_dir("/proc").context("could not read /proc")? {
+        let name = process.context("could not read /proc")?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok());
+        if pid.is_some_and(|pid| is_server_of(Pid::from_raw(pid), data)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn pid(data: &Path) -> Result<Option<Pid>> {

@@ -13,12 +13,15 @@ use automator67_planner::{
 };
 use bytes::BytesMut;
 
+mod arrays;
+
+use self::arrays::Arrays;
 use super::{
     Session,
     copy::Rule,
     execute::queue,
     moving::Choice,
-    multi::{Pace, Tally},
+    multi::{Pace, Tally, Task},
     planning::{Request, whole_of},
     sequences::Drawing,
 };
@@ -60,45 +63,44 @@ impl Session {
         }
         let drawn = self.draw(insert, request).await?;
         let placed = self.place_rows(insert, request, &drawn).await?;
-        let mut work: Vec<(ShardId, String)> = Vec::new();
-        match &placed {
-            // A reference table: everything everywhere.
-            None => {
-                let all: Vec<usize> = (0..insert.rows.len()).collect();
-                let text = render(insert, request, &drawn, &all);
-                work.extend(
-                    self.all_shards()
-                        .into_iter()
-                        .map(|shard| (shard, text.clone())),
-                );
-            }
-            Some(groups) => {
-                for (shard, rows) in groups {
-                    work.push((*shard, render(insert, request, &drawn, rows)));
-                }
-            }
+        let copies = placed.is_none();
+        // A reference table: everything everywhere.
+        let groups = placed.unwrap_or_else(|| {
+            let all: Vec<usize> = (0..insert.rows.len()).collect();
+            let shards = self.all_shards().into_iter();
+            shards.map(|shard| (shard, all.clone())).collect()
+        });
+        let arrays = match request.bound {
+            Some(bound) if groups.len() > 1 => Arrays::of(insert, bound),
+            Some(_) | None => None,
+        };
+        let mut work: Vec<Task> = Vec::with_capacity(groups.len());
+        for (shard, rows) in &groups {
+            work.push(match (&arrays, request.bound) {
+                (Some(arrays), Some(bound)) => arrays.task(*shard, rows, bound)?,
+                _ => Task::new(*shard, render(insert, request, &drawn, rows)),
+            });
         }
-        if let ([(shard, text)], false) = (work.as_slice(), self.transaction.is_open()) {
-            self.run_text(request, text, *shard).await?;
+        if let ([task], false) = (work.as_slice(), self.transaction.is_open()) {
+            self.run_text(request, &task.text, task.shard).await?;
             return Ok(Tier::Single);
         }
         self.begin_implicit();
-        let tally = match placed {
-            Some(groups) if insert.returning => {
-                let order = Order {
-                    rows: insert.rows.len(),
-                    kept: insert.one_result_per_row,
-                };
-                self.insert_returning(&order, request, &work, &groups)
-                    .await?
-            }
+        let tally = if copies {
+            self.run_everywhere(&work, request, Pace::Copies).await?
+        } else if insert.returning {
+            let order = Order {
+                rows: insert.rows.len(),
+                kept: insert.one_result_per_row,
+            };
+            self.insert_returning(&order, request, &work, &groups)
+                .await?
+        } else if insert.suffix.is_empty() {
+            self.run_everywhere(&work, request, Pace::AtOnce).await?
+        } else {
             // ON CONFLICT may wait for rows that are there.
-            Some(_) if !insert.suffix.is_empty() => {
-                self.run_everywhere(&work, request, Pace::FirstAlone)
-                    .await?
-            }
-            Some(_) => self.run_everywhere(&work, request, Pace::AtOnce).await?,
-            None => self.run_everywhere(&work, request, Pace::Copies).await?,
+            self.run_everywhere(&work, request, Pace::FirstAlone)
+                .await?
         };
         message::put_command_complete(self.client.output(), &tally.tag());
         Ok(Tier::Multi)
@@ -290,7 +292,7 @@ impl Session {
         &mut self,
         order: &Order,
         request: &Request<'_>,
-        work: &[(ShardId, String)],
+        work: &[Task],
         groups: &[(ShardId, Vec<usize>)],
     ) -> Outcome<Tally> {
         let mut tally = Tally::default();
@@ -501,18 +503,19 @@ impl Session {
             }
         }
         groups.sort_unstable_by_key(|(shard, _)| *shard);
-        let work: Vec<(ShardId, String)> = groups
+        let work: Vec<Task> = groups
             .iter()
             .map(|(shard, places)| {
                 let values: Vec<String> =
                     places.iter().map(|place| literals(&rows[*place])).collect();
-                (*shard, format!("{prefix}{} {suffix}", values.join(", ")))
+                Task::new(*shard, format!("{prefix}{} {suffix}", values.join(", ")))
             })
             .collect();
         let empty = work.is_empty();
         let work = if empty {
             groups.push((self.home(), Vec::new()));
-            vec![(self.home(), nothing_inserted(insert, &columns, suffix))]
+            let text = nothing_inserted(insert, &columns, suffix);
+            vec![Task::new(self.home(), text)]
         } else {
             work
         };

@@ -9,6 +9,7 @@ use automator67_planner::{
 use super::{
     Session,
     execute::{needs_block, queue},
+    extended::Bound,
     moving::Choice,
     planning::Request,
 };
@@ -18,6 +19,27 @@ use crate::{
     telemetry::Tier,
     types,
 };
+
+/// What a shard is sent.
+pub struct Task {
+    /// Where.
+    pub shard: ShardId,
+    /// Its statement.
+    pub text: String,
+    /// Its parameters, if they are not the client's.
+    pub bound: Option<Bound>,
+}
+
+impl Task {
+    /// A statement with the client's parameters.
+    pub fn new(shard: ShardId, text: String) -> Task {
+        Task {
+            shard,
+            text,
+            bound: None,
+        }
+    }
+}
 
 /// Adds up what several shards report.
 #[derive(Default)]
@@ -113,9 +135,9 @@ impl Session {
         if request.planned.session.changes_catalog {
             self.announce_change().await?;
         }
-        let work: Vec<(ShardId, String)> = shards
+        let work: Vec<Task> = shards
             .into_iter()
-            .map(|shard| (shard, text.clone()))
+            .map(|shard| Task::new(shard, text.clone()))
             .collect();
         let pace = if multi.copies {
             Pace::Copies
@@ -123,7 +145,7 @@ impl Session {
             Pace::FirstAlone
         };
         let tally = self.run_everywhere(&work, request, pace).await?;
-        let targets: Vec<ShardId> = work.into_iter().map(|(shard, _)| shard).collect();
+        let targets: Vec<ShardId> = work.into_iter().map(|task| task.shard).collect();
         self.drop_moved(&multi.moves, &targets).await?;
         message::put_command_complete(self.client.output(), &tally.tag());
         Ok(Tier::Multi)
@@ -142,7 +164,7 @@ impl Session {
     /// Runs one text per shard; rows go to the client as they come.
     pub(super) async fn run_everywhere(
         &mut self,
-        work: &[(ShardId, String)],
+        work: &[Task],
         request: &Request<'_>,
         pace: Pace,
     ) -> Outcome<Tally> {
@@ -164,7 +186,7 @@ impl Session {
 
     async fn run_at_once(
         &mut self,
-        work: &[(ShardId, String)],
+        work: &[Task],
         request: &Request<'_>,
         run: &mut Run,
     ) -> Outcome {
@@ -200,20 +222,21 @@ impl Session {
     /// Borrows, queues and sends, for every shard, before any answer is waited for.
     pub(super) async fn send_everywhere(
         &mut self,
-        work: &[(ShardId, String)],
+        work: &[Task],
         request: &Request<'_>,
     ) -> Outcome<Vec<usize>> {
-        for (shard, _) in work {
-            let index = self.link(*shard).await?;
+        for task in work {
+            let index = self.link(task.shard).await?;
             self.note_effects(index, request.planned.session)?;
             types::learn_for_shard(&self.links[index].server.shard, request.parameter_types())
                 .await?;
         }
         let mut indexes = Vec::with_capacity(work.len());
-        for (shard, text) in work {
+        for task in work {
             // Already borrowed: this finds it and nothing else.
-            let index = self.link(*shard).await?;
-            queue(&mut self.links[index].server, text, request.bound, true);
+            let index = self.link(task.shard).await?;
+            let bound = task.bound.as_ref().or(request.bound);
+            queue(&mut self.links[index].server, &task.text, bound, true);
             relay::send(&mut self.links[index].server).await?;
             indexes.push(index);
         }

@@ -407,6 +407,12 @@ impl Statement {
         }
     }
 
+    /// Types of its parameters, as far as they are known without asking.
+    pub fn known_types(&self) -> Arc<[u32]> {
+        let described = lock(&self.described).clone();
+        described.unwrap_or_else(|| self.types.clone())
+    }
+
     pub fn may_end_transaction(&self) -> bool {
         self.prepared
             .statements

@@ -60,7 +60,6 @@ async fn a_damaged_file_is_refused_and_kept() {
     let data = Data::new("damaged", None);
     // 0, 1 and negative numbers would signal process groups, init or everybody.
     for text in [
-        "",
         "\n",
         "x\n",
         "12x\n",
@@ -86,14 +85,26 @@ async fn a_damaged_file_is_refused_and_kept() {
 }
 
 #[tokio::test]
-async fn a_file_that_a_starting_server_has_not_filled_yet_is_read_again() {
-    let data = Data::new("starting", None);
-    fs::write(data.file(), "").expect("written");
+async fn an_empty_file_is_read_again_while_its_server_starts() {
+    let data = Data::new("starting", Some(""));
+    let mut child = process("postgres", &data.0);
+    let text = format!("{}\n", child.id());
     let (said, ()) = tokio::join!(end_left_over(&data.0), async {
         // The first look was at the empty file: join! polls in this order.
-        fs::remove_file(data.file()).expect("removed");
+        fs::write(data.file(), text).expect("written");
     });
-    assert_eq!(said.expect("looked"), None);
+    let said = said.expect("looked").expect("it says so");
+    assert!(said.starts_with("stopped the Postgres server"), "{said}");
+    child.wait().expect("ended");
+}
+
+#[tokio::test]
+async fn an_empty_file_of_nobody_is_removed() {
+    let data = Data::new("empty", Some(""));
+    let said = end_left_over(&data.0).await.expect("looked");
+    let said = said.expect("it says so");
+    assert!(said.starts_with("removed an empty"), "{said}");
+    assert!(!data.file().exists());
 }
 
 #[tokio::test]
