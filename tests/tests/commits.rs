@@ -14,6 +14,7 @@ fn commits_over_shards_are_told_and_forgotten() {
     let mut pair = Pair::start(SHARDS).expect("a pair of proxies");
     let keys = keys(&pair).expect("a key on each shard");
     overruled(&pair, &keys).expect("a proxy that stalls is overruled");
+    held(&pair, &keys).expect("a snapshot waits for a commit in the middle");
     default_isolation(&pair, &keys).expect("snapshots that stay by default");
     old_notes(&mut pair).expect("old notes are removed");
 }
@@ -76,6 +77,40 @@ fn overruled(pair: &Pair, keys: &[i64]) -> Result<()> {
     let sums = stalled.execute(sum)?;
     ensure!(sums.as_deref() == Some("0 2"), "{sums:?}");
     Ok(())
+}
+
+/// A stands still between the anchor's COMMIT and the others'. A snapshot on B waits for that, and
+/// sees all of it.
+fn held(pair: &Pair, keys: &[i64]) -> Result<()> {
+    let sum = "select sum(v) || ' ' || sum(abs(v)) from points";
+    let mut strong = pair.b.connect()?;
+    let mut snapshot = pair.b.connect()?;
+    snapshot.execute("set automator67.consistency = 'snapshot'")?;
+    let mut slow = pair.a.connect()?;
+    pair.a.arm("commit.before_second_phase=pause")?;
+    std::thread::scope(|scope| -> Result<()> {
+        let committing = scope.spawn(|| transfer(&mut slow, keys[0], keys[1]));
+        wait::until("a commit in the middle", PATIENCE, || {
+            (strong.execute(sum).ok()?.as_deref() == Some("-1 3")).then_some(())
+        })?;
+        let reading = scope.spawn(|| snapshot.execute(sum));
+        let waits = "select 1 from pg_locks where not granted \
+            and relation = 'automator67.fence'::regclass";
+        // Several times: each wait is short.
+        for _ in 0..3 {
+            for there in [true, false] {
+                wait::until("the snapshot to wait", PATIENCE, || {
+                    (pair.everywhere(waits).ok()?.is_empty() != there).then_some(())
+                })?;
+            }
+        }
+        ensure!(!reading.is_finished(), "the snapshot did not wait");
+        pair.a.arm("off")?;
+        committing.join().expect("no panic")?;
+        let sums = reading.join().expect("no panic")?;
+        ensure!(sums.as_deref() == Some("0 2"), "{sums:?}");
+        Ok(())
+    })
 }
 
 /// Commits share rows of `automator67.commit_register`, which must not make transactions fail that

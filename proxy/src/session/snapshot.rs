@@ -333,6 +333,8 @@ impl Session {
             };
             let seen = self.seen(index).await;
             self.drain_link(index).await?;
+            // What came after an error failed because of it.
+            self.links[index].server.hidden_error = None;
             match seen {
                 Ok(seen) => all.push((*shard, seen)),
                 Err(failure) => failed = failed.or(Some(failure)),
