@@ -61,6 +61,8 @@ pub mod sqlstate {
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// too_many_connections
     pub const TOO_MANY_CONNECTIONS: &str = "53300";
+    /// program_limit_exceeded
+    pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
     /// configuration_limit_exceeded
     pub const LIMIT_EXCEEDED: &str = "53400";
     /// query_canceled

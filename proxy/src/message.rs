@@ -656,6 +656,19 @@ pub fn column_names(body: &[u8]) -> Option<Vec<String>> {
     spans.into_iter().map(name).collect()
 }
 
+/// Appends a RowDescription with another format for each column, or what else `frame` is.
+pub fn put_columns_in(output: &mut BytesMut, frame: &Frame, format: impl Fn(usize) -> i16) {
+    let start = output.len() + crate::frame::HEADER_BYTES;
+    output.extend_from_slice(&frame.bytes);
+    if frame.tag != b'T' {
+        return;
+    }
+    for (column, (_, _, end)) in field_spans(frame.body()).into_iter().flatten().enumerate() {
+        let place = start + end - 2;
+        output[place..place + 2].copy_from_slice(&format(column).to_be_bytes());
+    }
+}
+
 /// Appends the first columns of a whole RowDescription frame.
 pub fn put_visible_columns(output: &mut BytesMut, frame: &[u8], visible: usize) {
     let body = frame.get(crate::frame::HEADER_BYTES..).unwrap_or_default();

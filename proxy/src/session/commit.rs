@@ -191,17 +191,15 @@ impl Session {
             .collect();
         let turn = self.transaction.turn.take();
         let mut turn = turn.unwrap_or_else(|| self.process.two_phase.turn());
-        let number = turn.begin();
+        let Some(number) = turn.begin() else {
+            self.rollback_links().await?;
+            return Err(no_slot());
+        };
         let name = self.process.two_phase.name(number, anchor, &parts);
         if !name.fits() {
             turn.rolled_back();
             self.rollback_links().await?;
-            return Err(Report::error(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                "the transaction wrote on too many shards",
-            )
-            .hint("Split it into several.")
-            .into());
+            return Err(too_many_shards());
         }
         let gid = name.to_string();
         let note = name.note(&turn.note(number, writers));
@@ -528,6 +526,25 @@ fn no_two_phase(why: &str) -> Report {
     )
     .detail(format!("Two-phase commit is not possible: {why}."))
     .hint("Set max_prepared_transactions on the servers, write on one shard per transaction, or set two_phase = \"prefer\" in the configuration and accept that a crash can leave a part of a transaction.")
+}
+
+fn no_slot() -> Failure {
+    Report::error(
+        sqlstate::PROGRAM_LIMIT_EXCEEDED,
+        "there is no slot left for a commit over several shards",
+    )
+    .detail("A million commits of this proxy were left to the recovery since it started.")
+    .hint("Start it again, and look why shards do not answer.")
+    .into()
+}
+
+fn too_many_shards() -> Failure {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "the transaction wrote on too many shards",
+    )
+    .hint("Split it into several.")
+    .into()
 }
 
 fn rolled_back(shard: &str) -> Failure {

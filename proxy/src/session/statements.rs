@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     error::{Failure, Outcome, Report, Routine, sqlstate},
+    frame::Frame,
     message::{self, Bind},
     process::lock,
     relay,
@@ -42,6 +43,8 @@ pub struct Statement {
     described: Mutex<Option<Arc<[u32]>>>,
     /// A server has parsed it with this plan's schema: it is valid.
     pub parsed: AtomicBool,
+    /// RowDescription or NoData, as the home shard described it.
+    columns: Mutex<Option<Frame>>,
     /// Its result columns as a client was told, see [`message::shape`].
     pub shape: Mutex<Option<u64>>,
     /// It was planned anew since: whether the columns are still the same must be looked up.
@@ -117,6 +120,14 @@ impl Session {
         if self.transaction.is_failed() {
             return Err(aborted());
         }
+        if let Some(bind) = bind
+            && self.plans_like_others()
+            && let Some(known) = lock(&statement.columns).as_ref()
+        {
+            let output = self.client.output();
+            message::put_columns_in(output, known, |column| bind.result_format(column));
+            return Ok(());
+        }
         let shard = self.describing_shard(statement);
         let index = self.link(shard).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
@@ -142,14 +153,21 @@ impl Session {
         }
         server.sync();
         let mut shape = None;
+        let mut columns = None;
         relay::collect(&mut self.client, server, |output, frame| {
             if frame.tag == b'T' {
                 shape = Some(message::shape(frame.body()));
             }
             output.extend_from_slice(&frame.bytes);
+            if matches!(frame.tag, b'T' | b'n') {
+                columns = Some(frame);
+            }
             Ok(())
         })
         .await?;
+        if planned.is_some_and(|planned| runs_on_several(&planned.plan)) {
+            *lock(&statement.columns) = columns;
+        }
         *lock(&statement.shape) = shape;
         statement.reshaped.store(false, Ordering::Relaxed);
         self.hidden_error(index)
@@ -252,6 +270,7 @@ impl Session {
             types,
             prepared: Arc::new(prepared),
             described: Mutex::new(None),
+            columns: Mutex::new(None),
             parsed: AtomicBool::new(false),
             shape: Mutex::new(None),
             reshaped: AtomicBool::new(false),
@@ -338,6 +357,7 @@ impl Session {
             types: fresh.types.clone(),
             prepared: fresh.prepared.clone(),
             described: Mutex::new(None),
+            columns: Mutex::new(None),
             parsed: AtomicBool::new(false),
             shape: Mutex::new(Some(shape)),
             reshaped: AtomicBool::new(true),
@@ -419,6 +439,14 @@ impl Statement {
             .first()
             .is_none_or(|planned| matches!(planned.plan, Plan::Transaction(_) | Plan::Empty))
     }
+}
+
+/// Its columns are those of the client's text, whoever runs it.
+fn runs_on_several(plan: &Plan) -> bool {
+    matches!(
+        plan,
+        Plan::Scatter(_) | Plan::Gather(_) | Plan::Insert(_) | Plan::Multi(_)
+    )
 }
 
 /// Who can describe a statement.

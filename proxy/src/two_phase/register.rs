@@ -89,13 +89,16 @@ impl Slots {
 
 impl Turn {
     /// A new number for a commit. The slot is not used again before that is told to have ended; if
-    /// it never is, a part may still be prepared somewhere.
-    pub fn begin(&mut self) -> u64 {
+    /// it never is, a part may still be prepared somewhere. `None`: there are no more slots.
+    pub fn begin(&mut self) -> Option<u64> {
+        if self.slot.index >> SLOT_BITS != 0 {
+            return None;
+        }
         self.slot.uses += 1;
         let number = self.slot.uses << SLOT_BITS | self.slot.index;
         self.under_way = Some(number);
         lock(&self.pool).under_way.insert(number);
-        number
+        Some(number)
     }
 
     /// What the shards of the commit `number` note, as an array of Postgres that begins with
@@ -255,13 +258,13 @@ mod tests {
         let slots = Slots::default();
         let mut first = slots.take();
         let mut second = slots.take();
-        let numbers = [first.begin(), second.begin()];
+        let numbers = [first.begin(), second.begin()].map(|number| number.expect("a slot"));
         assert_eq!(numbers.map(slot_of), [0, 1]);
         assert_eq!(first.note(numbers[0], &[1, 3]), "{0,1048576,0,1048576}");
         first.committed(numbers[0], &[1, 3]);
         second.rolled_back();
         let mut third = slots.take();
-        let number = third.begin();
+        let number = third.begin().expect("a slot");
         assert_eq!(number, 2 << SLOT_BITS);
         assert_eq!(third.note(number, &[2]), "{0,1048576,2097152,1048576}");
         // Nobody knows how it ended.
@@ -269,11 +272,13 @@ mod tests {
         drop(third);
         assert!(!slots.is_under_way(number));
         let mut fourth = slots.take();
-        let number = fourth.begin();
+        let number = fourth.begin().expect("a slot");
         assert_eq!(slot_of(number), 1);
         assert_eq!(fourth.note(number, &[2]), format!("{{0,0,{number}}}"));
         drop(slots.take());
-        assert_eq!(slot_of(slots.take().begin()), 2);
+        assert_eq!(slots.take().begin().map(slot_of), Some(2));
+        lock(&slots.pool).made = 1 << SLOT_BITS;
+        assert_eq!(slots.take().begin(), None);
     }
 
     /// Commits of two slots, and how far each shard has come with them when its snapshot is taken.
@@ -283,7 +288,7 @@ mod tests {
         let slots = [Slots::default(), Slots::default()];
         let note = |(slot, shards): &(usize, Vec<ShardId>)| {
             let mut turn = slots[*slot].take();
-            let number = turn.begin();
+            let number = turn.begin().expect("a slot");
             let note = turn.note(number, shards);
             turn.committed(number, shards);
             note
