@@ -94,16 +94,18 @@ fn held(pair: &Pair, keys: &[i64]) -> Result<()> {
             (strong.execute(sum).ok()?.as_deref() == Some("-1 3")).then_some(())
         })?;
         let reading = scope.spawn(|| snapshot.execute(sum));
-        let waits = "select 1 from pg_locks where not granted \
-            and relation = 'automator67.fence'::regclass";
-        // Several times: each wait is short.
-        for _ in 0..3 {
-            for there in [true, false] {
-                wait::until("the snapshot to wait", PATIENCE, || {
-                    (pair.everywhere(waits).ok()?.is_empty() != there).then_some(())
-                })?;
-            }
-        }
+        let waits = "select waitstart from pg_locks where not granted \
+            and relation = 'automator67.fence'::regclass and waitstart is not null";
+        let first = wait::until("the snapshot to wait", PATIENCE, || {
+            pair.everywhere(waits).ok()?.pop()
+        })?;
+        // Each wait is short.
+        wait::until("the snapshot to wait again", PATIENCE, || {
+            pair.everywhere(waits)
+                .ok()?
+                .pop()
+                .filter(|now| *now != first)
+        })?;
         ensure!(!reading.is_finished(), "the snapshot did not wait");
         pair.a.arm("off")?;
         committing.join().expect("no panic")?;
