@@ -203,14 +203,11 @@ impl Session {
         }
         let gid = name.to_string();
         let note = name.note(&turn.note(number, writers));
-        if let Err(failure) = self.prepare(&gid, &note, &parts).await {
-            if self.undo(&gid, &parts).await {
-                turn.rolled_back();
-            }
-            self.rollback_links().await?;
-            return Err(failure);
-        }
-        match self.decide(&gid, &note, anchor).await {
+        let decided = match self.prepare(&gid, &note, &parts).await {
+            Ok(()) => self.decide(&gid, &note, anchor).await,
+            Err(failure) => Err(Undecided::RolledBack(failure)),
+        };
+        match decided {
             Ok(()) => {}
             Err(Undecided::RolledBack(failure)) => {
                 if self.undo(&gid, &parts).await {
