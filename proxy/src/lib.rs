@@ -5,6 +5,7 @@
 //!
 //! [`order`] compares values as Postgres does, to merge sorted rows of several shards.
 
+mod call;
 mod copy_rows;
 mod deadlock;
 mod error;

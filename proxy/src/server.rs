@@ -19,6 +19,7 @@ use thiserror::Error;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::{
+    call::{self, ALL_AS_TEXT},
     error::{Report, sqlstate},
     frame::{self, FRAME_BYTES_MAX, Frame},
     guc::SettingMap,
@@ -180,6 +181,8 @@ pub struct Server {
     plain: types::PlainStatements,
     prepared: HashMap<u64, u64>,
     uses: u64,
+    /// That of its process, once it was needed.
+    proof: Option<Box<str>>,
 }
 
 /// Whose `currval` a server session would answer.
@@ -312,7 +315,6 @@ impl Server {
 
     /// Queues a statement of the proxy's own, without Sync. It is prepared at its first use.
     pub fn execute_own(&mut self, own: Own, relay: bool) {
-        const ALL_AS_TEXT: &[u8] = &[0, 0, 0, 0, 0, 0];
         // Clients' statements count from 1.
         let id = u64::MAX - own as u64;
         if !self.has_prepared(id) {
@@ -322,6 +324,18 @@ impl Server {
         message::put_bind(&mut self.wire.output, "", &name, ALL_AS_TEXT);
         self.expect(Step::Bind, false);
         self.execute("", 0, relay, false, Some(id));
+    }
+
+    /// Shows functions of ours on this connection that the proxy calls them.
+    pub fn proof(&mut self) -> Box<str> {
+        if let Some(proof) = &self.proof {
+            return proof.clone();
+        }
+        let key = self.shard.proof_key();
+        // Without the key the server refuses, with a hint.
+        let proof = key.map(|key| call::proof(&key, self.key.pid()).into_boxed_str());
+        self.proof.clone_from(&proof);
+        proof.unwrap_or_default()
     }
 
     /// Takes one whole frame that has arrived, with the OIDs of the home shard in it.
@@ -525,6 +539,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         plain: types::PlainStatements::new(),
         prepared: HashMap::new(),
         uses: 0,
+        proof: None,
     };
     loop {
         let frame = login_frame(&mut server.wire).await?;

@@ -108,6 +108,8 @@ pub struct Session {
     work: scatter::Work,
     /// Relations that are moved for the statement are not temporary tables.
     moves_last: bool,
+    /// Where those are.
+    work_schema: moving::WorkSchema,
     /// What is answered now is written to shards afterwards.
     will_write: bool,
     /// The warning about several shards was given once for single statements.
@@ -235,6 +237,7 @@ impl Session {
             sync_taken_by_copy: false,
             work: scatter::Work::default(),
             moves_last: false,
+            work_schema: moving::WorkSchema::new(),
             will_write: false,
             warned_several: false,
             memory: sequences::Memory::default(),

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    call::ProofKey,
     error::{Report, sqlstate},
     process::lock,
     server::{self, ConnectError},
@@ -44,6 +45,7 @@ pub struct Shard {
     last_error: Mutex<String>,
     logins: Semaphore,
     two_phase: Mutex<Ability>,
+    proof_key: Mutex<Option<ProofKey>>,
     up_gauge: Gauge,
 }
 
@@ -70,6 +72,7 @@ impl Shard {
             last_error: Mutex::default(),
             logins: Semaphore::new(LOGINS_MAX),
             two_phase: Mutex::new(Ability::Unknown),
+            proof_key: Mutex::default(),
             up_gauge,
         })
     }
@@ -108,6 +111,16 @@ impl Shard {
     /// Notes whether it can prepare transactions.
     pub fn set_two_phase(&self, ability: Ability) {
         *lock(&self.two_phase) = ability;
+    }
+
+    /// The key of proofs for its functions; `None` before it was set up.
+    pub fn proof_key(&self) -> Option<ProofKey> {
+        *lock(&self.proof_key)
+    }
+
+    /// Notes the key.
+    pub fn set_proof_key(&self, key: ProofKey) {
+        *lock(&self.proof_key) = Some(key);
     }
 
     /// Notes that it could not be reached, or no longer answers.

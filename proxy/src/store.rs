@@ -8,13 +8,14 @@ use automator67_planner::{
 };
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::{AsyncMessage, NoTls, error::SqlState};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     server::{self, ConnectError},
     settings::Settings,
     shard::Shard,
+    two_phase::Cluster,
 };
 
 mod embedded {
@@ -26,12 +27,8 @@ mod embedded_in_shards {
     refinery::embed_migrations!("migrations_of_shards");
 }
 
-/// Where changes of the catalog are announced.
-const CHANNEL: &str = "automator67_catalog";
 /// The name of every proxy's connection that follows the catalog.
 pub const FOLLOWER: &str = "automator67 follower";
-/// Held while a proxy migrates and fills the catalog, so that two do not at once.
-const SETUP_LOCK: i64 = 0x6175_746f_3637;
 /// First and longest pause between attempts to reach the home shard again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How long a statement waits for the snapshot to show its own change.
@@ -52,9 +49,26 @@ pub enum StoreError {
     /// Migrations.
     #[error("the catalog could not be migrated: {0}")]
     Migrate(#[from] refinery::Error),
+    /// A secret of the proxies is not one.
+    #[error("a key in the schema automator67 is not 32 bytes long")]
+    Key,
     /// The document.
     #[error("the catalog could not be understood: {0}")]
     Document(#[from] DocumentError),
+    /// Somebody else could have put something into our schema.
+    #[error(
+        "schema \"{schema}\" on shard \"{shard}\" has {what} of role \"{role}\", and not of the role of the shard's URL"
+    )]
+    Foreign {
+        /// The shard's name.
+        shard: String,
+        /// Which schema.
+        schema: String,
+        /// The schema itself, or something in it.
+        what: String,
+        /// Whose.
+        role: String,
+    },
     /// The catalog knows other shards than the settings.
     #[error("the catalog lists the shards {catalog}, the settings list {settings}")]
     Shards {
@@ -94,11 +108,11 @@ impl Store {
     }
 }
 
-/// Migrates and fills the catalog on the home shard. Returns its name.
-pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<String, StoreError> {
+/// Migrates and fills the catalog on the home shard.
+pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<Cluster, StoreError> {
     let (mut client, connection) = connect(home).await?;
     let driver = tokio::spawn(connection);
-    let result = fill(&mut client, settings).await;
+    let result = fill(&mut client, home, settings).await;
     drop(client);
     // The connection ends with its client; its own result says nothing more.
     let _ = driver.await;
@@ -109,18 +123,9 @@ pub async fn set_up(home: &Arc<Shard>, settings: &Settings) -> Result<String, St
 pub async fn set_up_shard(shard: &Arc<Shard>) -> Result<u32, StoreError> {
     let (mut client, connection) = connect(shard).await?;
     tokio::spawn(connection);
-    client
-        .execute("select pg_advisory_lock($1)", &[&SETUP_LOCK])
-        .await?;
-    client
-        .batch_execute("create schema if not exists automator67")
-        .await?;
-    let mut runner = embedded_in_shards::migrations::runner();
-    runner.set_migration_table_name("automator67.shard_migration");
-    runner.run_async(&mut client).await?;
-    client
-        .execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK])
-        .await?;
+    let alone = Alone::wait(&mut client, shard).await?;
+    migrate_shard(&mut client, shard).await?;
+    alone.end().await?;
     let row = client
         .query_one("show max_prepared_transactions", &[])
         .await?;
@@ -128,19 +133,130 @@ pub async fn set_up_shard(shard: &Arc<Shard>) -> Result<u32, StoreError> {
     Ok(text.parse().unwrap_or(0))
 }
 
+/// While it lives, no other proxy migrates this database. What is locked is a table that nobody
+/// but its owner can lock: anybody can take an advisory lock, and keep it.
+struct Alone(tokio_postgres::Client);
+
+impl Alone {
+    /// Waits for its turn, and for a schema that is ours.
+    async fn wait(
+        client: &mut tokio_postgres::Client,
+        shard: &Arc<Shard>,
+    ) -> Result<Self, StoreError> {
+        make("create schema if not exists automator67", client).await?;
+        check_owner(client, shard).await?;
+        make("create table if not exists automator67.setup ()", client).await?;
+        let (keeper, connection) = connect(shard).await?;
+        tokio::spawn(connection);
+        keeper
+            .batch_execute("begin; lock table automator67.setup in access exclusive mode")
+            .await?;
+        // What another proxy has made meanwhile.
+        check_owner(client, shard).await?;
+        Ok(Alone(keeper))
+    }
+
+    async fn end(self) -> Result<(), StoreError> {
+        Ok(self.0.batch_execute("commit").await?)
+    }
+}
+
+/// Another proxy may make the same at the same moment; `if not exists` does not see that.
+async fn make(statement: &str, client: &tokio_postgres::Client) -> Result<(), StoreError> {
+    match client.batch_execute(statement).await {
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// All in our schemas belongs to the role of the shard's URL, or to a superuser: what somebody else
+/// has put there before the first start would be called with our rights.
+async fn check_owner(
+    client: &tokio_postgres::Client,
+    shard: &Arc<Shard>,
+) -> Result<(), StoreError> {
+    let row = client.query_opt(FOREIGN, &[]).await?;
+    match row {
+        None => Ok(()),
+        Some(row) => Err(StoreError::Foreign {
+            shard: shard.settings.name.clone(),
+            schema: row.get(0),
+            what: row.get(1),
+            role: row.get(2),
+        }),
+    }
+}
+
+const FOREIGN: &str = "
+    with ours as (
+        select n.oid, n.nspname::text as name, n.nspowner as owner from pg_namespace n
+        where n.nspname in ('automator67', 'automator67_index')
+    )
+    select f.name, f.what, r.rolname::text
+    from (
+        select o.name, 'the schema itself' as what, o.owner from ours o
+        union all
+        select o.name, c.relname::text, c.relowner
+        from ours o join pg_class c on c.relnamespace = o.oid and c.relkind <> 'i'
+        union all
+        select o.name, p.proname::text, p.proowner
+        from ours o join pg_proc p on p.pronamespace = o.oid
+        union all
+        select o.name, t.typname::text, t.typowner
+        from ours o join pg_type t on t.typnamespace = o.oid
+        union all
+        select o.name, x.oprname::text, x.oprowner
+        from ours o join pg_operator x on x.oprnamespace = o.oid
+    ) f
+    join pg_roles r on r.oid = f.owner
+    where not r.rolsuper and r.rolname <> current_user
+    limit 1";
+
+/// Migrates what every shard has, and learns the key of proofs.
+async fn migrate_shard(
+    client: &mut tokio_postgres::Client,
+    shard: &Arc<Shard>,
+) -> Result<(), StoreError> {
+    let runner = embedded_in_shards::migrations::runner();
+    migrate(runner, "automator67.shard_migration", client, shard).await?;
+    let row = client
+        .query_one("select key from automator67.proof_key", &[])
+        .await?;
+    let key: &[u8] = row.get(0);
+    shard.set_proof_key(key.try_into().map_err(|_| StoreError::Key)?);
+    Ok(())
+}
+
+/// Runs what has not run yet, in one transaction.
+async fn migrate(
+    runner: refinery::Runner,
+    table: &str,
+    client: &mut tokio_postgres::Client,
+    shard: &Arc<Shard>,
+) -> Result<(), StoreError> {
+    let mut runner = runner.set_grouped(true);
+    runner.set_migration_table_name(table);
+    let report = runner.run_async(client).await?;
+    for migration in report.applied_migrations() {
+        tracing::info!(
+            shard = shard.settings.name,
+            table,
+            migration = %migration,
+            "migrated"
+        );
+    }
+    Ok(())
+}
+
 async fn fill(
     client: &mut tokio_postgres::Client,
+    home: &Arc<Shard>,
     settings: &Settings,
-) -> Result<String, StoreError> {
-    client
-        .execute("select pg_advisory_lock($1)", &[&SETUP_LOCK])
-        .await?;
-    client
-        .batch_execute("create schema if not exists automator67")
-        .await?;
-    let mut runner = embedded::migrations::runner();
-    runner.set_migration_table_name("automator67.migration");
-    runner.run_async(client).await?;
+) -> Result<Cluster, StoreError> {
+    let alone = Alone::wait(client, home).await?;
+    migrate_shard(client, home).await?;
+    let runner = embedded::migrations::runner();
+    migrate(runner, "automator67.migration", client, home).await?;
     register_shards(client, settings).await?;
     for user in &settings.users {
         let verifier = postgres_protocol::password::scram_sha_256(user.password.as_bytes());
@@ -153,12 +269,18 @@ async fn fill(
             .await?;
     }
     let row = client
-        .query_one("select name from automator67.cluster", &[])
+        .query_one(
+            "select name, key, extract(epoch from signed_since)::float8 from automator67.cluster",
+            &[],
+        )
         .await?;
-    client
-        .execute("select pg_advisory_unlock($1)", &[&SETUP_LOCK])
-        .await?;
-    Ok(row.get(0))
+    alone.end().await?;
+    let key: &[u8] = row.get(1);
+    Ok(Cluster {
+        name: row.get(0),
+        key: key.try_into().map_err(|_| StoreError::Key)?,
+        signed_since: row.get(2),
+    })
 }
 
 /// Writes shards and ring at the first start; later the two lists must agree.
@@ -205,7 +327,7 @@ async fn register_shards(
         )
         .await?;
     transaction
-        .execute("select automator67.bump()", &[])
+        .execute("select automator67.make_newer()", &[])
         .await?;
     transaction.commit().await?;
     Ok(())
@@ -237,7 +359,9 @@ pub(crate) async fn connect_as(
         .user(user)
         .password(password)
         .dbname(&shard.settings.database)
-        .application_name("automator67 catalog");
+        .application_name("automator67 catalog")
+        // What others have put into public, or into a schema of this role's name, is not ours.
+        .options("-c search_path=pg_catalog,pg_temp");
     Ok(config.connect_raw(wire.stream, NoTls).await?)
 }
 
@@ -298,7 +422,11 @@ impl Follower {
                 }
             }
         });
-        let text = format!("set application_name = '{FOLLOWER}'; listen {CHANNEL}");
+        let row = client
+            .query_one("select automator67.channel()", &[])
+            .await?;
+        let channel: &str = row.get(0);
+        let text = format!("set application_name = '{FOLLOWER}'; listen {channel}");
         client.batch_execute(&text).await?;
         let follower = Follower { client, changed };
         follower.load(publish).await?;

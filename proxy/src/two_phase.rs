@@ -8,7 +8,11 @@
 //! looks writes it down as rolled back, which the transaction cannot take back. No proxy keeps a
 //! log of its own, and any proxy can do this for any other.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use automator67_planner::catalog::ShardId;
 use tokio::time::Instant;
@@ -25,7 +29,7 @@ use crate::{
 mod name;
 mod register;
 
-pub use name::Name;
+pub use name::{ClusterKey, Name, fits};
 pub use register::{SEEN, Seen, Turn, behind};
 
 /// How often shards are asked for prepared transactions.
@@ -42,8 +46,8 @@ const SWEEP_EVERY: u64 = 1800;
 const PREPARED: &str = "select gid, owner, extract(epoch from prepared)::float8, \
     extract(epoch from clock_timestamp() - prepared)::float8 from pg_catalog.pg_prepared_xacts \
     where database = current_database() and starts_with(gid, $1) order by prepared";
-const TRY_LOCK: &str = "select pg_catalog.pg_try_advisory_xact_lock(hashtextextended($1, 67))";
-const WAIT_FOR_LOCK: &str = "select pg_catalog.pg_advisory_xact_lock(hashtextextended($1, 67))";
+const TRY_LOCK: &str = "select pg_try_advisory_xact_lock(automator67.gid_lock($1))";
+const WAIT_FOR_LOCK: &str = "select pg_advisory_xact_lock(automator67.gid_lock($1))";
 const DECIDED: &str = "select number, committed from automator67.commit_register \
     where proxy = $1 and slot = $2";
 const ROLLED_BACK: &str = "insert into automator67.commit_register as known \
@@ -51,9 +55,22 @@ const ROLLED_BACK: &str = "insert into automator67.commit_register as known \
     on conflict (proxy, slot) do update set number = excluded.number, committed = false, \
     changed_at = excluded.changed_at where known.number < excluded.number";
 
+/// Foreign names that were logged; beyond it the log is silent about new ones.
+const FOREIGN_MAX: usize = 1000;
+
+/// The catalog and its shards, as all proxies know them.
+pub struct Cluster {
+    /// 8 hexadecimal digits.
+    pub name: String,
+    /// What proxies sign names with.
+    pub key: ClusterKey,
+    /// Since when they do, in seconds since 1970. Older names have no digest.
+    pub signed_since: f64,
+}
+
 /// What a process knows of its transactions over several shards.
 pub struct TwoPhase {
-    cluster: String,
+    cluster: Cluster,
     proxy: u32,
     slots: register::Slots,
     wake: tokio::sync::Notify,
@@ -66,6 +83,8 @@ pub struct Part {
     pub shard: ShardId,
     /// The name, as the shard has it.
     pub gid: String,
+    /// What it says.
+    pub name: Name,
     /// The role that prepared it.
     pub owner: String,
     /// Since when, in seconds since 1970, by the shard's clock.
@@ -75,8 +94,8 @@ pub struct Part {
 }
 
 impl TwoPhase {
-    /// For the catalog named `cluster`.
-    pub fn new(cluster: String) -> Self {
+    /// For this cluster.
+    pub fn new(cluster: Cluster) -> Self {
         TwoPhase {
             cluster,
             proxy: rand::random(),
@@ -93,7 +112,7 @@ impl TwoPhase {
     /// The name of a transaction.
     pub fn name(&self, number: u64, anchor: ShardId, parts: &[ShardId]) -> Name {
         Name {
-            cluster: self.cluster.clone(),
+            cluster: self.cluster.name.clone(),
             proxy: self.proxy,
             number,
             anchor,
@@ -101,14 +120,22 @@ impl TwoPhase {
         }
     }
 
+    /// What shards are told as the name.
+    pub fn gid(&self, name: &Name) -> String {
+        name.signed(&self.cluster.key)
+    }
+
+    /// Reads what a shard has prepared, at this second since 1970. `None`: no proxy has.
+    fn read(&self, gid: &str, prepared_at: f64) -> Option<Name> {
+        Name::parse_signed(gid, &self.cluster.key).or_else(|| {
+            let old = prepared_at < self.cluster.signed_since;
+            old.then(|| Name::parse(gid))?
+        })
+    }
+
     /// This proxy's number.
     pub fn proxy(&self) -> u32 {
         self.proxy
-    }
-
-    /// A name that no other session of any proxy has.
-    pub fn private_name(&self, session: u64) -> String {
-        format!("p{:08x}s{session:x}", self.proxy)
     }
 
     /// Something was left to the recovery.
@@ -117,7 +144,7 @@ impl TwoPhase {
     }
 
     fn prefix(&self) -> String {
-        format!("{}{}_", name::PREFIX, self.cluster)
+        format!("{}{}_", name::PREFIX, self.cluster.name)
     }
 }
 
@@ -177,8 +204,8 @@ pub async fn list(process: &Process) -> Vec<(Part, &'static str)> {
     for shard in process.shards.iter().filter(|shard| shard.is_up()) {
         for part in recovery.parts(process, shard).await.unwrap_or_default() {
             let mut state = "in doubt";
-            if let Some(mut anchor) = recovery.anchor(process, &part.gid).await
-                && let Ok(verdict) = timely(ended(&mut anchor, &part.gid, false)).await
+            if let Some(mut anchor) = recovery.anchor(process, &part.name).await
+                && let Ok(verdict) = timely(ended(&mut anchor, &part.gid, &part.name, false)).await
             {
                 state = match verdict {
                     Verdict::Open => "committing",
@@ -186,7 +213,7 @@ pub async fn list(process: &Process) -> Vec<(Part, &'static str)> {
                     Verdict::Committed => "committed",
                     Verdict::RolledBack => "rolled back",
                 };
-                recovery.keep(&part.gid, anchor);
+                recovery.keep(&part.name, anchor);
             }
             all.push((part, state));
         }
@@ -198,6 +225,8 @@ pub async fn list(process: &Process) -> Vec<(Part, &'static str)> {
 #[derive(Default)]
 struct Recovery {
     clients: HashMap<ShardId, Client>,
+    /// Names that no proxy has made, and that were logged.
+    foreign: HashSet<String>,
 }
 
 impl Recovery {
@@ -239,16 +268,36 @@ impl Recovery {
         let client = self.client(shard).await?;
         let rows = timely(client.query(PREPARED, &[&process.two_phase.prefix()])).await?;
         self.clients.insert(shard.id, client);
-        Ok(rows
-            .iter()
-            .map(|row| Part {
+        let mut parts = Vec::new();
+        for row in &rows {
+            let (gid, prepared_at): (String, f64) = (row.get(0), row.get(2));
+            let name = process.two_phase.read(&gid, prepared_at);
+            let Some(name) = name.filter(|name| name.parts.contains(&shard.id)) else {
+                self.note_foreign(shard, gid);
+                continue;
+            };
+            parts.push(Part {
                 shard: shard.id,
-                gid: row.get(0),
+                gid,
+                name,
                 owner: row.get(1),
-                prepared_at: row.get(2),
+                prepared_at,
                 age: row.get(3),
-            })
-            .collect())
+            });
+        }
+        Ok(parts)
+    }
+
+    /// Somebody has prepared a transaction under a name like ours. It is left to them.
+    fn note_foreign(&mut self, shard: &Shard, gid: String) {
+        if self.foreign.len() < FOREIGN_MAX && !self.foreign.contains(&gid) {
+            tracing::warn!(
+                shard = shard.settings.name,
+                gid,
+                "a prepared transaction that no proxy of this cluster has made is left alone"
+            );
+            self.foreign.insert(gid);
+        }
     }
 
     /// A connection, out of those that are kept.
@@ -267,37 +316,32 @@ impl Recovery {
     }
 
     /// A connection to the anchor of a transaction.
-    async fn anchor(&mut self, process: &Process, gid: &str) -> Option<Client> {
-        let name = Name::parse(gid)?;
+    async fn anchor(&mut self, process: &Process, name: &Name) -> Option<Client> {
         let shard = process.shard(name.anchor).ok()?;
         self.client(shard).await.ok()
     }
 
-    fn keep(&mut self, gid: &str, anchor: Client) {
-        if let Some(name) = Name::parse(gid) {
-            self.clients.insert(name.anchor, anchor);
-        }
+    fn keep(&mut self, name: &Name, anchor: Client) {
+        self.clients.insert(name.anchor, anchor);
     }
 
     /// Ends one part as its anchor says, if that has ended.
     async fn resolve(&mut self, process: &Arc<Process>, part: &Part) {
-        let Some(name) = Name::parse(&part.gid) else {
-            return;
-        };
+        let name = &part.name;
         let own = name.proxy == process.two_phase.proxy;
         if own && process.two_phase.slots.is_under_way(name.number) {
             return;
         }
         let seal = own || part.age >= UNDECIDED.as_secs_f64();
-        let Some(mut anchor) = self.anchor(process, &part.gid).await else {
+        let Some(mut anchor) = self.anchor(process, name).await else {
             return;
         };
         failpoint::reach("recovery.before_lock", None).await;
-        let commit = match timely(ended(&mut anchor, &part.gid, seal)).await {
+        let commit = match timely(ended(&mut anchor, &part.gid, name, seal)).await {
             Ok(Verdict::Committed) => true,
             Ok(Verdict::RolledBack) => false,
             Ok(Verdict::Open | Verdict::Undecided) => {
-                self.keep(&part.gid, anchor);
+                self.keep(name, anchor);
                 return;
             }
             Err(error) => {
@@ -305,7 +349,7 @@ impl Recovery {
                 return;
             }
         };
-        self.keep(&part.gid, anchor);
+        self.keep(name, anchor);
         failpoint::reach("recovery.after_lock", None).await;
         let Ok(shard) = process.shard(part.shard) else {
             return;
@@ -334,8 +378,7 @@ impl Recovery {
     async fn sweep(&mut self, process: &Process, parts: &[Part]) {
         let open: Vec<i64> = parts
             .iter()
-            .filter_map(|part| Name::parse(&part.gid))
-            .map(|name| i64::from(name.proxy))
+            .map(|part| i64::from(part.name.proxy))
             .collect();
         // A slot is as old as its newest note on any shard.
         let mut removable: HashMap<(i64, i32), bool> = HashMap::new();
@@ -395,12 +438,13 @@ enum Verdict {
 async fn ended(
     anchor: &mut Client,
     gid: &str,
+    name: &Name,
     seal: bool,
 ) -> Result<Verdict, tokio_postgres::Error> {
     let transaction = anchor.transaction().await?;
     let free: bool = transaction.query_one(TRY_LOCK, &[&gid]).await?.get(0);
     let verdict = if free {
-        verdict(&transaction, gid, seal).await?
+        verdict(&transaction, name, seal).await?
     } else {
         Verdict::Open
     };
@@ -411,12 +455,9 @@ async fn ended(
 /// The same, behind the lock on the name.
 async fn verdict(
     transaction: &Transaction<'_>,
-    gid: &str,
+    name: &Name,
     seal: bool,
 ) -> Result<Verdict, tokio_postgres::Error> {
-    let Some(name) = Name::parse(gid) else {
-        return Ok(Verdict::Open);
-    };
     let (proxy, slot) = (i64::from(name.proxy), register::slot_of(name.number) as i32);
     let number = name.number as i64;
     let row = transaction.query_opt(DECIDED, &[&proxy, &slot]).await?;
@@ -437,10 +478,15 @@ async fn verdict(
 
 /// True: the transaction is committed; false: it is not, and never will be; waits until that is
 /// known, at most until `deadline`. `None`: it cannot be known yet.
-pub async fn outcome(shard: &Arc<Shard>, gid: &str, deadline: Instant) -> Option<bool> {
+pub async fn outcome(
+    shard: &Arc<Shard>,
+    gid: &str,
+    name: &Name,
+    deadline: Instant,
+) -> Option<bool> {
     let ask = async {
         loop {
-            match ask_for_outcome(shard, gid).await {
+            match ask_for_outcome(shard, gid, name).await {
                 Ok(Verdict::Committed) => return true,
                 Ok(Verdict::RolledBack) => return false,
                 Ok(Verdict::Open | Verdict::Undecided) | Err(_) => {}
@@ -451,12 +497,16 @@ pub async fn outcome(shard: &Arc<Shard>, gid: &str, deadline: Instant) -> Option
     tokio::time::timeout_at(deadline, ask).await.ok()
 }
 
-async fn ask_for_outcome(shard: &Arc<Shard>, gid: &str) -> Result<Verdict, StoreError> {
+async fn ask_for_outcome(
+    shard: &Arc<Shard>,
+    gid: &str,
+    name: &Name,
+) -> Result<Verdict, StoreError> {
     let (mut client, connection) = store::connect(shard).await?;
     tokio::spawn(connection);
     let transaction = client.transaction().await?;
     transaction.query_one(WAIT_FOR_LOCK, &[&gid]).await?;
-    let verdict = verdict(&transaction, gid, true).await?;
+    let verdict = verdict(&transaction, name, true).await?;
     transaction.commit().await?;
     Ok(verdict)
 }

@@ -65,8 +65,7 @@ pub fn clear(server: &Server) -> Result<()> {
     let mut connection = Connection::open(server)?;
     let schemas = connection.rows(
         "select quote_ident(nspname) from pg_namespace where nspname !~ '^pg_' \
-         and nspname not in ('information_schema', 'automator67', 'automator67_index', \
-         'automator67_work')",
+         and nspname not in ('information_schema', 'automator67', 'automator67_index')",
     )?;
     for schema in schemas.into_iter().flatten().flatten() {
         connection.execute(&format!("drop schema {schema} cascade"))?;

@@ -179,9 +179,12 @@ async fn by_hand(
     clock.0.push(0.0);
     clock.time(first, &format!("BEGIN; {}", texts.0)).await?;
     clock.time(second, &format!("BEGIN; {}", texts.1)).await?;
-    let prepare = format!("SELECT automator67.note_commit({note}); PREPARE TRANSACTION '{gid}'");
+    let prepare = format!("SELECT automator67.write_note({note}); PREPARE TRANSACTION '{gid}'");
     clock.time(second, &prepare).await?;
-    let decide = format!("SELECT automator67.decide('{gid}', {note}); COMMIT");
+    let decide = format!(
+        "SELECT pg_advisory_xact_lock(automator67.gid_lock('{gid}')); \
+         SELECT automator67.write_note({note}); COMMIT"
+    );
     clock.time(first, &decide).await?;
     let commit = format!("COMMIT PREPARED '{gid}'");
     clock.time(second, &commit).await?;

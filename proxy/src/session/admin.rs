@@ -17,6 +17,7 @@ use super::{
     planning::Request,
 };
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc, message,
     telemetry::Tier,
@@ -58,9 +59,8 @@ impl Session {
                 Box::pin(self.administer_unique_index(function, request)).await?;
             }
             AdminFunction::DeclareSafe { function } => {
-                let name = guc::quote_literal(&unquoted(&given(function)?));
-                let text = format!("select automator67.mark_safe({name})");
-                self.run_hidden(self.home(), &text).await?;
+                let mark = Call::to("mark_safe").with(unquoted(&given(function)?));
+                self.call(self.home(), &mark).await?;
             }
             AdminFunction::SplitRange {
                 table,
@@ -179,7 +179,11 @@ impl Session {
             .detail(format!("Its type is {}: {reason}.", key_column.sql_type))
             .hint("Choose a column of type smallint, integer, bigint, text, varchar, uuid, date, timestamp or timestamptz.")
         })?;
-        let (group, known) = self.colocation_group(catalog, key_type, choice)?;
+        let group = self.colocation_group(catalog, key_type, choice)?;
+        let known = match &group {
+            Group::Known(group) => Some(*group),
+            Group::New | Group::Of(_) => None,
+        };
         let together = Together {
             column: Some(column),
             group: known,
@@ -198,13 +202,14 @@ impl Session {
         self.close_gate(&relation.name).await?;
         self.lock_everywhere(&name, "ACCESS EXCLUSIVE").await?;
         let home = self.home();
-        let place = format!(
-            "select automator67.place_distributed({}, {}, '{}', {group})",
-            guc::quote_literal(&name),
-            guc::quote_literal(column),
-            type_name(key_type),
-        );
-        let group = self.query_value(home, &place).await?;
+        let group = match group {
+            Group::Known(group) => Some(group.to_string()),
+            Group::New => None,
+            Group::Of(call) => self.call_value(home, &call).await?,
+        };
+        let place = Call::to("place_distributed").with(&name).with(column);
+        let place = place.with(type_name(key_type)).with_option(group);
+        let group = self.call_value(home, &place).await?;
         let group: u32 = group.and_then(|group| group.parse().ok()).unwrap_or(0);
         self.transaction.stale = true;
         self.refresh_catalog().await?;
@@ -253,11 +258,8 @@ impl Session {
         let name = quoted(&relation.name);
         self.close_gate(&relation.name).await?;
         self.lock_everywhere(&name, "ACCESS EXCLUSIVE").await?;
-        let place = format!(
-            "select automator67.place_reference({})",
-            guc::quote_literal(&name)
-        );
-        self.run_hidden(self.home(), &place).await?;
+        let place = Call::to("place_reference").with(&name);
+        self.call(self.home(), &place).await?;
         let columns = stored_columns(relation);
         self.quiet_triggers().await?;
         let source = format!("SELECT {columns} FROM ONLY {name}");
@@ -304,8 +306,8 @@ impl Session {
             self.run_hidden(self.home(), &statement).await?;
             self.run_elsewhere(&statement).await?;
         }
-        let remove = format!("select automator67.unplace({})", guc::quote_literal(&name));
-        self.run_hidden(self.home(), &remove).await
+        self.call(self.home(), &Call::to("unplace").with(&name))
+            .await
     }
 
     async fn bring_home(&mut self, relation: &Relation) -> Outcome {
@@ -432,29 +434,27 @@ impl Session {
         Ok(())
     }
 
-    /// The colocation group of a new distributed table: as SQL, and its number if it is there.
+    /// The colocation group of a new distributed table.
     fn colocation_group(
         &self,
         catalog: &Catalog,
         key_type: KeyType,
         choice: &Choice<'_>,
-    ) -> Outcome<(String, Option<u32>)> {
+    ) -> Outcome<Group> {
         let type_name = type_name(key_type);
         let other = match (choice.colocate_with, choice.method) {
             (Some(other), _) if !matches!(other, "none" | "default") => other,
             (_, Some(Method::Range)) => {
                 let shard = self.shard_for_range(catalog, None);
-                return Ok((
-                    format!("automator67.range_group('{type_name}', {shard})"),
-                    None,
+                return Ok(Group::Of(
+                    Call::to("range_group").with(type_name).with(shard),
                 ));
             }
             (_, Some(Method::Directory)) => {
-                return Ok((format!("automator67.directory_group('{type_name}')"), None));
+                return Ok(Group::Of(Call::to("directory_group").with(type_name)));
             }
-            // A new group.
-            (Some("none"), _) => return Ok(("null".to_owned(), None)),
-            _ => return Ok((format!("automator67.default_group('{type_name}')"), None)),
+            (Some("none"), _) => return Ok(Group::New),
+            _ => return Ok(Group::Of(Call::to("default_group").with(type_name))),
         };
         let (schema, name) = split_name(other);
         let relation = catalog.resolve(&self.settings.search_path, schema.as_deref(), &name);
@@ -485,7 +485,7 @@ impl Session {
         if choice.method.is_some_and(|wanted| wanted != method) {
             return refuse(format!("It is distributed by {}.", method.name()));
         }
-        Ok((colocation.to_string(), Some(*colocation)))
+        Ok(Group::Known(*colocation))
     }
 
     /// Foreign keys must find what they refer to on the row's own shard.
@@ -544,6 +544,16 @@ impl Session {
         self.everywhere("SET LOCAL session_replication_role TO origin")
             .await
     }
+}
+
+/// The colocation group of a table that is about to be distributed.
+enum Group {
+    /// One that is there.
+    Known(u32),
+    /// One of its own.
+    New,
+    /// What this says: the default one, or one of its own that is split in another way.
+    Of(Call),
 }
 
 /// How a table is to be distributed, as the client says it.

@@ -14,12 +14,14 @@ use tokio::time::Instant;
 
 use super::Session;
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     failpoint, message,
     process::Process,
     relay,
+    server::Server,
     settings::TwoPhaseMode,
-    two_phase::{self, Ability},
+    two_phase::{self, Ability, Name},
 };
 
 /// How long a commit tries to learn what an anchor has done that no longer answers, and to finish
@@ -196,15 +198,16 @@ impl Session {
             return Err(no_slot());
         };
         let name = self.process.two_phase.name(number, anchor, &parts);
-        if !name.fits() {
+        let gid = self.process.two_phase.gid(&name);
+        if !two_phase::fits(&gid) {
             turn.rolled_back();
             self.rollback_links().await?;
             return Err(too_many_shards());
         }
-        let gid = name.to_string();
-        let note = name.note(&turn.note(number, writers));
+        let last = turn.note(number, writers);
+        let note = name.note(Call::to("note_commit"), &last);
         let decided = match self.prepare(&gid, &note, &parts).await {
-            Ok(()) => self.decide(&gid, &note, anchor).await,
+            Ok(()) => self.decide(&gid, &name, &last).await,
             Err(failure) => Err(Undecided::RolledBack(failure)),
         };
         match decided {
@@ -231,14 +234,16 @@ impl Session {
     }
 
     /// Step 1.
-    async fn prepare(&mut self, gid: &str, note: &str, parts: &[ShardId]) -> Outcome {
+    async fn prepare(&mut self, gid: &str, note: &Call, parts: &[ShardId]) -> Outcome {
         self.fail_at("commit.before_prepare", parts[0]).await;
-        let text = format!("SELECT automator67.note_commit({note}); PREPARE TRANSACTION '{gid}'");
+        let text = format!("PREPARE TRANSACTION '{gid}'");
         let mut failed = None;
         for shard in parts {
             if let Some(index) = self.link_position(*shard) {
                 let server = &mut self.links[index].server;
-                server.query(&text, true);
+                server.call(note, true);
+                server.run(&text, true);
+                server.sync();
                 if let Err(failure) = relay::send(server).await {
                     failed.get_or_insert(failure);
                 }
@@ -272,16 +277,16 @@ impl Session {
     }
 
     /// Step 2.
-    async fn decide(&mut self, gid: &str, note: &str, anchor: ShardId) -> Result<(), Undecided> {
+    async fn decide(&mut self, gid: &str, name: &Name, last: &str) -> Result<(), Undecided> {
+        let anchor = name.anchor;
         self.fail_at("commit.before_commit", anchor).await;
         let Some(index) = self.link_position(anchor) else {
             return Err(Undecided::Unknown);
         };
-        let server = &mut self.links[index].server;
-        server.query(
-            &format!("SELECT automator67.decide('{gid}', {note}); COMMIT"),
-            true,
-        );
+        let server: &mut Server = &mut self.links[index].server;
+        server.call(&name.note(Call::to("decide").with(gid), last), true);
+        server.run("COMMIT", true);
+        server.sync();
         // What cannot be sent is noticed when the answer is read.
         let _ = relay::send(server).await;
         self.fail_at("commit.commit_sent", anchor).await;
@@ -292,7 +297,7 @@ impl Session {
                 return Err(Undecided::RolledBack(rolled_back(&name)));
             }
             Step::Failed(failure @ Failure::Report(_)) => {
-                return self.learn_decision(gid, anchor, failure).await;
+                return self.learn_decision(gid, name, failure).await;
             }
             Step::Failed(failure) => return Err(Undecided::RolledBack(failure)),
         }
@@ -307,16 +312,17 @@ impl Session {
     async fn learn_decision(
         &mut self,
         gid: &str,
-        anchor: ShardId,
+        name: &Name,
         failure: Failure,
     ) -> Result<(), Undecided> {
+        let anchor = name.anchor;
         if let Some(index) = self.link_position(anchor) {
             self.links.remove(index).server.close();
         }
         let Ok(shard) = self.process.shard(anchor).cloned() else {
             return Err(Undecided::Unknown);
         };
-        match two_phase::outcome(&shard, gid, Instant::now() + PATIENCE).await {
+        match two_phase::outcome(&shard, gid, name, Instant::now() + PATIENCE).await {
             Some(true) => Ok(()),
             Some(false) => Err(Undecided::RolledBack(failure)),
             None => Err(Undecided::Unknown),

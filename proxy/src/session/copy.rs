@@ -16,9 +16,11 @@ use super::{
     planning::{Request, whole_of},
 };
 use crate::{
+    call::Call,
     copy_rows::{self, COPY_CHUNK_BYTES, Piece, RowError, Scan},
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
+    server::Server,
     telemetry::Tier,
 };
 
@@ -280,7 +282,7 @@ impl Session {
         }
         let sql_type = sql_type(key_type);
         let probe = format!("select {}::{sql_type}", guc::quote_literal(text));
-        let canonical = self.query_apart(&probe).await?;
+        let canonical = self.ask_apart(|server| server.query(&probe, true)).await?;
         let value = canonical
             .first()
             .and_then(|text| key::from_text(key_type, text));
@@ -362,11 +364,21 @@ impl Session {
             "select nextval({}::regclass) from generate_series(1, {count})",
             guc::quote_literal(sequence)
         );
-        self.query_apart(&text).await
+        self.ask_apart(|server| server.query(&text, true)).await
     }
 
-    /// The first column of a statement that runs outside of this session's transaction.
-    pub(super) async fn query_apart(&mut self, text: &str) -> Outcome<Vec<String>> {
+    /// What a function of ours returns, called outside of this session's transaction.
+    pub(super) async fn call_apart(&mut self, call: &Call) -> Outcome<Option<String>> {
+        let ask = |server: &mut Server| {
+            server.call(call, true);
+            server.sync();
+        };
+        Ok(self.ask_apart(ask).await?.into_iter().next())
+    }
+
+    /// The first column of what a statement answers that runs outside of this session's
+    /// transaction.
+    async fn ask_apart(&mut self, ask: impl FnOnce(&mut Server)) -> Outcome<Vec<String>> {
         let home = self.process.home().clone();
         let pool = self.thread.pools.pool(&home, &self.user);
         let mut server = pool.checkout().await?;
@@ -375,7 +387,7 @@ impl Session {
             server.settings = Default::default();
             server.query(&reset, false);
         }
-        server.query(text, true);
+        ask(&mut server);
         server.move_sequence(0);
         let mut values = Vec::new();
         relay::collect(&mut self.client, &mut server, |_, frame| {

@@ -27,6 +27,7 @@ use super::{
     scatter::{malformed, without_position},
 };
 use crate::{
+    call::Call,
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
@@ -108,23 +109,45 @@ impl Choice {
     }
 }
 
+/// Where a session makes tables that nobody else sees. The number is one that nobody guesses, so
+/// that nobody is there first.
+pub(super) struct WorkSchema {
+    number: i64,
+    /// Shards that have it, in this transaction.
+    open_on: Vec<ShardId>,
+}
+
+impl WorkSchema {
+    /// One that no other session has.
+    pub(super) fn new() -> Self {
+        WorkSchema {
+            number: rand::random(),
+            open_on: Vec::new(),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("automator67_work_{:016x}", self.number)
+    }
+}
+
 /// What the names of moved relations start with in a plan.
 const MOVED: &str = "pg_temp.a67_";
 
 impl Session {
     /// A shard that has used a temporary table cannot prepare its part of a transaction. Where that
-    /// may come, moved relations are unlogged tables under a name of this session's; nobody else
-    /// sees them before they are dropped.
+    /// may come, moved relations are unlogged tables in a schema that is made for the statement;
+    /// nobody else sees it before it is dropped.
     pub(super) fn as_lasting<'t>(&self, text: &'t str) -> Cow<'t, str> {
         if !self.moves_last || !text.contains("a67_") {
             return Cow::Borrowed(text);
         }
-        let name = self.process.two_phase.private_name(self.card.id);
+        let schema = self.work_schema.name();
         let text = text
-            .replace(MOVED, &format!("automator67_work.{name}_"))
+            .replace(MOVED, &format!("{schema}.a67_"))
             .replace(
                 "CREATE TEMPORARY TABLE a67_",
-                &format!("CREATE UNLOGGED TABLE automator67_work.{name}_"),
+                &format!("CREATE UNLOGGED TABLE {schema}.a67_"),
             )
             .replace(" ON COMMIT DROP", "");
         Cow::Owned(text)
@@ -145,6 +168,34 @@ impl Session {
             .into());
         }
         Ok(outer)
+    }
+
+    /// The statement is over; `outer` was decided for the one around it. What was made for moved
+    /// relations goes with the outermost one, or with the transaction, if that has failed.
+    pub(super) async fn end_lasting<T>(&mut self, outer: bool, result: Outcome<T>) -> Outcome<T> {
+        self.moves_last = outer;
+        if outer {
+            return result;
+        }
+        let close = Call::to("close_work").with(self.work_schema.number);
+        let open_on = std::mem::take(&mut self.work_schema.open_on);
+        let result = result?;
+        for shard in open_on {
+            self.call(shard, &close).await?;
+        }
+        Ok(result)
+    }
+
+    /// Lets tables be made in the work schema of these shards, until the statement ends.
+    async fn open_work(&mut self, targets: &[ShardId]) -> Outcome {
+        let open = Call::to("open_work").with(self.work_schema.number);
+        for shard in targets {
+            if !self.work_schema.open_on.contains(shard) {
+                self.call(*shard, &open).await?;
+                self.work_schema.open_on.push(*shard);
+            }
+        }
+        Ok(())
     }
 
     /// The way to take for a statement that needs relations moved.
@@ -325,6 +376,9 @@ impl Session {
             }
         }
         let creates = self.as_lasting(&creates).into_owned();
+        if self.moves_last {
+            self.open_work(targets).await?;
+        }
         self.run_hidden_on(targets, &creates).await?;
         for one in moves.iter().filter(|one| one.query.is_some()) {
             let create = self.with_now(one.fetch.create.clone()).await?;

@@ -14,6 +14,7 @@ use super::{
     planning::Request,
 };
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
     telemetry::Tier,
@@ -104,8 +105,7 @@ impl Session {
         }
         let outer = self.choose_lasting(!multi.moves.is_empty(), request)?;
         let result = self.multi_with_moves(multi, request).await;
-        self.moves_last = outer;
-        result
+        self.end_lasting(outer, result).await
     }
 
     async fn multi_with_moves(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
@@ -405,7 +405,7 @@ impl Session {
     /// that change the schema wait for each other here, before they hold any other lock.
     pub(super) async fn announce_change(&mut self) -> Outcome {
         let home = self.home();
-        let epoch = self.query_value(home, "select automator67.bump()").await?;
+        let epoch = self.call_value(home, &Call::to("bump")).await?;
         let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
         if self.transaction.is_open() {
             self.transaction.epoch = Some(epoch);

@@ -13,6 +13,7 @@ use super::{
     copy::{Rule, sql_type},
 };
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
 };
@@ -122,11 +123,8 @@ impl Session {
             .into());
         }
         let members = self.lock_group(&catalog, group).await?;
-        let start = format!(
-            "select automator67.start_range({group}, {}, {to})",
-            guc::quote_literal(&first)
-        );
-        self.run_hidden(self.home(), &start).await?;
+        let start = Call::to("start_range").with(group).with(&first).with(to);
+        self.call(self.home(), &start).await?;
         let condition = |column: &str| {
             let key = comparable(key_type, column);
             let first = typed(key_type, &first);
@@ -152,11 +150,11 @@ impl Session {
         let to = shard_named(&catalog, shard)?;
         let members = self.lock_group(&catalog, group).await?;
         let canonical = key::canonical(key_type, &value);
-        let place = format!(
-            "select automator67.place_value({group}, {}, {to})",
-            guc::quote_literal(&canonical)
-        );
-        let former = self.query_value(self.home(), &place).await?;
+        let place = Call::to("place_value")
+            .with(group)
+            .with(&canonical)
+            .with(to);
+        let former = self.call_value(self.home(), &place).await?;
         // A value that had no shard has no rows.
         let Some(from) = former.and_then(|shard| shard.parse().ok()) else {
             return Ok(());
@@ -199,11 +197,10 @@ impl Session {
             self.check_policies(table).await?;
         }
         self.lock_tables(&tables).await?;
-        let add = format!(
-            "select automator67.add_tenant({}::regnamespace, {shard})",
-            guc::quote_literal(&guc::quote_identifier(schema))
-        );
-        let group = self.query_value(self.home(), &add).await?;
+        let add = Call::to("add_tenant")
+            .with(guc::quote_identifier(schema))
+            .with(shard);
+        let group = self.call_value(self.home(), &add).await?;
         let group = group.and_then(|group| group.parse().ok()).unwrap_or(0);
         for table in tables {
             self.place_in(table, (group, shard), &catalog).await?;
@@ -225,11 +222,8 @@ impl Session {
         for table in catalog.members(*group) {
             self.undistribute(table).await?;
         }
-        let remove = format!(
-            "select automator67.remove_tenant({}::regnamespace)",
-            guc::quote_literal(&guc::quote_identifier(schema))
-        );
-        self.run_hidden(self.home(), &remove).await
+        let remove = Call::to("remove_tenant").with(guc::quote_identifier(schema));
+        self.call(self.home(), &remove).await
     }
 
     /// After CREATE TABLE: a table of a distributed schema belongs to the schema's shard. False:
@@ -272,12 +266,10 @@ impl Session {
         (group, shard): (u32, ShardId),
         catalog: &Catalog,
     ) -> Outcome {
-        let name = quoted(&relation.name);
-        let place = format!(
-            "select automator67.place_with_schema({}, {group})",
-            guc::quote_literal(&name)
-        );
-        self.run_hidden(self.home(), &place).await?;
+        let place = Call::to("place_with_schema")
+            .with(quoted(&relation.name))
+            .with(group);
+        self.call(self.home(), &place).await?;
         if shard == self.home() {
             return Ok(());
         }

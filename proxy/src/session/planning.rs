@@ -12,6 +12,7 @@ use automator67_planner::{
 
 use super::{Session, extended::Bound};
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
     plan_cache::Surroundings,
@@ -487,10 +488,7 @@ impl Session {
             Owner::Nowhere => return Err(nowhere()),
             Owner::Unassigned(canonical) => canonical,
         };
-        let text = format!(
-            "select automator67.assign({group}, {})",
-            guc::quote_literal(&canonical)
-        );
+        let assign = Call::to("assign").with(group).with(&canonical);
         let home = self.home();
         let copying = self.is_copying(home);
         // A group that this transaction has made is seen by nobody else. Otherwise the value is
@@ -506,9 +504,9 @@ impl Session {
             .into());
         }
         let shard = if made_here || !self.transaction.is_open() && !copying {
-            self.query_value(home, &text).await?
+            self.call_value(home, &assign).await?
         } else {
-            self.query_apart(&text).await?.into_iter().next()
+            self.call_apart(&assign).await?
         };
         let shard = shard.and_then(|shard| shard.parse().ok());
         shard.ok_or_else(nowhere)

@@ -150,8 +150,7 @@ impl Session {
         }
         let outer = self.choose_lasting(false, request)?;
         let result = self.scatter_with_moves(scatter, request).await;
-        self.moves_last = outer;
-        result
+        self.end_lasting(outer, result).await
     }
 
     async fn scatter_with_moves(

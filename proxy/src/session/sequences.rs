@@ -10,6 +10,7 @@ use automator67_planner::{
 
 use super::{Session, extended::Bound, links::cancelled, planning::Request};
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
     sequences::{Ask, Held},
@@ -530,11 +531,8 @@ impl Session {
                 .forget(Some(*oid).filter(|oid| *oid != 0));
         }
         let known: Vec<String> = oids.iter().map(u32::to_string).collect();
-        let note = format!(
-            "select automator67.note_sequences_set('{{{}}}'::oid[])",
-            known.join(",")
-        );
-        self.run_hidden(home, &note).await?;
+        let note = Call::to("note_sequences_set").with(format!("{{{}}}", known.join(",")));
+        self.call(home, &note).await?;
         if let Some(index) = self.link_position(home) {
             self.links[index].wrote = true;
         }

@@ -6,9 +6,13 @@
 //! part of, all are opened again. So readers and commits do not wait for each other. Only where
 //! there are so many commits that some is always between its parts, they are held for a moment.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use automator67_planner::{catalog::ShardId, plan::Plan};
+use tokio_postgres::error::SqlState;
 
 use super::Session;
 use crate::{
@@ -16,6 +20,8 @@ use crate::{
     relay,
     server::Own,
     settings::Consistency,
+    shard::Shard,
+    store,
     two_phase::{self, Ability, Seen},
 };
 
@@ -27,12 +33,10 @@ const FIRST_PAUSE: Duration = Duration::from_micros(50);
 /// middle is ended by the recovery.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
-/// Commits take the same lock in a mode that conflicts with this one. LOCK opens no snapshot.
-const HOLD_COMMITS: &str = "SAVEPOINT automator67_fence; SET LOCAL lock_timeout = '200ms'; \
-    LOCK TABLE automator67.fence IN SHARE MODE";
-/// Gives the lock back and keeps the snapshot.
-const LET_COMMITS_GO: &str =
-    "ROLLBACK TO SAVEPOINT automator67_fence; RELEASE SAVEPOINT automator67_fence";
+/// Commits take the same lock in a mode that conflicts with this one. It is held by a connection of
+/// the shard's owner: no client may lock that table.
+const HOLD_COMMITS: &str = "begin; set local lock_timeout = '200ms'; \
+    lock table automator67.fence in share mode";
 
 /// What a transaction sees of other shards.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -130,7 +134,7 @@ impl Session {
                 pause *= 2;
             }
             for shard in &shards {
-                self.queue_snapshot(*shard, None);
+                self.queue_snapshot(*shard);
             }
             if two_phase::behind(&self.snapshots_of(&shards).await?).is_empty() {
                 return Ok(());
@@ -151,28 +155,21 @@ impl Session {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        for shard in shards {
-            if let Some(index) = self.link_position(*shard) {
-                // The answer is read with that of the next statement.
-                self.links[index].server.query(LET_COMMITS_GO, false);
-                relay::send(&mut self.links[index].server).await?;
-            }
-        }
         Ok(())
     }
 
     /// False: a commit is in the middle for too long.
     async fn hold_commits_and_open(&mut self, shards: &[ShardId]) -> Outcome<bool> {
         let mut all = Vec::new();
+        // The locks go with their connections.
+        let mut held = Vec::new();
         for shard in shards.iter().rev() {
-            self.queue_snapshot(*shard, Some(HOLD_COMMITS));
-            match self.snapshots_of(&[*shard]).await {
-                Ok(seen) => all.extend(seen),
-                Err(failure) if failure.sqlstate() == sqlstate::LOCK_NOT_AVAILABLE => {
-                    return Ok(false);
-                }
-                Err(failure) => return Err(failure),
+            match hold_commits(self.process.shard(*shard)?).await? {
+                Some(fence) => held.push(fence),
+                None => return Ok(false),
             }
+            self.queue_snapshot(*shard);
+            all.extend(self.snapshots_of(&[*shard]).await?);
         }
         Ok(two_phase::behind(&all).is_empty())
     }
@@ -207,7 +204,7 @@ impl Session {
             self.can_tell_commits(*shard).await?;
         }
         for shard in shards {
-            self.queue_snapshot(*shard, None);
+            self.queue_snapshot(*shard);
         }
         Ok(())
     }
@@ -293,14 +290,10 @@ impl Session {
         }
     }
 
-    /// Queues BEGIN, what is to come before the snapshot, and the question what that has seen.
-    fn queue_snapshot(&mut self, shard: ShardId, before: Option<&str>) {
+    /// Queues BEGIN, and the question what the snapshot has seen.
+    fn queue_snapshot(&mut self, shard: ShardId) {
         self.take_turn();
-        let mut begin = self.transaction.begin_statements(shard == self.home());
-        if let Some(before) = before {
-            begin.push_str("; ");
-            begin.push_str(before);
-        }
+        let begin = self.transaction.begin_statements(shard == self.home());
         let settings = self.settings.map.clone();
         if let Some(index) = self.link_position(shard) {
             let link = &mut self.links[index];
@@ -363,6 +356,19 @@ impl Session {
                 Some(_) | None => {}
             }
         }
+    }
+}
+
+/// Holds commits on a shard as long as the answer lives. `None`: one is in the middle for too long.
+async fn hold_commits(shard: &Arc<Shard>) -> Outcome<Option<tokio_postgres::Client>> {
+    let lost = |error: String| Failure::from(shard.broken(&error));
+    let connected = store::connect(shard).await;
+    let (client, connection) = connected.map_err(|error| lost(error.to_string()))?;
+    tokio::spawn(connection);
+    match client.batch_execute(HOLD_COMMITS).await {
+        Ok(()) => Ok(Some(client)),
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Ok(None),
+        Err(error) => Err(lost(error.to_string())),
     }
 }
 

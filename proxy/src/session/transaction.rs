@@ -13,12 +13,13 @@ use super::{
     snapshot::{self, View},
 };
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, Severity, sqlstate},
     gate::Barrier,
     message, relay,
     server::Step,
     telemetry::Tier,
-    two_phase::Turn,
+    two_phase::{self, Turn},
 };
 
 /// What lives as long as a transaction.
@@ -645,9 +646,7 @@ impl Session {
     /// Loads the catalog as this transaction sees it, from the home shard.
     pub(super) async fn reload_own_catalog(&mut self) -> Outcome {
         let home = self.home();
-        let text = self
-            .query_value(home, "select automator67.catalog_document()")
-            .await?;
+        let text = self.call_value(home, &Call::to("own_document")).await?;
         let catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
             Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")
                 .detail(error.to_string())
@@ -676,9 +675,67 @@ impl Session {
         text: &str,
     ) -> Outcome<Vec<Vec<Option<String>>>> {
         let index = self.link(shard).await?;
+        self.links[index].server.query(text, true);
+        self.text_rows(index).await
+    }
+
+    /// All rows of a function of ours on one shard, as text.
+    pub(super) async fn call_rows(
+        &mut self,
+        shard: ShardId,
+        call: &Call,
+    ) -> Outcome<Vec<Vec<Option<String>>>> {
+        self.set_up(shard).await?;
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
+        server.call(call, true);
+        server.sync();
+        self.text_rows(index).await
+    }
+
+    /// The first column of its first row.
+    pub(super) async fn call_value(
+        &mut self,
+        shard: ShardId,
+        call: &Call,
+    ) -> Outcome<Option<String>> {
+        let mut rows = self.call_rows(shard, call).await?.into_iter();
+        Ok(rows.next().and_then(|row| row.into_iter().next().flatten()))
+    }
+
+    /// A function of ours that changes something on one shard.
+    pub(super) async fn call(&mut self, shard: ShardId, call: &Call) -> Outcome {
+        self.call_rows(shard, call).await.map(drop)
+    }
+
+    /// The same on every shard, home first.
+    pub(super) async fn call_everywhere(&mut self, call: &Call) -> Outcome {
+        let home = self.home();
+        self.call(home, call).await?;
+        for shard in self.all_shards() {
+            if shard == home {
+                continue;
+            }
+            let index = self.link(shard).await?;
+            self.links[index].wrote = true;
+            self.call(shard, call).await?;
+        }
+        Ok(())
+    }
+
+    /// A shard that was away when the proxy started may not know the functions yet.
+    async fn set_up(&mut self, shard: ShardId) -> Outcome {
+        let shard = self.process.shard(shard)?.clone();
+        if shard.proof_key().is_none() {
+            Box::pin(two_phase::ensure(&shard)).await;
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued, and reads the rows that come, as text.
+    async fn text_rows(&mut self, index: usize) -> Outcome<Vec<Vec<Option<String>>>> {
         let mut rows = Vec::new();
         let server = &mut self.links[index].server;
-        server.query(text, true);
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'D' {
                 let values = message::data_row(frame.body()).unwrap_or_default();

@@ -20,6 +20,7 @@ use super::{
     planning::{Request, read_key, shard_of},
 };
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
 };
@@ -28,7 +29,6 @@ use crate::{
 const VALUES_MAX: usize = 5000;
 /// So much may be due to the client before an answer that may have to be taken back.
 const OUTPUT_BYTES: usize = 4096;
-const TAKE: &str = "select * from automator67.a67_take_index_changes()";
 const UNIQUE_VIOLATION: &str = "23505";
 
 /// A value and the shard key of its row.
@@ -93,16 +93,14 @@ struct Part {
 }
 
 impl Part {
-    /// Statements; all removals come before all additions.
-    fn statements(&self, id: u32) -> Vec<String> {
+    /// What is to be called; all removals come before all additions.
+    fn calls(&self, id: u32) -> Vec<Call> {
         let call = |removed: &[Entry], added: &[Entry]| {
-            format!(
-                "select automator67.a67_apply_{id}({}, {}, {}, {})",
-                array(removed.iter().map(|entry| Some(entry.0.as_str()))),
-                array(removed.iter().map(|entry| entry.1.as_deref())),
-                array(added.iter().map(|entry| Some(entry.0.as_str()))),
-                array(added.iter().map(|entry| entry.1.as_deref())),
-            )
+            Call::to(format!("a67_apply_{id}"))
+                .with(array(removed.iter().map(|entry| Some(entry.0.as_str()))))
+                .with(array(removed.iter().map(|entry| entry.1.as_deref())))
+                .with(array(added.iter().map(|entry| Some(entry.0.as_str()))))
+                .with(array(added.iter().map(|entry| entry.1.as_deref())))
         };
         if self.removed.len() + self.added.len() <= VALUES_MAX {
             return vec![call(&self.removed, &self.added)];
@@ -149,8 +147,8 @@ impl Session {
         let catalog = self.catalog();
         for id in &changes.emptied {
             for shard in self.all_shards() {
-                let text = format!("select automator67.a67_empty_index({id})");
-                self.write_index(shard, &text, find(&catalog, *id)?, &catalog)
+                let empty = Call::to("a67_empty_index").with(id);
+                self.write_index(shard, &empty, find(&catalog, *id)?, &catalog)
                     .await?;
             }
         }
@@ -158,8 +156,8 @@ impl Session {
         // other once.
         for ((shard, id), part) in changes.by_shard(&catalog)? {
             let index = find(&catalog, id)?;
-            for text in part.statements(id) {
-                self.write_index(shard, &text, index, &catalog).await?;
+            for call in part.calls(id) {
+                self.write_index(shard, &call, index, &catalog).await?;
             }
         }
         Ok(())
@@ -169,7 +167,8 @@ impl Session {
         let mut asked = Vec::new();
         for (index, link) in self.links.iter_mut().enumerate() {
             if link.begun && link.wrote {
-                link.server.query(TAKE, true);
+                link.server.call(&Call::to("a67_take_index_changes"), true);
+                link.server.sync();
                 relay::send(&mut link.server).await?;
                 asked.push(index);
             }
@@ -198,7 +197,7 @@ impl Session {
     async fn write_index(
         &mut self,
         shard: ShardId,
-        text: &str,
+        call: &Call,
         index: &UniqueIndex,
         catalog: &Catalog,
     ) -> Outcome {
@@ -210,7 +209,7 @@ impl Session {
                 ..SessionEffects::default()
             },
         )?;
-        let result = self.run_hidden(shard, text).await;
+        let result = self.call(shard, call).await;
         result.map_err(|failure| in_words_of_table(failure, index, catalog))
     }
 
@@ -234,12 +233,8 @@ impl Session {
             return Ok(false);
         };
         let place = shard_of_held(&request.catalog, &value)?;
-        let ask = format!(
-            "select * from automator67.a67_owner_{}({})",
-            lookup.index,
-            guc::quote_literal(&text)
-        );
-        let row = self.query_rows(place, &ask).await?.pop();
+        let ask = Call::to(format!("a67_owner_{}", lookup.index)).with(text);
+        let row = self.call_rows(place, &ask).await?.pop();
         let mut row = row.unwrap_or_default().into_iter();
         let known = row.next().flatten();
         let shard = match known.as_deref() {
@@ -397,7 +392,7 @@ fn identifier(name: &str) -> String {
     }
 }
 
-/// A text array as a literal.
+/// A text array, as Postgres reads it.
 fn array<'v>(values: impl Iterator<Item = Option<&'v str>>) -> String {
     let mut text = String::from("{");
     for value in values {
@@ -419,7 +414,7 @@ fn array<'v>(values: impl Iterator<Item = Option<&'v str>>) -> String {
         }
     }
     text.push('}');
-    format!("{}::text[]", guc::quote_literal(&text))
+    text
 }
 
 #[cfg(test)]
@@ -429,10 +424,7 @@ mod tests {
     #[test]
     fn arrays_keep_what_values_hold() {
         let values = [Some("a"), None, Some("it's \"x\"\\"), Some("")];
-        assert_eq!(
-            array(values.into_iter()),
-            r#"E'{"a",NULL,"it''s \\"x\\"\\\\",""}'::text[]"#
-        );
+        assert_eq!(array(values.into_iter()), r#"{"a",NULL,"it's \"x\"\\",""}"#);
     }
 
     #[test]

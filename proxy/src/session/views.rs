@@ -8,7 +8,7 @@ use super::Session;
 use crate::{
     process::{Process, lock},
     settings::ShardHost,
-    two_phase::{self, Name, Part},
+    two_phase::{self, Part},
 };
 
 type Row = Vec<Option<String>>;
@@ -104,7 +104,7 @@ fn transaction_row(process: &Process, (part, state): &(Part, &str)) -> Row {
         let shard = process.shard(id);
         shard.map_or_else(|_| id.to_string(), |shard| shard.settings.name.clone())
     };
-    let anchor = Name::parse(&part.gid).map(|gid| name(gid.anchor));
+    let anchor = Some(name(part.name.anchor));
     vec![
         Some(part.gid.clone()),
         Some(name(part.shard)),

@@ -4,8 +4,11 @@
 use std::fmt;
 
 use automator67_planner::catalog::ShardId;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 
 use super::register;
+use crate::call::{Call, digits};
 
 /// What every name starts with.
 pub const PREFIX: &str = "a67_";
@@ -47,16 +50,44 @@ impl Name {
         })
     }
 
-    /// The arguments with which its parts note it; `last` is [`Turn::note`](super::Turn::note).
-    pub fn note(&self, last: &str) -> String {
+    /// Adds to a call what its parts note of it; `last` is [`Turn::note`](super::Turn::note).
+    pub fn note(&self, call: Call, last: &str) -> Call {
         let slot = register::slot_of(self.number);
-        format!("{}, {slot}, {}, '{last}'", self.proxy, self.number)
+        call.with(self.proxy)
+            .with(slot)
+            .with(self.number)
+            .with(last)
     }
 
-    /// It is short enough for Postgres.
-    pub fn fits(&self) -> bool {
-        self.to_string().len() <= BYTES_MAX
+    /// The name as shards have it: with a digest that only proxies of this cluster can make. So
+    /// nobody else can prepare what would be taken for theirs.
+    pub fn signed(&self, key: &ClusterKey) -> String {
+        let name = self.to_string();
+        let digest = digest(key, &name);
+        format!("{name}_{digest}")
     }
+
+    /// Reads a name with its digest. `None`: it is not one of ours.
+    pub fn parse_signed(text: &str, key: &ClusterKey) -> Option<Name> {
+        let (name, given) = text.rsplit_once('_')?;
+        (given == digest(key, name)).then(|| Name::parse(name))?
+    }
+}
+
+/// What proxies of a cluster sign names with.
+pub type ClusterKey = [u8; 32];
+
+/// The first 16 digits of HMAC-SHA-256.
+fn digest(key: &ClusterKey, name: &str) -> String {
+    let mut mac =
+        <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(name.as_bytes());
+    digits(&mac.finalize().into_bytes()[..8])
+}
+
+/// It is short enough for Postgres.
+pub fn fits(gid: &str) -> bool {
+    gid.len() <= BYTES_MAX
 }
 
 impl fmt::Display for Name {
@@ -160,7 +191,14 @@ mod tests {
             prop_assume!(!parts.is_empty());
             let name = Name { cluster, proxy, number, anchor, parts };
             prop_assert_eq!(Name::parse(&name.to_string()), Some(name.clone()));
-            prop_assert!(name.fits());
+            let gid = name.signed(&[7; 32]);
+            prop_assert!(fits(&gid));
+            prop_assert_eq!(Name::parse_signed(&gid, &[7; 32]), Some(name.clone()));
+            prop_assert_eq!(Name::parse_signed(&gid, &[8; 32]), None);
+            prop_assert_eq!(Name::parse_signed(&name.to_string(), &[7; 32]), None);
+            let other = Name { number: name.number ^ 1, ..name };
+            let (_, digest) = gid.rsplit_once('_').unwrap();
+            prop_assert_eq!(Name::parse_signed(&format!("{other}_{digest}"), &[7; 32]), None);
         }
 
         #[test]

@@ -7,6 +7,7 @@ use automator67_planner::{
 
 use super::{Changes, in_words_of_table};
 use crate::{
+    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
     session::{
@@ -62,40 +63,42 @@ impl Session {
         let (key, key_type) = indexable(relation, &index)?;
         let table = quoted(&relation.name);
         self.lock_everywhere(&table, "SHARE ROW EXCLUSIVE").await?;
-        let text = format!(
-            "select automator67.place_unique_index({}, {}, {}, '{}')",
-            guc::quote_literal(&index.name),
-            guc::quote_literal(&table),
-            guc::quote_literal(&index.column),
-            type_name(key_type)
-        );
-        let id = self.query_value(self.home(), &text).await?;
+        let place = Call::to("place_unique_index")
+            .with(&index.name)
+            .with(&table);
+        let place = place.with(&index.column).with(type_name(key_type));
+        let id = self.call_value(self.home(), &place).await?;
         let id: u32 = id
             .and_then(|id| id.parse().ok())
             .ok_or_else(|| Report::error(sqlstate::INTERNAL_ERROR, "the index has no number"))?;
-        let text = format!(
-            "select automator67.a67_make_index({id}, {}, {}, {}, {})",
-            guc::quote_literal(&index.name),
-            guc::quote_literal(&table),
-            guc::quote_literal(&index.column),
-            guc::quote_literal(key)
-        );
-        self.run_hidden(self.home(), &text).await?;
-        self.run_elsewhere(&text).await?;
+        let make = Call::to("a67_make_index").with(id).with(&index.name);
+        let make = make.with(&table).with(&index.column).with(key);
+        self.call_everywhere(&make).await?;
         let index = UniqueIndex { id, ..index };
         let built = Catalog {
             unique_indexes: vec![index.clone()],
             ..(*catalog).clone()
         };
-        self.fill_unique_index(&index, &built).await
+        self.fill_unique_index(&index, key, &built).await
     }
 
-    /// Brings the values of the rows that are there to their shards.
-    async fn fill_unique_index(&mut self, index: &UniqueIndex, catalog: &Catalog) -> Outcome {
+    /// Brings the values of the rows that are there to their shards. They are read with the
+    /// client's own rights: policies, casts and the like may be somebody's code.
+    async fn fill_unique_index(
+        &mut self,
+        index: &UniqueIndex,
+        key: &str,
+        catalog: &Catalog,
+    ) -> Outcome {
         let id = index.id;
+        let column = guc::quote_identifier(&index.column);
         for shard in self.all_shards() {
             let declare = format!(
-                "DECLARE a67_rows NO SCROLL CURSOR FOR SELECT * FROM automator67.a67_rows_{id}()"
+                "DECLARE a67_rows NO SCROLL CURSOR FOR \
+                 SELECT automator67.a67_plain({column}), automator67.a67_plain({}) \
+                 FROM ONLY {} WHERE {column} IS NOT NULL",
+                guc::quote_identifier(key),
+                quoted(&index.table)
             );
             self.run_hidden(shard, &declare).await?;
             loop {
@@ -111,8 +114,8 @@ impl Session {
                     changes.add(row);
                 }
                 for ((shard, id), part) in changes.by_shard(catalog)? {
-                    for text in part.statements(id) {
-                        let written = self.write_index(shard, &text, index, catalog).await;
+                    for call in part.calls(id) {
+                        let written = self.write_index(shard, &call, index, catalog).await;
                         written.map_err(|failure| not_unique(failure, index, catalog))?;
                     }
                 }
@@ -142,11 +145,10 @@ impl Session {
 
     /// The table is locked on every shard.
     async fn remove_unique_index(&mut self, index: &UniqueIndex) -> Outcome {
-        let text = format!("select automator67.a67_drop_index({})", index.id);
-        self.run_hidden(self.home(), &text).await?;
-        self.run_elsewhere(&text).await?;
-        let text = format!("select automator67.unplace_unique_index({})", index.id);
-        self.run_hidden(self.home(), &text).await
+        let drop = Call::to("a67_drop_index").with(index.id);
+        self.call_everywhere(&drop).await?;
+        let unplace = Call::to("unplace_unique_index").with(index.id);
+        self.call(self.home(), &unplace).await
     }
 
     /// Before a table's rows come home: its indexes are removed. Returns the statements that make
@@ -173,11 +175,9 @@ impl Session {
 
     /// After a change of the schema: indexes follow their tables and columns.
     pub(in crate::session) async fn renew_unique_indexes(&mut self) -> Outcome {
-        let renew = "select automator67.a67_renew_indexes()";
-        self.run_hidden(self.home(), renew).await?;
-        self.run_elsewhere(renew).await?;
-        let forget = "select automator67.forget_unique_indexes()";
-        self.run_hidden(self.home(), forget).await
+        self.call_everywhere(&Call::to("a67_renew_indexes")).await?;
+        let forget = Call::to("forget_unique_indexes");
+        self.call(self.home(), &forget).await
     }
 }
 

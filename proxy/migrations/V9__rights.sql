@@ -1,0 +1,454 @@
+-- Who may do what in the catalog, from the ground. What changes it on a client's connection wants
+-- the proof that it is the proxy that asks: see V3 of the migrations of shards, which have run
+-- before.
+
+-- Names of prepared transactions end with a digest under this key, which all proxies know. Nobody
+-- else can prepare something that the recovery would take for theirs. Those that were prepared
+-- before have none.
+alter table automator67.cluster
+    add column key bytea not null check (octet_length(key) = 32) default
+        sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())),
+    add column signed_since timestamp with time zone not null default clock_timestamp();
+
+-- Where changes of the catalog are announced: nobody but proxies can guess it.
+create function automator67.channel() returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+select 'automator67_' || left(encode(sha256(c.key || convert_to('channel', 'UTF8')), 'hex'), 32)
+from automator67.cluster c
+$$;
+
+drop function automator67.bump() cascade;
+
+-- Makes the catalog one epoch newer and announces it. Call it last in a transaction that changed
+-- tables or placements: it holds the epoch's row until the commit.
+create function automator67.make_newer() returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+    new_epoch bigint;
+begin
+    -- A later relation or schema could be given a dropped one's oid; it must not inherit its
+    -- placement.
+    delete from automator67.placement p
+    where not exists (select from pg_class c where c.oid = p.relation);
+    delete from automator67.tenant t
+    where not exists (select from pg_namespace n where n.oid = t.schema);
+    update automator67.epoch set value = value + 1 returning value into strict new_epoch;
+    perform pg_notify(automator67.channel(), new_epoch::text);
+    return new_epoch;
+end
+$$;
+
+-- The same for a client's transaction.
+create function automator67.bump(proof text) returns bigint
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    return automator67.make_newer();
+end
+$$;
+
+drop function automator67.place_distributed(regclass, text, text, integer) cascade;
+
+-- Records that rows of a table are split by a column; gives the colocation group, a new one if
+-- none was asked for.
+create function automator67.place_distributed(
+    proof text, relation regclass, key_column text, key_type text, colocation integer
+) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    key_number smallint;
+    group_id integer := place_distributed.colocation;
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_owner(relation);
+    select a.attnum into key_number from pg_attribute a
+    where a.attrelid = relation and a.attname = key_column and a.attnum > 0 and not a.attisdropped;
+    if key_number is null then
+        raise undefined_column using
+            message = format('column "%s" of relation %s does not exist', key_column, relation);
+    end if;
+    if group_id is null then
+        insert into automator67.colocation (key_type) values (place_distributed.key_type)
+        returning id into group_id;
+    elsif not exists (
+        select from automator67.colocation c
+        where c.id = group_id and c.key_type = place_distributed.key_type
+    ) then
+        raise invalid_parameter_value using
+            message = format('colocation group %s does not hold keys of type %s', group_id, key_type);
+    end if;
+    insert into automator67.placement (relation, kind, key_attnum, colocation)
+    values (place_distributed.relation, 'distributed', key_number, group_id);
+    return group_id;
+end
+$$;
+
+drop function automator67.place_reference(regclass) cascade;
+
+-- Records that every shard holds a copy of a table.
+create function automator67.place_reference(proof text, relation regclass) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_owner(relation);
+    insert into automator67.placement (relation, kind) values (place_reference.relation, 'reference');
+end
+$$;
+
+drop function automator67.unplace(regclass) cascade;
+
+-- Records that all rows of a table are on the home shard.
+create function automator67.unplace(proof text, relation regclass) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_owner(relation);
+    delete from automator67.placement p where p.relation = unplace.relation;
+end
+$$;
+
+drop function automator67.mark_safe(text) cascade;
+
+-- Records that a person has checked the bodies of all functions of this name.
+create function automator67.mark_safe(proof text, function_name text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    if not exists (select from pg_proc p where p.proname = function_name) then
+        raise undefined_function using
+            message = format('function "%s" does not exist', function_name);
+    end if;
+    if exists (
+        select from pg_proc p
+        where p.proname = function_name and not pg_has_role(session_user, p.proowner, 'USAGE')
+    ) then
+        raise insufficient_privilege using
+            message = format('must be owner of function %s', quote_ident(function_name));
+    end if;
+    insert into automator67.safe_function (name) values (function_name) on conflict do nothing;
+end
+$$;
+
+drop function automator67.default_group(text) cascade;
+
+-- The group of tables that name none, by type of key; made at its first use.
+create function automator67.default_group(proof text, key_type text) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    group_id integer;
+begin
+    perform automator67.check_proof(proof);
+    select c.id into group_id from automator67.colocation c
+    where c.is_default and c.key_type = default_group.key_type;
+    if group_id is null then
+        insert into automator67.colocation (key_type, is_default)
+        values (default_group.key_type, true) returning id into group_id;
+    end if;
+    return group_id;
+end
+$$;
+
+drop function automator67.range_group(text, integer) cascade;
+
+-- A new group of tables by range: one range, on a shard.
+create function automator67.range_group(proof text, key_type text, shard integer) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    group_id integer;
+begin
+    perform automator67.check_proof(proof);
+    insert into automator67.colocation (key_type, method)
+    values (range_group.key_type, 'range') returning id into group_id;
+    insert into automator67.range_start (colocation, lower, shard)
+    values (group_id, null, range_group.shard);
+    return group_id;
+end
+$$;
+
+drop function automator67.directory_group(text) cascade;
+
+-- A new group of tables by directory.
+create function automator67.directory_group(proof text, key_type text) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    group_id integer;
+begin
+    perform automator67.check_proof(proof);
+    insert into automator67.colocation (key_type, method)
+    values (directory_group.key_type, 'directory') returning id into group_id;
+    return group_id;
+end
+$$;
+
+drop function automator67.start_range(integer, text, integer) cascade;
+
+-- Begins a range at a value.
+create function automator67.start_range(proof text, group_id integer, lower text, shard integer)
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_group_owner(group_id);
+    insert into automator67.range_start (colocation, lower, shard)
+    values (group_id, start_range.lower, start_range.shard);
+end
+$$;
+
+drop function automator67.assign(integer, text) cascade;
+
+-- The shard of a value that a new row has: the one it has, else the one with the fewest values.
+-- Proxies that ask for one value at the same time get one answer, as the key is unique. Whoever
+-- may insert into a table of the group may ask; what is written says nothing but where rows go.
+-- Plans do not depend on it, so the epoch stays.
+create function automator67.assign(proof text, group_id integer, wanted text) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    assigned integer;
+begin
+    perform automator67.check_proof(proof);
+    select d.shard into assigned from automator67.directory d
+    where d.colocation = group_id and d.value = wanted;
+    if assigned is not null then
+        return assigned;
+    end if;
+    if not exists (
+        select from automator67.placement p join automator67.colocation g on g.id = p.colocation
+        where g.id = group_id and g.method = 'directory'
+            and has_any_column_privilege(session_user, p.relation::oid, 'INSERT')
+    ) then
+        raise insufficient_privilege using
+            message = format('permission denied to place a value in colocation group %s', group_id);
+    end if;
+    insert into automator67.directory (colocation, value, shard)
+    select group_id, wanted, s.id
+    from automator67.shard s
+    left join automator67.directory d on d.colocation = group_id and d.shard = s.id
+    group by s.id
+    order by count(d.value), s.id
+    limit 1
+    on conflict do nothing;
+    select d.shard into strict assigned from automator67.directory d
+    where d.colocation = group_id and d.value = wanted;
+    perform pg_notify(automator67.channel(), '');
+    return assigned;
+end
+$$;
+
+drop function automator67.place_value(integer, text, integer) cascade;
+
+-- Sets the shard of a value; gives the one it had.
+create function automator67.place_value(proof text, group_id integer, wanted text, shard integer)
+returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    former integer;
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_group_owner(group_id);
+    insert into automator67.directory (colocation, value, shard)
+    values (group_id, wanted, place_value.shard)
+    on conflict do nothing;
+    if found then
+        return null;
+    end if;
+    select d.shard into strict former from automator67.directory d
+    where d.colocation = group_id and d.value = wanted for update;
+    update automator67.directory d set shard = place_value.shard
+    where d.colocation = group_id and d.value = wanted;
+    return former;
+end
+$$;
+
+drop function automator67.add_tenant(regnamespace, integer) cascade;
+
+-- Records that all tables of a schema are to be on one shard; gives their group.
+create function automator67.add_tenant(proof text, schema regnamespace, shard integer)
+returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    group_id integer;
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_schema_owner(schema);
+    insert into automator67.colocation (method, shard)
+    values ('schema', add_tenant.shard) returning id into group_id;
+    insert into automator67.tenant (schema, colocation) values (add_tenant.schema, group_id);
+    return group_id;
+end
+$$;
+
+drop function automator67.remove_tenant(regnamespace) cascade;
+
+create function automator67.remove_tenant(proof text, schema regnamespace) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_schema_owner(schema);
+    delete from automator67.tenant t where t.schema = remove_tenant.schema;
+end
+$$;
+
+drop function automator67.place_with_schema(regclass, integer) cascade;
+
+-- Records that all rows of a table are on the shard of a schema's group.
+create function automator67.place_with_schema(proof text, relation regclass, group_id integer)
+returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_owner(relation);
+    insert into automator67.placement (relation, kind, colocation)
+    values (place_with_schema.relation, 'schema', group_id);
+end
+$$;
+
+drop function automator67.note_sequences_set(oid[]) cascade;
+
+-- Notes that sequences were set. The caller makes the catalog newer.
+create function automator67.note_sequences_set(proof text, sequences oid[]) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    insert into automator67.sequence_set as s (sequence)
+    select distinct coalesce(sequence, 0::oid) from unnest(sequences) sequence
+    order by 1
+    on conflict (sequence) do update set times = s.times + 1;
+end
+$$;
+
+-- What a sequence is: its text changes with every ALTER SEQUENCE, RESTART and setval.
+create or replace function automator67.sequence_identity(sequence oid) returns text
+language sql stable security invoker set search_path = pg_catalog, pg_temp
+as $$
+select concat_ws(' ', c.oid, c.relfilenode, s.seqstart, s.seqincrement, s.seqmin, s.seqmax,
+    s.seqcache, s.seqcycle, (
+        select sum(n.times) from automator67.sequence_set n
+        where n.sequence in (0, sequence_identity.sequence)
+    ))
+from pg_class c join pg_sequence s on s.seqrelid = c.oid
+where c.oid = sequence_identity.sequence
+$$;
+
+drop function automator67.place_unique_index(text, regclass, text, text) cascade;
+drop function automator67.forget_unique_indexes() cascade;
+
+-- Forgets indexes whose table or column is gone.
+create function automator67.forget_unique_indexes(proof text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    delete from automator67.unique_index i
+    where not exists (
+        select from pg_attribute a
+        where a.attrelid = i.relation and a.attnum = i.column_number and not a.attisdropped
+    );
+end
+$$;
+
+-- Records an index; gives its number.
+create function automator67.place_unique_index(
+    proof text, name text, relation regclass, column_name text, key_type text
+) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+declare
+    new_id integer;
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_owner(relation);
+    perform automator67.forget_unique_indexes(proof);
+    insert into automator67.unique_index (name, relation, column_number, key_type)
+    select place_unique_index.name, place_unique_index.relation, a.attnum, place_unique_index.key_type
+    from pg_attribute a
+    where a.attrelid = place_unique_index.relation and a.attname = column_name and not a.attisdropped
+    returning id into strict new_id;
+    return new_id;
+end
+$$;
+
+drop function automator67.unplace_unique_index(integer) cascade;
+
+-- The opposite.
+create function automator67.unplace_unique_index(proof text, index_id integer) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    perform automator67.check_owner(i.relation) from automator67.unique_index i where i.id = index_id;
+    delete from automator67.unique_index i where i.id = index_id;
+end
+$$;
+
+-- The snapshot, for a transaction that has changed the schema. It names values of shard keys.
+create function automator67.own_document(proof text) returns text
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof);
+    return automator67.catalog_document();
+end
+$$;
+
+-- The ranges of every table that has some, in order, to those who may read its key. No lower or
+-- upper: no end there.
+create or replace view automator67.ranges as
+select
+    n.nspname::text as schema,
+    c.relname::text as name,
+    r.lower,
+    lead(r.lower) over (
+        partition by c.oid
+        order by
+            r.lower is not null,
+            case when g.key_type = 'integer' then r.lower::numeric end,
+            r.lower collate "C"
+    ) as upper,
+    s.name as shard
+from automator67.range_start r
+join automator67.colocation g on g.id = r.colocation
+join automator67.placement p on p.colocation = g.id
+join automator67.shard s on s.id = r.shard
+join pg_catalog.pg_class c on c.oid = p.relation
+join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+where pg_catalog.has_column_privilege(c.oid, p.key_attnum, 'SELECT');
+
+-- What every client needs on the home shard: views, and what wants the proof.
+select automator67.take_rights();
+select automator67.give_rights_on_shard();
+grant select on
+    automator67.tables, automator67.ranges, automator67.unique_indexes, automator67.shards,
+    automator67.pools, automator67.sessions, automator67.transactions, automator67.sequence_set
+to public;
+grant execute on function
+    automator67.own_document(text), automator67.sequence_identity(oid), automator67.bump(text),
+    automator67.place_distributed(text, regclass, text, text, integer),
+    automator67.place_reference(text, regclass), automator67.unplace(text, regclass),
+    automator67.mark_safe(text, text), automator67.default_group(text, text),
+    automator67.range_group(text, text, integer), automator67.directory_group(text, text),
+    automator67.start_range(text, integer, text, integer), automator67.assign(text, integer, text),
+    automator67.place_value(text, integer, text, integer),
+    automator67.add_tenant(text, regnamespace, integer),
+    automator67.remove_tenant(text, regnamespace),
+    automator67.place_with_schema(text, regclass, integer),
+    automator67.note_sequences_set(text, oid[]), automator67.forget_unique_indexes(text),
+    automator67.place_unique_index(text, text, regclass, text, text),
+    automator67.unplace_unique_index(text, integer)
+to public;

@@ -1,0 +1,141 @@
+//! Calls of our own functions on a shard, over a connection that works with a client's rights.
+//!
+//! Such a function does what its owner may do, for whoever calls it, so it wants to be shown that
+//! the proxy calls: a digest of a key that only the owner can read there, and of the server
+//! process (`check_proof` in `migrations_of_shards/V3__rights.sql`). The digest travels as a
+//! parameter. Views of running statements, which the client's own code can read, show the text.
+
+use std::{borrow::Cow, fmt::Write};
+
+use bytes::{BufMut, BytesMut};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    message,
+    server::{Server, Step},
+};
+
+/// A shard's key.
+pub type ProofKey = [u8; 32];
+
+/// What the server process `pid` of a shard with this key takes for a proof.
+pub fn proof(key: &ProofKey, pid: i32) -> String {
+    let mut digest = Sha256::new();
+    digest.update(key);
+    digest.update(pid.to_be_bytes());
+    digest.update(key);
+    digits(&digest.finalize())
+}
+
+/// Bytes as hexadecimal digits.
+pub fn digits(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// A function of the schema `automator67`, and what follows the proof.
+#[derive(Debug, Clone)]
+pub struct Call {
+    function: Cow<'static, str>,
+    arguments: Vec<Option<String>>,
+}
+
+impl Call {
+    /// A call without arguments.
+    pub fn to(function: impl Into<Cow<'static, str>>) -> Call {
+        Call {
+            function: function.into(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// With one more argument, as Postgres reads its type.
+    pub fn with(mut self, argument: impl ToString) -> Call {
+        self.arguments.push(Some(argument.to_string()));
+        self
+    }
+
+    /// With NULL where there is none.
+    pub fn with_option(mut self, argument: Option<impl ToString>) -> Call {
+        self.arguments
+            .push(argument.map(|argument| argument.to_string()));
+        self
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("SELECT * FROM automator67.{}($1", self.function);
+        for number in 2..self.arguments.len() + 2 {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ", ${number}");
+        }
+        text.push(')');
+        text
+    }
+}
+
+impl Server {
+    /// Queues a call, without Sync.
+    pub fn call(&mut self, call: &Call, relay: bool) {
+        message::put_parse(&mut self.wire.output, "", &call.text(), &[]);
+        self.expect(Step::Parse, relay);
+        self.unnamed = None;
+        let proof = self.proof();
+        let mut rest = BytesMut::new();
+        rest.put_u16(0);
+        rest.put_u16(call.arguments.len() as u16 + 1);
+        put_value(&mut rest, Some(&proof));
+        for argument in &call.arguments {
+            put_value(&mut rest, argument.as_deref());
+        }
+        rest.put_u16(0);
+        message::put_bind(&mut self.wire.output, "", "", &rest);
+        self.expect(Step::Bind, relay);
+        self.execute("", 0, relay, false, None);
+    }
+
+    /// Queues a statement without parameters, without Sync.
+    pub fn run(&mut self, text: &str, relay: bool) {
+        message::put_parse(&mut self.wire.output, "", text, &[]);
+        self.expect(Step::Parse, relay);
+        self.unnamed = None;
+        message::put_bind(&mut self.wire.output, "", "", ALL_AS_TEXT);
+        self.expect(Step::Bind, relay);
+        self.execute("", 0, relay, false, None);
+    }
+}
+
+/// What follows the names in a Bind without parameters, for results as text.
+pub const ALL_AS_TEXT: &[u8] = &[0, 0, 0, 0, 0, 0];
+
+fn put_value(output: &mut BytesMut, value: Option<&str>) {
+    match value {
+        None => output.put_i32(-1),
+        Some(value) => {
+            output.put_u32(value.len() as u32);
+            output.extend_from_slice(value.as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proof_comes_first() {
+        let call = Call::to("f").with(1).with_option(None::<i32>);
+        assert_eq!(call.text(), "SELECT * FROM automator67.f($1, $2, $3)");
+        assert_eq!(Call::to("g").text(), "SELECT * FROM automator67.g($1)");
+    }
+
+    #[test]
+    fn a_proof_is_of_one_key_and_one_process() {
+        let keys = [[1; 32], [2; 32]];
+        let proofs = [proof(&keys[0], 1), proof(&keys[0], 2), proof(&keys[1], 1)];
+        assert_eq!(proofs[0].len(), 64);
+        assert!(proofs[0] != proofs[1] && proofs[0] != proofs[2]);
+    }
+}
