@@ -15,20 +15,22 @@ use crate::{
     server::{Server, Step},
 };
 
-/// A shard's key.
-pub type ProofKey = [u8; 32];
+/// A secret that the owner of our schemas shares with all proxies.
+pub type Key = [u8; 32];
 
 /// What the server process `pid` of a shard with this key takes for a proof.
-pub fn proof(key: &ProofKey, pid: i32) -> String {
-    let mut digest = Sha256::new();
-    digest.update(key);
-    digest.update(pid.to_be_bytes());
-    digest.update(key);
-    digits(&digest.finalize())
+pub fn proof(key: &Key, pid: i32) -> String {
+    digest(key, &pid.to_be_bytes())
 }
 
-/// Bytes as hexadecimal digits.
-pub fn digits(bytes: &[u8]) -> String {
+/// What only who has the key can make of a message, in 64 hexadecimal digits. SQL makes the same by
+/// `encode(sha256(key || message || key), 'hex')`.
+pub fn digest(key: &Key, message: &[u8]) -> String {
+    let mut digest = Sha256::new();
+    digest.update(key);
+    digest.update(message);
+    digest.update(key);
+    let bytes = digest.finalize();
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    call::ProofKey,
+    call::Key,
     error::{Report, sqlstate},
     process::lock,
     server::{self, ConnectError},
@@ -45,7 +45,7 @@ pub struct Shard {
     last_error: Mutex<String>,
     logins: Semaphore,
     two_phase: Mutex<Ability>,
-    proof_key: Mutex<Option<ProofKey>>,
+    proof_key: Mutex<Option<Key>>,
     up_gauge: Gauge,
 }
 
@@ -114,12 +114,12 @@ impl Shard {
     }
 
     /// The key of proofs for its functions; `None` before it was set up.
-    pub fn proof_key(&self) -> Option<ProofKey> {
+    pub fn proof_key(&self) -> Option<Key> {
         *lock(&self.proof_key)
     }
 
     /// Notes the key.
-    pub fn set_proof_key(&self, key: ProofKey) {
+    pub fn set_proof_key(&self, key: Key) {
         *lock(&self.proof_key) = Some(key);
     }
 

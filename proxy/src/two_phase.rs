@@ -20,6 +20,7 @@ use tokio_postgres::{Client, Transaction, error::SqlState, types::ToSql};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    call::Key,
     failpoint,
     process::Process,
     shard::Shard,
@@ -29,7 +30,7 @@ use crate::{
 mod name;
 mod register;
 
-pub use name::{ClusterKey, Name, fits};
+pub use name::{Name, fits};
 pub use register::{SEEN, Seen, Turn, behind};
 
 /// How often shards are asked for prepared transactions.
@@ -63,7 +64,7 @@ pub struct Cluster {
     /// 8 hexadecimal digits.
     pub name: String,
     /// What proxies sign names with.
-    pub key: ClusterKey,
+    pub key: Key,
     /// Since when they do, in seconds since 1970. Older names have no digest.
     pub signed_since: f64,
 }

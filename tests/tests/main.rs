@@ -15,6 +15,7 @@ mod inserts;
 mod isolation;
 mod kernels;
 mod moves;
+mod rights;
 mod sequences;
 mod sessions;
 mod tpcc;

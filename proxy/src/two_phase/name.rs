@@ -4,11 +4,9 @@
 use std::fmt;
 
 use automator67_planner::catalog::ShardId;
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
 
 use super::register;
-use crate::call::{Call, digits};
+use crate::call::{self, Call, Key};
 
 /// What every name starts with.
 pub const PREFIX: &str = "a67_";
@@ -61,28 +59,24 @@ impl Name {
 
     /// The name as shards have it: with a digest that only proxies of this cluster can make. So
     /// nobody else can prepare what would be taken for theirs.
-    pub fn signed(&self, key: &ClusterKey) -> String {
+    pub fn signed(&self, key: &Key) -> String {
         let name = self.to_string();
         let digest = digest(key, &name);
         format!("{name}_{digest}")
     }
 
     /// Reads a name with its digest. `None`: it is not one of ours.
-    pub fn parse_signed(text: &str, key: &ClusterKey) -> Option<Name> {
+    pub fn parse_signed(text: &str, key: &Key) -> Option<Name> {
         let (name, given) = text.rsplit_once('_')?;
         (given == digest(key, name)).then(|| Name::parse(name))?
     }
 }
 
-/// What proxies of a cluster sign names with.
-pub type ClusterKey = [u8; 32];
-
-/// The first 16 digits of HMAC-SHA-256.
-fn digest(key: &ClusterKey, name: &str) -> String {
-    let mut mac =
-        <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(name.as_bytes());
-    digits(&mac.finalize().into_bytes()[..8])
+/// The first 16 digits say enough: nobody can try them out.
+fn digest(key: &Key, name: &str) -> String {
+    let mut digest = call::digest(key, name.as_bytes());
+    digest.truncate(16);
+    digest
 }
 
 /// It is short enough for Postgres.
