@@ -28,7 +28,7 @@ mod embedded_in_shards {
 }
 
 /// The name of every proxy's connection that follows the catalog.
-pub const FOLLOWER: &str = "automator67 follower";
+const FOLLOWER: &str = "automator67 follower";
 /// First and longest pause between attempts to reach the home shard again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How long a statement waits for the snapshot to show its own change.
@@ -363,6 +363,21 @@ pub(crate) async fn connect_as(
         // What others have put into public, or into a schema of this role's name, is not ours.
         .options("-c search_path=pg_catalog,pg_temp");
     Ok(config.connect_raw(wire.stream, NoTls).await?)
+}
+
+/// How many proxies follow the catalog. Asked as its owner, and of the owner's connections: others do
+/// not see the names of all, and could bear that name themselves.
+pub async fn followers(home: &Arc<Shard>) -> Result<i64, StoreError> {
+    let (client, connection) = connect(home).await?;
+    tokio::spawn(connection);
+    let row = client
+        .query_one(
+            "select count(*) from pg_stat_activity where datname = current_database() \
+             and usename = current_user and application_name = $1",
+            &[&FOLLOWER],
+        )
+        .await?;
+    Ok(row.get(0))
 }
 
 /// Loads the first snapshot and keeps following the catalog in a task of its own.

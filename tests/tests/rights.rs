@@ -10,6 +10,7 @@ use automator67_tests::{
     wait,
     wire::{Connection, Server},
 };
+use nix::sys::signal::Signal;
 
 mod attempts;
 mod list;
@@ -128,6 +129,12 @@ fn a_schema_that_somebody_else_has_made_is_refused() {
 #[test]
 fn clusters_of_the_version_before_are_mended() {
     upgrade::check().expect("the same rights, and the index works");
+}
+
+#[test]
+fn who_else_runs_is_not_asked_of_clients() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    false_names(&cluster).expect("only proxies count as proxies");
 }
 
 /// A function that tries to become superuser, and notes as whom it was run.
@@ -325,6 +332,23 @@ fn guessed_locks(cluster: &Cluster) -> Result<()> {
     }
     let other = cluster.dev.second_proxy("beside", "")?;
     Connection::open(&other.server)?.execute("select count(*) from people")?;
+    Ok(())
+}
+
+/// Rows must not move beside another proxy. A client that takes its name is not taken for it.
+fn false_names(cluster: &Cluster) -> Result<()> {
+    let mut owner = cluster.dev.connect()?;
+    owner.execute("create table filled (id bigint primary key)")?;
+    owner.execute("insert into filled values (1), (2), (3)")?;
+    let place = "select create_distributed_table('filled', 'id')";
+    let (code, message) = owner.failure(place)?;
+    ensure!(code == "55006", "{code} {message}");
+    cluster.proxy.group.signal(Signal::SIGTERM)?;
+    let mut false_proxy = cluster.directly(0, "low")?;
+    false_proxy.execute("set application_name = 'automator67 follower'")?;
+    wait::until("the other proxy to be gone", PATIENCE, || {
+        owner.execute(place).ok()
+    })?;
     Ok(())
 }
 

@@ -97,13 +97,9 @@ impl Session {
     /// Statements of another proxy that wait for the table's lock were planned with its rows where
     /// they are now: they would read, or write, a part of them.
     pub(super) async fn refuse_beside_others(&mut self) -> Outcome {
-        let text = format!(
-            "select count(*) > 1 from pg_catalog.pg_stat_activity \
-             where datname = current_database() and application_name = {}",
-            guc::quote_literal(store::FOLLOWER)
-        );
-        let others = self.query_value(self.home(), &text).await?;
-        if others.as_deref() != Some("t") {
+        let followers = Box::pin(store::followers(self.process.home())).await;
+        let home = self.process.home();
+        if followers.map_err(|error| home.broken(&error.to_string()))? <= 1 {
             return Ok(());
         }
         Err(Report::error(
