@@ -21,6 +21,10 @@ pub const SQL_LISTEN: &str = "127.0.0.1:6432";
 /// Where the HTTP port is, unless told otherwise.
 pub const HTTP_LISTEN: &str = "127.0.0.1:8067";
 
+/// The least and the largest limit of a message. Smaller ones would refuse ordinary statements;
+/// larger messages are no messages of the protocol for a server either.
+const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = (64 << 10)..=(1 << 30);
+
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -80,6 +84,10 @@ struct Sql {
     database: String,
     threads: usize,
     sessions_max: usize,
+    logins_max: usize,
+    logins_per_address_max: usize,
+    message_bytes_max: usize,
+    memory_bytes_max: usize,
     pool_wait_timeout_ms: u64,
     shard_connect_timeout_ms: u64,
     health_interval_ms: u64,
@@ -97,6 +105,10 @@ impl Default for Sql {
             // The other half of the machine is for the servers, or for the kernel's network.
             threads: (cores / 2).max(1),
             sessions_max: 10_000,
+            logins_max: 10_000,
+            logins_per_address_max: 100,
+            message_bytes_max: 64 << 20,
+            memory_bytes_max: 1 << 30,
             pool_wait_timeout_ms: 10_000,
             shard_connect_timeout_ms: 2_000,
             health_interval_ms: 1_000,
@@ -344,6 +356,10 @@ fn settings(config: Config, users: Vec<User>, shards: Vec<ShardSettings>) -> Set
         }),
         threads: sql.threads,
         sessions_max: sql.sessions_max,
+        logins_max: sql.logins_max,
+        logins_per_address_max: sql.logins_per_address_max,
+        message_bytes_max: sql.message_bytes_max,
+        memory_bytes_max: sql.memory_bytes_max,
         pool_wait_timeout: Duration::from_millis(sql.pool_wait_timeout_ms),
         shard_connect_timeout: Duration::from_millis(sql.shard_connect_timeout_ms),
         health_interval: Duration::from_millis(sql.health_interval_ms),
@@ -363,6 +379,11 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     let counts = [
         ("[sql] threads", sql.threads as u64),
         ("[sql] sessions_max", sql.sessions_max as u64),
+        ("[sql] logins_max", sql.logins_max as u64),
+        (
+            "[sql] logins_per_address_max",
+            sql.logins_per_address_max as u64,
+        ),
         ("[sql] pool_wait_timeout_ms", sql.pool_wait_timeout_ms),
         (
             "[sql] shard_connect_timeout_ms",
@@ -380,6 +401,18 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     ];
     if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
         return refuse(format!("{key} must be at least 1"));
+    }
+    if !MESSAGE_BYTES.contains(&sql.message_bytes_max) {
+        return refuse(format!(
+            "[sql] message_bytes_max must be between {} and {}",
+            MESSAGE_BYTES.start(),
+            MESSAGE_BYTES.end()
+        ));
+    }
+    if sql.memory_bytes_max / 4 < sql.message_bytes_max {
+        return refuse(
+            "[sql] memory_bytes_max must be at least 4 times message_bytes_max".to_owned(),
+        );
     }
     if sql.database.is_empty() {
         return refuse("[sql] database must not be empty".to_owned());

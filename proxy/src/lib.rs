@@ -13,7 +13,10 @@ pub mod frame;
 mod gate;
 mod guc;
 pub mod listener;
+mod lobby;
+mod log_budget;
 mod login;
+mod memory;
 mod message;
 pub mod order;
 mod plan_cache;
@@ -32,6 +35,7 @@ mod tls;
 mod two_phase;
 mod types;
 mod wire;
+mod wrong_passwords;
 
 pub use listener::{Proxy, StartError};
 

@@ -19,6 +19,14 @@ pub struct Settings {
     pub threads: usize,
     /// Client sessions at the same time; more are refused with 53300.
     pub sessions_max: usize,
+    /// Clients that are not logged in yet; beyond it the oldest, silent ones first, makes room.
+    pub logins_max: usize,
+    /// Of those from one address, how many may be silent; beyond it the oldest makes room.
+    pub logins_per_address_max: usize,
+    /// The largest message of a client, and the longest line of a COPY; more is refused with 54000.
+    pub message_bytes_max: usize,
+    /// What all sessions together may hold of large messages and rows; more is refused with 53200.
+    pub memory_bytes_max: usize,
     /// How long a statement waits for a server connection before 53300.
     pub pool_wait_timeout: Duration,
     /// How long connecting to a shard may take; also the limit for unacknowledged data on an
