@@ -1,6 +1,7 @@
 //! What one client may take: messages, lines of COPY, memory, pipelines without an end.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -30,6 +31,7 @@ fn one_client_takes_no_more_than_its_share() {
             ("a long line that fits", line_that_fits),
             ("memory of all", memory_of_all),
             ("long pipeline", long_pipeline),
+            ("views of a shard that cannot write", views_without_writing),
             (
                 "long pipeline is one transaction",
                 pipeline_is_one_transaction,
@@ -314,5 +316,72 @@ fn pipeline_is_one_transaction(dev: &Dev) -> Result<()> {
     let count = other.execute("select count(*) from lone")?;
     ensure!(count.as_deref() == Some("1500"), "after Sync: {count:?}");
     connection.execute("delete from lone")?;
+    Ok(())
+}
+
+/// As on a full disk: the home shard can make no file in the database.
+fn views_without_writing(dev: &Dev) -> Result<()> {
+    let mut home = Connection::open(&dev.shards()[0].server)?;
+    let directory = home
+        .execute("select current_setting('data_directory') || '/base/' || oid from pg_database where datname = current_database()")?
+        .context("no directory")?;
+    let mut connection = dev.connect()?;
+    connection.execute("insert into spread select g, 'x' from generate_series(1, 20) g")?;
+    let mode = std::fs::metadata(&directory)?.permissions();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o500))?;
+    let looked = look_at_views(&mut connection);
+    std::fs::set_permissions(&directory, mode)?;
+    looked?;
+    connection.execute("delete from spread")?;
+    Ok(())
+}
+
+fn look_at_views(connection: &mut Connection) -> Result<()> {
+    let (code, message) = connection.failure("create temporary table nothing (id int)")?;
+    ensure!(
+        message.contains("could not create file"),
+        "{code} {message}"
+    );
+    for (text, expected) in [
+        ("select count(*) from automator67.shards", "2"),
+        ("select count(*) from automator67.transactions", "0"),
+        (
+            "select state from automator67.sessions where state = 'active'",
+            "active",
+        ),
+        (
+            "select s.name from automator67.shards s (number, name) where number = 1",
+            "shard1",
+        ),
+        (
+            "select count(*) from automator67.sessions a join automator67.sessions b using (pid)",
+            "1",
+        ),
+        (
+            "with s as (select * from only automator67.shards) select bool_and(up)::text from s",
+            "true",
+        ),
+        (
+            "select count(*) > 0 from automator67.pools where username = current_user",
+            "t",
+        ),
+    ] {
+        let got = connection.execute(text).with_context(|| text.to_owned())?;
+        ensure!(got.as_deref() == Some(expected), "{text}: {got:?}");
+    }
+    let batch = Batch::new()
+        .run("select name from automator67.shards where id = $1", &["2"])
+        .sync();
+    let frames = connection.batch(&batch)?;
+    ensure!(shape(&frames).ends_with("DCZ"), "{}", shape(&frames));
+    for text in [
+        "start transaction read only",
+        "declare c cursor for select name from automator67.shards order by 1",
+        "select * from automator67.pools",
+    ] {
+        connection.execute(text)?;
+    }
+    ensure!(connection.rows("fetch all from c")?.len() == 2);
+    connection.execute("commit")?;
     Ok(())
 }

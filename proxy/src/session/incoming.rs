@@ -11,8 +11,9 @@ use crate::{
     memory::UNCOUNTED_BYTES,
 };
 
-/// A large message is in memory twice: as it came, and as it goes to a shard.
-pub const COPIES: usize = 2;
+/// A large message is in memory several times: as it came, as a literal or parameter, as it is
+/// planned, and as it goes to a shard.
+pub const COPIES: usize = 4;
 
 /// What a client has sent.
 pub enum Incoming {
