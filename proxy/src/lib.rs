@@ -29,6 +29,7 @@ mod server;
 mod session;
 pub mod settings;
 mod shard;
+mod shard_auth;
 mod store;
 mod telemetry;
 mod tls;

@@ -135,6 +135,8 @@ pub struct ShardSettings {
     pub admin_user: String,
     /// Its password.
     pub admin_password: String,
+    /// What it may ask for when we log in.
+    pub auth: ShardAuth,
     /// TLS towards the shard.
     pub tls: ShardTls,
     /// PEM file with the roots to trust instead of the public ones.
@@ -160,6 +162,43 @@ pub enum ShardHost {
     Unix(PathBuf),
     /// Host name or address.
     Tcp(String),
+}
+
+/// Ways to log in that a shard may ask for, libpq's `require_auth`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardAuth {
+    /// It may ask for nothing.
+    pub none: bool,
+    /// The password in the clear.
+    pub password: bool,
+    /// The password, hashed in a way that can be turned around.
+    pub md5: bool,
+    /// SCRAM-SHA-256, which shows nobody the password and proves that the server knows it.
+    pub scram: bool,
+}
+
+impl ShardAuth {
+    /// Whatever it likes.
+    pub const ANY: ShardAuth = ShardAuth {
+        none: true,
+        password: true,
+        md5: true,
+        scram: true,
+    };
+    /// Only what is safe with everybody.
+    pub const SCRAM: ShardAuth = ShardAuth {
+        none: false,
+        password: false,
+        md5: false,
+        scram: true,
+    };
+    /// What does not give a password away.
+    pub const SECRET: ShardAuth = ShardAuth {
+        none: true,
+        password: false,
+        md5: false,
+        scram: true,
+    };
 }
 
 /// libpq's `sslmode` towards a shard, without `allow`.

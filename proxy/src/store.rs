@@ -15,6 +15,7 @@ use crate::{
     server::{self, ConnectError},
     settings::Settings,
     shard::Shard,
+    shard_auth::Guarded,
 };
 
 mod embedded {
@@ -211,7 +212,7 @@ async fn register_shards(
     Ok(())
 }
 
-type Connection = tokio_postgres::Connection<crate::wire::Stream, tokio_postgres::tls::NoTlsStream>;
+type Connection = tokio_postgres::Connection<Guarded, tokio_postgres::tls::NoTlsStream>;
 
 /// Logs in as the shard's admin.
 pub(crate) async fn connect(
@@ -238,7 +239,8 @@ pub(crate) async fn connect_as(
         .password(password)
         .dbname(&shard.settings.database)
         .application_name("automator67 catalog");
-    Ok(config.connect_raw(wire.stream, NoTls).await?)
+    let stream = Guarded::new(wire.stream, shard.settings.auth);
+    Ok(config.connect_raw(stream, NoTls).await?)
 }
 
 /// Loads the first snapshot and keeps following the catalog in a task of its own.

@@ -1,11 +1,13 @@
 //! Who gets in, and what those cost that do not: crowds that stay silent, wrong passwords.
 
 use std::{
+    io::{Read, Write},
+    net::TcpListener,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use automator67_tests::{
     automator::{self, Automator, Dev},
     checks, postgres, wait,
@@ -22,6 +24,12 @@ fn logins_have_limits() {
             ("a crowd that begins to speak", speaking_crowd),
             ("sessions are those logged in", sessions_max),
             ("wrong passwords", wrong_passwords),
+            ("roles see their own", roles_see_their_own),
+            ("no password in the process list", password_is_hidden),
+            (
+                "a shard that asks for the password",
+                shard_asks_for_password,
+            ),
         ],
     );
 }
@@ -40,6 +48,115 @@ fn serve(dev: &Dev, name: &str, sql: &str) -> Result<Automator> {
     let file: PathBuf = dev.directory().join(format!("{name}.toml"));
     std::fs::write(&file, text)?;
     automator::serve(&file)
+}
+
+fn one(connection: &mut Connection, text: &str, expected: &str) -> Result<()> {
+    let got = connection.execute(text)?;
+    ensure!(got.as_deref() == Some(expected), "{text}: {got:?}");
+    Ok(())
+}
+
+/// In views, as in pg_stat_activity: a role's own rows and those of roles it is a member of.
+fn roles_see_their_own(dev: &Dev) -> Result<()> {
+    let mut owner = dev.connect()?;
+    for role in ["ann", "bob", "watcher"] {
+        owner.execute(&format!("create role {role} login password '{role}'"))?;
+    }
+    owner.execute("grant pg_monitor to watcher")?;
+    owner.execute("create table everybody (id bigint primary key)")?;
+    owner.execute("select create_distributed_table('everybody', 'id')")?;
+    let users: String = ["ann", "bob", "watcher"]
+        .map(|name| format!("[[users]]\nname = \"{name}\"\npassword = \"{name}\"\n"))
+        .concat();
+    let proxy = dev.second_proxy("roles", &users)?;
+    let log_in = |name: &str| {
+        let mut server = proxy.server.clone();
+        (server.user, server.password) = (name.to_owned(), name.to_owned());
+        Connection::open(&server)
+    };
+    let (mut ann, mut bob, mut watcher) = (log_in("ann")?, log_in("bob")?, log_in("watcher")?);
+    bob.execute("select 1")?;
+    let list = "select string_agg(distinct username, ',' order by username) from automator67.";
+    let (sessions, pools) = (format!("{list}sessions"), format!("{list}pools"));
+    one(&mut ann, &sessions, "ann")?;
+    one(&mut ann, &pools, "ann")?;
+    let places =
+        "select count(*) from automator67.shards where host is not null or port is not null";
+    one(&mut ann, places, "0")?;
+    one(
+        &mut ann,
+        "select count(*) from automator67.shards where up",
+        "1",
+    )?;
+    one(&mut watcher, &sessions, "ann,bob,watcher")?;
+    one(&mut watcher, places, "1")?;
+    // The role that is in force counts.
+    owner.execute("grant bob to watcher")?;
+    watcher.execute("begin")?;
+    watcher.execute("set local role bob")?;
+    one(&mut watcher, &sessions, "bob")?;
+    watcher.execute("rollback")?;
+    let mut owner = Connection::open(&proxy.server)?;
+    one(&mut owner, &sessions, "ann,app,bob,watcher")?;
+    // Beside rows of shards.
+    owner.execute("insert into everybody select generate_series(1, 10)")?;
+    one(
+        &mut owner,
+        "select count(*) from automator67.shards, everybody",
+        "10",
+    )
+}
+
+fn password_is_hidden(dev: &Dev) -> Result<()> {
+    let process = dev.automator.group.id();
+    let line = std::fs::read(format!("/proc/{process}/cmdline"))?;
+    let line = String::from_utf8_lossy(&line).into_owned();
+    ensure!(line.contains("--data-dir"), "{line}");
+    ensure!(!line.contains(postgres::PASSWORD), "{line}");
+    Ok(())
+}
+
+/// What a proxy sends to a server that asks for authentication `code`; `None`: nothing.
+fn asked(dev: &Dev, code: u8, parameters: &str) -> Result<(Option<u8>, String)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let server = std::thread::spawn(move || -> Result<Option<u8>> {
+        let (mut client, _) = listener.accept()?;
+        let mut packet = [0; 1000];
+        ensure!(client.read(&mut packet)? > 8, "no startup packet");
+        // Only an md5 password needs a salt.
+        let salt: &[u8] = if code == 5 { &[1, 2, 3, 4] } else { &[] };
+        client.write_all(&[b'R', 0, 0, 0, 8 + salt.len() as u8, 0, 0, 0, code])?;
+        client.write_all(salt)?;
+        let mut tag = [0];
+        Ok((client.read(&mut tag)? > 0).then_some(tag[0]))
+    });
+    let file = dev.directory().join("impostor.toml");
+    let text = format!(
+        "[sql]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [[users]]\nname = \"app\"\npassword = \"secret\"\n[[shards]]\nname = \"one\"\n\
+         url = \"postgres://app:secret@127.0.0.1:{port}/app?sslmode=disable{parameters}\"\n"
+    );
+    std::fs::write(&file, text)?;
+    let error = automator::serve(&file).err().context("it started")?;
+    let sent = server.join().expect("the server's thread")?;
+    Ok((sent, format!("{error:#}")))
+}
+
+fn shard_asks_for_password(dev: &Dev) -> Result<()> {
+    for (code, words) in [(3, "in the clear"), (5, "md5"), (0, "did not ask")] {
+        let (sent, error) = asked(dev, code, "")?;
+        ensure!(sent.is_none(), "{code}: it sent {sent:?}");
+        ensure!(
+            error.contains(words) && error.contains("require_auth"),
+            "{error}"
+        );
+    }
+    let (sent, _) = asked(dev, 3, "&require_auth=password")?;
+    ensure!(sent == Some(b'p'), "{sent:?}");
+    let (sent, _) = asked(dev, 5, "&require_auth=!password")?;
+    ensure!(sent == Some(b'p'), "{sent:?}");
+    Ok(())
 }
 
 fn crowd(server: &Server, size: usize) -> Result<Vec<Connection>> {
