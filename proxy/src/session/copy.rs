@@ -119,7 +119,7 @@ impl Session {
                 Incoming::Message(frame) => frame,
                 Incoming::Refused(b'd', report) => {
                     splitter.input = BytesMut::new();
-                    failure.get_or_insert(report.into());
+                    failure.get_or_insert(Failure::Report(report));
                     continue;
                 }
                 Incoming::Refused(tag, _) => return Err(unexpected_in_copy(tag)),

@@ -248,7 +248,12 @@ impl Session {
 
     /// A piece of the client's data must not be held: the shard keeps nothing of the copy, and what
     /// follows is read to its end and not taken for something else.
-    async fn refuse_copy_data(&mut self, index: usize, extended: bool, report: Report) -> Outcome {
+    async fn refuse_copy_data(
+        &mut self,
+        index: usize,
+        extended: bool,
+        report: Box<Report>,
+    ) -> Outcome {
         loop {
             match self.copy_message().await? {
                 Incoming::Refused(b'd', _) => {}
@@ -268,7 +273,7 @@ impl Session {
         }
         relay::send(server).await?;
         relay::throw_away(&mut self.client, server).await?;
-        Err(report.into())
+        Err(Failure::Report(report))
     }
 
     /// Sends a statement of our own to one shard and throws its answer away.

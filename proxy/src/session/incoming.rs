@@ -20,7 +20,7 @@ pub enum Incoming {
     /// A message.
     Message(Frame),
     /// One of this type that must not be held. It is gone.
-    Refused(u8, Report),
+    Refused(u8, Box<Report>),
 }
 
 /// What the client's bytes are so far.
@@ -28,7 +28,7 @@ enum Look {
     Message(Frame),
     Part,
     /// The message of this type and size must not be held.
-    Refused(u8, usize, Report),
+    Refused(u8, usize, Box<Report>),
 }
 
 impl Session {
@@ -41,13 +41,7 @@ impl Session {
             match self.look()? {
                 Look::Message(frame) => return Ok(Some(Incoming::Message(frame))),
                 Look::Refused(tag, size, report) => {
-                    self.client.flush().await?;
-                    let skipped = tokio::select! {
-                        biased;
-                        skipped = self.client.wire.skip(size) => skipped,
-                        () = stop.cancelled() => return Err(shutting_down()),
-                    };
-                    let whole = matches!(skipped, Ok(true));
+                    let whole = Box::pin(self.skip(size, stop)).await?;
                     return Ok(whole.then_some(Incoming::Refused(tag, report)));
                 }
                 Look::Part => {}
@@ -70,6 +64,17 @@ impl Session {
                 return Ok(None);
             }
         }
+    }
+
+    /// Throws so many bytes away. False: the client has left.
+    async fn skip(&mut self, size: usize, stop: &CancellationToken) -> Outcome<bool> {
+        self.client.flush().await?;
+        let skipped = tokio::select! {
+            biased;
+            skipped = self.client.wire.skip(size) => skipped,
+            () = stop.cancelled() => return Err(shutting_down()),
+        };
+        Ok(matches!(skipped, Ok(true)))
     }
 
     /// The client's next message while it copies in.
@@ -127,16 +132,16 @@ impl Session {
         let header = frame::peek(&self.client.wire.input, FRAME_BYTES_MAX);
         let header = header.map_err(|error| Report::protocol(error.to_string()))?;
         let (tag, size) = header.ok_or_else(|| Report::protocol("invalid message length"))?;
-        Ok(Look::Refused(tag, size, report))
+        Ok(Look::Refused(tag, size, Box::new(report)))
     }
 
     /// Answers a message that was thrown away as a server answers one that fails.
-    pub(super) async fn refuse_message(&mut self, tag: u8, report: Report) -> Outcome {
+    pub(super) async fn refuse_message(&mut self, tag: u8, report: Box<Report>) -> Outcome {
         self.share.release();
         match tag {
             b'Q' => {
                 self.skipping = false;
-                let _ = self.tell(Err(report.into()))?;
+                let _ = self.tell(Err(Failure::Report(report)))?;
                 Box::pin(self.fail_transaction()).await;
                 self.ready().await
             }
@@ -144,7 +149,7 @@ impl Session {
             b'P' | b'B' | b'D' | b'E' | b'C' | b'F' => {
                 // What came before it still runs, as it would have on a server.
                 let result = Box::pin(self.work_off(End::Full)).await;
-                let result = result.and(Err(report.into()));
+                let result = result.and(Err(Failure::Report(report)));
                 Box::pin(self.fail_batch(result, End::Full)).await
             }
             // Left over from a COPY that failed on the server's side.
