@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -255,6 +255,8 @@ pub fn automator67(
     }
     let path = directory.join(format!("automator67-{port}.toml"));
     fs::write(&path, config)?;
+    // It holds passwords.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     let log = directory.join(format!("automator67-{port}.log"));
     let child = Command::new(binary)
         .args(["serve", "--config"])

@@ -4,12 +4,13 @@
 use std::{
     collections::HashSet,
     net::SocketAddr,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use automator67_proxy::settings::{
-    Consistency, Settings, ShardSettings, TlsSettings, TwoPhaseMode, User,
+    Consistency, Settings, ShardAuth, ShardHost, ShardSettings, TlsSettings, TwoPhaseMode, User,
 };
 use serde::Deserialize;
 use thiserror::Error;
@@ -20,6 +21,10 @@ use crate::server_url::{ServerUrl, UrlError};
 pub const SQL_LISTEN: &str = "127.0.0.1:6432";
 /// Where the HTTP port is, unless told otherwise.
 pub const HTTP_LISTEN: &str = "127.0.0.1:8067";
+
+/// The least and the largest limit of a message. Smaller ones would refuse ordinary statements;
+/// larger messages are no messages of the protocol for a server either.
+const MESSAGE_BYTES: std::ops::RangeInclusive<usize> = (64 << 10)..=(1 << 30);
 
 /// Why a configuration cannot be used.
 #[derive(Debug, Error)]
@@ -51,6 +56,11 @@ pub enum ConfigError {
     /// A value that makes no sense.
     #[error("{0}")]
     Value(String),
+    /// Others can read a secret.
+    #[error(
+        "{} holds secrets, and others may read it\nchange that: chmod 600 {}", .0.display(), .0.display()
+    )]
+    Open(PathBuf),
 }
 
 /// The file.
@@ -80,6 +90,10 @@ struct Sql {
     database: String,
     threads: usize,
     sessions_max: usize,
+    logins_max: usize,
+    logins_per_address_max: usize,
+    message_bytes_max: usize,
+    memory_bytes_max: usize,
     pool_wait_timeout_ms: u64,
     shard_connect_timeout_ms: u64,
     health_interval_ms: u64,
@@ -97,6 +111,10 @@ impl Default for Sql {
             // The other half of the machine is for the servers, or for the kernel's network.
             threads: (cores / 2).max(1),
             sessions_max: 10_000,
+            logins_max: 10_000,
+            logins_per_address_max: 100,
+            message_bytes_max: 64 << 20,
+            memory_bytes_max: 1 << 30,
             pool_wait_timeout_ms: 10_000,
             shard_connect_timeout_ms: 2_000,
             health_interval_ms: 1_000,
@@ -153,6 +171,9 @@ impl std::fmt::Debug for Login {
 struct Shard {
     name: String,
     url: String,
+    /// Instead of a password in the URL.
+    password_file: Option<PathBuf>,
+    password_env: Option<String>,
     #[serde(default = "pool_size")]
     pool_size: usize,
 }
@@ -289,8 +310,39 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Served, ConfigError> {
         path: path.to_owned(),
         cause: Box::new(cause),
     })?;
+    let config: Config = config;
+    if config.holds_passwords() {
+        check_private(path)?;
+    }
+    if let Some(tls) = &config.sql.tls {
+        check_private(&path.parent().unwrap_or(Path::new("")).join(&tls.key))?;
+    }
     let folder = path.parent().unwrap_or(Path::new(""));
     resolve(config, overrides, folder)
+}
+
+impl Config {
+    fn holds_passwords(&self) -> bool {
+        // A URL that cannot be read is refused later, and may hold one.
+        let has_password =
+            |shard: &Shard| !ServerUrl::parse(&shard.url).is_ok_and(|url| url.password.is_empty());
+        self.users.iter().any(|user| user.password.is_some())
+            || self.shards.iter().any(has_password)
+    }
+}
+
+/// As a Postgres server looks at its key: closed to all but its owner; a file of root's may be read
+/// by its group.
+fn check_private(path: &Path) -> Result<(), ConfigError> {
+    let facts = std::fs::metadata(path).map_err(|cause| ConfigError::Read {
+        path: path.to_owned(),
+        cause,
+    })?;
+    let open = if facts.uid() == 0 { 0o037 } else { 0o077 };
+    if facts.is_file() && facts.mode() & open != 0 {
+        return Err(ConfigError::Open(path.to_owned()));
+    }
+    Ok(())
 }
 
 /// The settings of a proxy that has no file: defaults, with these users and shards.
@@ -344,6 +396,10 @@ fn settings(config: Config, users: Vec<User>, shards: Vec<ShardSettings>) -> Set
         }),
         threads: sql.threads,
         sessions_max: sql.sessions_max,
+        logins_max: sql.logins_max,
+        logins_per_address_max: sql.logins_per_address_max,
+        message_bytes_max: sql.message_bytes_max,
+        memory_bytes_max: sql.memory_bytes_max,
         pool_wait_timeout: Duration::from_millis(sql.pool_wait_timeout_ms),
         shard_connect_timeout: Duration::from_millis(sql.shard_connect_timeout_ms),
         health_interval: Duration::from_millis(sql.health_interval_ms),
@@ -363,6 +419,11 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     let counts = [
         ("[sql] threads", sql.threads as u64),
         ("[sql] sessions_max", sql.sessions_max as u64),
+        ("[sql] logins_max", sql.logins_max as u64),
+        (
+            "[sql] logins_per_address_max",
+            sql.logins_per_address_max as u64,
+        ),
         ("[sql] pool_wait_timeout_ms", sql.pool_wait_timeout_ms),
         (
             "[sql] shard_connect_timeout_ms",
@@ -380,6 +441,18 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     ];
     if let Some((key, _)) = counts.iter().find(|(_, value)| *value == 0) {
         return refuse(format!("{key} must be at least 1"));
+    }
+    if !MESSAGE_BYTES.contains(&sql.message_bytes_max) {
+        return refuse(format!(
+            "[sql] message_bytes_max must be between {} and {}",
+            MESSAGE_BYTES.start(),
+            MESSAGE_BYTES.end()
+        ));
+    }
+    if sql.memory_bytes_max / 4 < sql.message_bytes_max {
+        return refuse(
+            "[sql] memory_bytes_max must be at least 4 times message_bytes_max".to_owned(),
+        );
     }
     if sql.database.is_empty() {
         return refuse("[sql] database must not be empty".to_owned());
@@ -421,20 +494,15 @@ fn distinct<'a>(section: &str, names: impl Iterator<Item = &'a str>) -> Result<(
 
 fn user(login: &Login, folder: &Path) -> Result<User, ConfigError> {
     let name = &login.name;
-    let password = match (&login.password, &login.password_file, &login.password_env) {
+    let who = format!("user \"{name}\"");
+    let given = (&login.password, &login.password_file, &login.password_env);
+    let password = match given {
         (Some(password), None, None) => password.clone(),
-        (None, Some(file), None) => {
-            let text = read(&folder.join(file))?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        }
-        (None, None, Some(variable)) => std::env::var(variable).map_err(|_| {
-            ConfigError::Value(format!(
-                "user \"{name}\": the environment has no {variable}"
-            ))
-        })?,
+        (None, Some(file), None) => password_of_file(&folder.join(file))?,
+        (None, None, Some(variable)) => password_of_variable(&who, variable)?,
         _ => {
             return Err(ConfigError::Value(format!(
-                "user \"{name}\" needs exactly one of password, password_file, password_env"
+                "{who} needs exactly one of password, password_file, password_env"
             )));
         }
     };
@@ -449,18 +517,52 @@ fn user(login: &Login, folder: &Path) -> Result<User, ConfigError> {
     })
 }
 
+/// The password in a file that only its owner reads.
+pub fn password_of_file(path: &Path) -> Result<String, ConfigError> {
+    let text = read(path)?;
+    check_private(path)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn password_of_variable(who: &str, variable: &str) -> Result<String, ConfigError> {
+    std::env::var(variable)
+        .map_err(|_| ConfigError::Value(format!("{who}: the environment has no {variable}")))
+}
+
+/// Over anything but a Unix socket nobody gets a password by asking for it.
+fn default_auth(host: &ShardHost, password: &str) -> ShardAuth {
+    match host {
+        ShardHost::Unix(_) => ShardAuth::ANY,
+        ShardHost::Tcp(_) if password.is_empty() => ShardAuth::SECRET,
+        ShardHost::Tcp(_) => ShardAuth::SCRAM,
+    }
+}
+
 fn shard(shard: &Shard, folder: &Path) -> Result<ShardSettings, ConfigError> {
     let url = ServerUrl::parse(&shard.url).map_err(|cause| ConfigError::Url {
         shard: shard.name.clone(),
         cause,
     })?;
+    let who = format!("shard \"{}\"", shard.name);
+    let in_url = Some(url.password).filter(|password| !password.is_empty());
+    let password = match (in_url, &shard.password_file, &shard.password_env) {
+        (in_url, None, None) => in_url.unwrap_or_default(),
+        (None, Some(file), None) => password_of_file(&folder.join(file))?,
+        (None, None, Some(variable)) => password_of_variable(&who, variable)?,
+        _ => {
+            return Err(ConfigError::Value(format!(
+                "{who} takes one of a password in the URL, password_file, password_env"
+            )));
+        }
+    };
     Ok(ShardSettings {
+        auth: url.auth.unwrap_or(default_auth(&url.host, &password)),
         name: shard.name.clone(),
         host: url.host,
         port: url.port,
         database: url.database,
         admin_user: url.user,
-        admin_password: url.password,
+        admin_password: password,
         tls: url.tls,
         tls_root: url.tls_root.map(|root| folder.join(root)),
         pool_size_max: shard.pool_size,

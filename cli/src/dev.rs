@@ -26,7 +26,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use automator67_control::Metrics;
-use automator67_proxy::settings::{ShardHost, ShardSettings, ShardTls, User};
+use automator67_proxy::settings::{ShardAuth, ShardHost, ShardSettings, ShardTls, User};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -63,6 +63,9 @@ pub struct Arguments {
     /// The password of the login; without it one is generated at the first start and kept.
     #[arg(long, env = "AUTOMATOR67_PASSWORD", hide_env_values = true)]
     password: Option<String>,
+    /// A file with the password of the login.
+    #[arg(long, value_name = "FILE", conflicts_with = "password")]
+    password_file: Option<PathBuf>,
     /// Where clients connect. Port 0 takes a free one.
     #[arg(long, env = "AUTOMATOR67_SQL", value_name = "HOST:PORT", default_value = SQL_LISTEN)]
     sql: SocketAddr,
@@ -140,7 +143,11 @@ async fn prepare(
     shards: &mut Shards,
 ) -> Result<String> {
     shards.end_left_over().await?;
-    let password = directory.password(arguments.password.as_deref())?;
+    let wanted = match &arguments.password_file {
+        Some(file) => Some(config::password_of_file(file)?),
+        None => arguments.password.clone(),
+    };
+    let password = directory.password(wanted.as_deref())?;
     shards.make_clusters(&password.wanted).await?;
     if password.must_be_set {
         shards.set_password(&password.wanted).await?;
@@ -192,6 +199,7 @@ fn served(
         database: DATABASE.to_owned(),
         admin_user: USER.to_owned(),
         admin_password: password.to_owned(),
+        auth: ShardAuth::ANY,
         tls: ShardTls::Disable,
         tls_root: None,
         pool_size_max: config::pool_size(),

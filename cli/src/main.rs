@@ -9,6 +9,7 @@
     reason = "what a command answers goes to standard output"
 )]
 
+mod arguments;
 mod client;
 mod config;
 mod demo;
@@ -79,6 +80,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Err(error) = arguments::hide_password() {
+        eprintln!("automator67: could not take the password off the command line: {error}");
+        return ExitCode::FAILURE;
+    }
     let Arguments { command, shared } = Arguments::parse();
     match run(command, &shared) {
         Ok(code) => code,

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::Result;
 use automator67_control::{Control, Metrics};
 use automator67_proxy::Proxy;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -47,6 +48,15 @@ pub async fn run(arguments: &Arguments, json: bool) -> Result<()> {
     Ok(())
 }
 
+/// A client and each server connection is an open file: as many as the administrator allows.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "could not raise the limit of open files");
+    }
+}
+
 /// Both ports, open.
 pub struct Running {
     proxy: Proxy,
@@ -60,6 +70,7 @@ impl Running {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Result<Running> {
+        raise_file_limit();
         let control = Control::start(served.http, metrics, stop.clone()).await?;
         let proxy = tokio::select! {
             proxy = Proxy::start(served.settings, stop.clone()) => proxy,

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::PathBuf};
 
-use automator67_proxy::settings::{ShardHost, ShardTls};
+use automator67_proxy::settings::{ShardAuth, ShardHost, ShardTls};
 use thiserror::Error;
 
 const DEFAULT_PORT: u16 = 5432;
@@ -31,9 +31,14 @@ pub enum UrlError {
     /// A value of `sslmode` we do not have.
     #[error("sslmode \"{0}\" is not one of disable, prefer, require, verify-ca, verify-full")]
     Sslmode(String),
+    /// A value of `require_auth` we do not have.
+    #[error(
+        "require_auth \"{0}\" is not a list of scram-sha-256, md5, password, none, or of these with ! before each"
+    )]
+    RequireAuth(String),
     /// An unknown parameter.
     #[error(
-        "unknown URL parameter \"{0}\" (known: sslmode, sslrootcert, host, port, dbname, user, password, application_name)"
+        "unknown URL parameter \"{0}\" (known: sslmode, sslrootcert, require_auth, host, port, dbname, user, password, application_name)"
     )]
     Parameter(String),
 }
@@ -55,6 +60,8 @@ pub struct ServerUrl {
     pub tls: ShardTls,
     /// `sslrootcert`.
     pub tls_root: Option<PathBuf>,
+    /// `require_auth`, where the URL says it.
+    pub auth: Option<ShardAuth>,
 }
 
 #[derive(Default)]
@@ -66,6 +73,7 @@ struct Parts {
     database: Option<String>,
     tls: Option<ShardTls>,
     tls_root: Option<PathBuf>,
+    auth: Option<ShardAuth>,
 }
 
 impl ServerUrl {
@@ -119,6 +127,7 @@ impl Parts {
     fn read_parameter(&mut self, name: &str, value: String) -> Result<(), UrlError> {
         match name {
             "sslmode" => self.tls = Some(read_sslmode(value)?),
+            "require_auth" => self.auth = Some(read_auth(value)?),
             "sslrootcert" => self.tls_root = filled(value).map(PathBuf::from),
             "host" if value.contains(',') => return Err(UrlError::Hosts),
             "host" => self.host = filled(value),
@@ -145,6 +154,7 @@ impl Parts {
             password: self.password.unwrap_or_default(),
             port: self.port.unwrap_or(DEFAULT_PORT),
             tls_root: self.tls_root,
+            auth: self.auth,
             user,
             host,
             tls,
@@ -172,6 +182,36 @@ fn read_sslmode(text: String) -> Result<ShardTls, UrlError> {
         "verify-full" => Ok(ShardTls::VerifyFull),
         _ => Err(UrlError::Sslmode(text)),
     }
+}
+
+/// A list of what is allowed, or of what is not, never both (manual, "require_auth").
+fn read_auth(text: String) -> Result<ShardAuth, UrlError> {
+    let negated = text.starts_with('!');
+    let mut auth = if negated {
+        ShardAuth::ANY
+    } else {
+        ShardAuth {
+            scram: false,
+            ..ShardAuth::SCRAM
+        }
+    };
+    for word in text.split(',') {
+        let name = match word.strip_prefix('!') {
+            Some(name) if negated => name,
+            None if !negated => word,
+            _ => return Err(UrlError::RequireAuth(text)),
+        };
+        match name {
+            "scram-sha-256" => auth.scram = !negated,
+            "md5" => auth.md5 = !negated,
+            "password" => auth.password = !negated,
+            "none" => auth.none = !negated,
+            // We never use these.
+            "gss" | "sspi" | "creds" if negated => {}
+            _ => return Err(UrlError::RequireAuth(text)),
+        }
+    }
+    Ok(auth)
 }
 
 fn decode(text: &str) -> Result<String, UrlError> {

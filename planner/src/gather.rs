@@ -1,7 +1,8 @@
 //! The gather tier: which rows come to the home shard, and the statement over them.
 //!
 //! Only names are changed in the client's text: a distributed table's to that of a temporary
-//! table with its rows, a view's to the view's own text in brackets.
+//! table with its rows, a view's to the view's own text in brackets. The proxy's own views become a
+//! query of a setting that has their rows: they can be read where nothing can be written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -369,11 +370,14 @@ impl Fetches {
             .map(|key| format!("ALTER TABLE pg_temp.{temp_table} ADD PRIMARY KEY ({key})"));
         self.list.push(Fetch {
             relation: needed.relation,
-            from: needed.from,
-            create: format!(
-                "CREATE TEMPORARY TABLE {temp_table} ({}) ON COMMIT DROP",
-                columns.join(", ")
-            ),
+            from: needed.from.clone(),
+            create: match needed.from {
+                FetchSource::Proxy(_) => String::new(),
+                FetchSource::Shards(_) => format!(
+                    "CREATE TEMPORARY TABLE {temp_table} ({}) ON COMMIT DROP",
+                    columns.join(", ")
+                ),
+            },
             select: needed.select,
             columns: needed.columns.into_iter().map(|(name, _)| name).collect(),
             binary: needed.binary,
@@ -421,7 +425,10 @@ impl Rewriter<'_, '_> {
             let at = location(one.range)?;
             if let (Some(temp), false) = (self.fetches.at.get(&(number, at)), one.written) {
                 renamed.insert(one.range.relname.clone());
-                let replacement = format!("pg_temp.{temp}");
+                let replacement = match one.found {
+                    Found::Proxy(view) => rows_of_setting(view),
+                    Found::Known(_) | Found::Home => format!("pg_temp.{temp}"),
+                };
                 let alias = self.alias(index);
                 replace_relation(&source, &mut edits, one.range, replacement, &alias)?;
             }
@@ -585,6 +592,21 @@ impl Rewriter<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// The rows of a view of the proxy's, from the setting that the session puts them in.
+fn rows_of_setting(view: ProxyView) -> String {
+    let columns: Vec<String> = view
+        .columns()
+        .iter()
+        .map(|(name, sql_type)| format!("{} {sql_type}", identifier(name)))
+        .collect();
+    format!(
+        "(SELECT * FROM pg_catalog.json_to_recordset(pg_catalog.current_setting('{}')\
+         ::pg_catalog.json) AS a67_rows({}))",
+        view.setting(),
+        columns.join(", ")
+    )
 }
 
 /// Puts a relation's replacement where its name stands, under the name it is known by.

@@ -562,7 +562,7 @@ pub struct Fetch {
     pub from: FetchSource,
     /// The temporary table's unqualified name.
     pub temp_table: String,
-    /// `CREATE TEMPORARY TABLE ... ON COMMIT DROP`.
+    /// `CREATE TEMPORARY TABLE ... ON COMMIT DROP`; empty for rows of the proxy, which are in no table.
     pub create: String,
     /// `SELECT cols FROM t [WHERE ...]`, may hold the statement's own `$n`.
     pub select: String,
@@ -574,6 +574,13 @@ pub struct Fetch {
     pub primary_key: Option<String>,
     /// The statement may not be valid without the primary key: `GROUP BY` it, select the rest.
     pub needs_key: bool,
+}
+
+impl Fetch {
+    /// Its rows are in a temporary table.
+    pub fn is_table(&self) -> bool {
+        matches!(self.from, FetchSource::Shards(_))
+    }
 }
 
 /// Who has the rows of a [`Fetch`].
@@ -599,6 +606,16 @@ pub enum ProxyView {
 }
 
 impl ProxyView {
+    /// The setting that has its rows, as JSON, while a statement reads them on the home shard.
+    pub fn setting(self) -> &'static str {
+        match self {
+            ProxyView::Shards => "automator67.rows_of_shards",
+            ProxyView::Pools => "automator67.rows_of_pools",
+            ProxyView::Sessions => "automator67.rows_of_sessions",
+            ProxyView::Transactions => "automator67.rows_of_transactions",
+        }
+    }
+
     /// The view's unqualified name.
     pub fn name(self) -> &'static str {
         match self {

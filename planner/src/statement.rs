@@ -327,7 +327,10 @@ fn place(
                 return Err(write::with_over_several_shards(&reason));
             }
             let floor = statement.context.tier;
-            let scatter = (scattered && floor < Tier::Gather)
+            // Shards know nothing of the proxy's own views.
+            let proxy = |one: &analysis::Occurrence<'_>| matches!(one.found, Found::Proxy(_));
+            let proxy = analysis.occurrences.iter().any(proxy);
+            let scatter = (scattered && floor < Tier::Gather && !proxy)
                 .then(|| scatter::scatter(statement, analysis, views, &reason))
                 .flatten();
             if let Some((plan, reusable)) = scatter.filter(|(plan, _)| plan.tier() >= floor) {

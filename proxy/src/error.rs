@@ -61,6 +61,8 @@ pub mod sqlstate {
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
     /// too_many_connections
     pub const TOO_MANY_CONNECTIONS: &str = "53300";
+    /// out_of_memory
+    pub const OUT_OF_MEMORY: &str = "53200";
     /// program_limit_exceeded
     pub const PROGRAM_LIMIT_EXCEEDED: &str = "54000";
     /// configuration_limit_exceeded

@@ -14,7 +14,10 @@ pub mod frame;
 mod gate;
 mod guc;
 pub mod listener;
+mod lobby;
+mod log_budget;
 mod login;
+mod memory;
 mod message;
 pub mod order;
 mod plan_cache;
@@ -27,12 +30,14 @@ mod server;
 mod session;
 pub mod settings;
 mod shard;
+mod shard_auth;
 mod store;
 mod telemetry;
 mod tls;
 mod two_phase;
 mod types;
 mod wire;
+mod wrong_passwords;
 
 pub use listener::{Proxy, StartError};
 

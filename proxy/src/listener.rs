@@ -12,7 +12,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     deadlock,
     error::Failure,
-    failpoint, login,
+    failpoint,
+    lobby::Guest,
+    log_budget::LogBudget,
+    login,
     process::{Process, Thread},
     session,
     settings::Settings,
@@ -20,11 +23,13 @@ use crate::{
     store,
     tls::{ServerTls, TlsError},
     two_phase::{self, TwoPhase},
-    wire::{Stream, Wire},
 };
 
 /// Accepted connections that wait for their thread.
 const ACCEPTED_MAX: usize = 1024;
+/// How long nothing is accepted after an accept that failed: mostly there are no files left, and
+/// trying again at once would fail again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long sessions may take to say goodbye.
 const FAREWELL: Duration = Duration::from_secs(3);
 
@@ -56,6 +61,13 @@ pub enum StartError {
     /// A thread.
     #[error("could not start a thread: {0}")]
     Thread(std::io::Error),
+}
+
+/// A client that was accepted.
+struct Accepted {
+    stream: TcpStream,
+    peer: SocketAddr,
+    guest: Guest,
 }
 
 /// A running proxy.
@@ -123,8 +135,8 @@ impl Proxy {
         failpoint::start();
         tracker.spawn(two_phase::recover(process.clone(), stop.clone()));
         tracker.spawn(deadlock::watch(process.clone(), stop.clone()));
-        tracker.spawn(report_pools(process.clone(), stop.clone()));
-        tracker.spawn(accept(listener, doors, stop.clone()));
+        tracker.spawn(every_second(process.clone(), stop.clone()));
+        tracker.spawn(accept(process.clone(), listener, doors, stop.clone()));
         tracker.close();
         Ok(Proxy {
             address,
@@ -164,28 +176,43 @@ fn shards(settings: &Settings) -> Result<Vec<Arc<Shard>>, TlsError> {
 }
 
 async fn accept(
+    process: Arc<Process>,
     listener: TcpListener,
-    doors: Vec<mpsc::Sender<(TcpStream, SocketAddr)>>,
+    doors: Vec<mpsc::Sender<Accepted>>,
     stop: CancellationToken,
 ) {
     let mut next = 0;
+    let (turned_away, failed) = (LogBudget::default(), LogBudget::default());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok(client) => {
+            Ok((stream, peer)) => {
+                let guest = process.lobby.enter(peer.ip());
+                let client = Accepted {
+                    stream,
+                    peer,
+                    guest,
+                };
                 // A full door means that this thread cannot keep up: the client is let go, and
                 // sees a closed connection.
-                if doors[next].try_send(client).is_err() {
-                    tracing::warn!("a client was turned away: too many are logging in");
+                if doors[next].try_send(client).is_err()
+                    && let Some(suppressed) = turned_away.line()
+                {
+                    tracing::warn!(
+                        suppressed,
+                        "a client was turned away: too many are logging in"
+                    );
                 }
                 next = (next + 1) % doors.len();
             }
             Err(error) => {
-                tracing::error!(%error, "could not accept a client");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                if let Some(suppressed) = failed.line() {
+                    tracing::error!(%error, suppressed, "could not accept a client");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -195,7 +222,7 @@ async fn accept(
 fn serve_on_thread(
     number: usize,
     process: Arc<Process>,
-    accepted: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    accepted: mpsc::Receiver<Accepted>,
     stop: CancellationToken,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let thread = process.add_thread();
@@ -214,7 +241,7 @@ fn serve_on_thread(
 async fn serve(
     process: Arc<Process>,
     thread: Arc<Thread>,
-    mut accepted: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    mut accepted: mpsc::Receiver<Accepted>,
     stop: CancellationToken,
 ) {
     let sessions = TaskTracker::new();
@@ -223,20 +250,15 @@ async fn serve(
             () = stop.cancelled() => break,
             client = accepted.recv() => client,
         };
-        let Some((stream, peer)) = client else { break };
+        let Some(mut client) = client else { break };
         // The accepting runtime registered the socket; this thread's runtime takes it over.
-        let moved = stream.into_std().and_then(TcpStream::from_std);
+        let moved = client.stream.into_std().and_then(TcpStream::from_std);
         let Ok(stream) = moved else { continue };
         if stream.set_nodelay(true).is_err() {
             continue;
         }
-        sessions.spawn(greet(
-            process.clone(),
-            thread.clone(),
-            stream,
-            peer,
-            stop.clone(),
-        ));
+        client.stream = stream;
+        sessions.spawn(greet(process.clone(), thread.clone(), client, stop.clone()));
     }
     sessions.close();
     if tokio::time::timeout(FAREWELL, sessions.wait())
@@ -251,33 +273,58 @@ async fn serve(
 async fn greet(
     process: Arc<Process>,
     thread: Arc<Thread>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    client: Accepted,
     stop: CancellationToken,
 ) {
+    let Accepted {
+        stream,
+        peer,
+        guest,
+    } = client;
+    // Nobody is logged in yet: dropping the conversation leaves nothing behind.
+    let hello = tokio::select! {
+        biased;
+        () = guest.shown_out() => {
+            if let Some(suppressed) = process.lobby.made_room.line() {
+                tracing::info!(%peer, suppressed, "a client that was not logged in made room for others");
+            }
+            return;
+        }
+        hello = Box::pin(login::welcome(&process, stream, peer, &guest)) => hello,
+    };
+    drop(guest);
+    let Some(mut hello) = hello else { return };
     let place = match process.admit() {
         Ok(place) => place,
         Err(report) => {
-            let mut wire = Wire::new(Stream::Tcp(stream));
-            login::refuse(&mut wire, Failure::from(report)).await;
+            login::refuse(&mut hello.wire, Failure::from(report)).await;
             return;
         }
-    };
-    let Some(hello) = Box::pin(login::welcome(&process, stream, peer)).await else {
-        return;
     };
     session::serve(process, thread, hello, peer.to_string(), stop).await;
     drop(place);
 }
 
-/// Pool figures for `/metrics`.
-async fn report_pools(process: Arc<Process>, stop: CancellationToken) {
+/// What is due every second: the lobby is swept, log lines that were left out are told of, figures go
+/// to `/metrics`.
+async fn every_second(process: Arc<Process>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
+        process.lobby.sweep();
+        if let Some(suppressed) = process.lobby.refused.left_out() {
+            tracing::info!(suppressed, "login refused");
+        }
+        if let Some(suppressed) = process.lobby.made_room.left_out() {
+            tracing::info!(
+                suppressed,
+                "a client that was not logged in made room for others"
+            );
+        }
+        metrics::gauge!("automator67_memory_held_bytes").set(process.memory.held() as f64);
         for pool in process.pools() {
             let labels = [("shard", pool.shard), ("user", pool.user)];
             metrics::gauge!("automator67_pool_connections_max", &labels).set(pool.size_max as f64);

@@ -8,12 +8,13 @@ use tokio::net::TcpStream;
 use crate::{
     error::{Failure, Report, sqlstate},
     frame::{self, LOGIN_FRAME_BYTES_MAX},
+    lobby::{Guest, Stage},
     message::{self, Reader},
     process::Process,
     scram::{self, Binding, ScramError, Verifier},
     settings::User,
     tls::{self, ServerTls},
-    wire::{Prefixed, Stream, Wire},
+    wire::{GOODBYE_TIMEOUT, Prefixed, Stream, Wire},
 };
 
 const CANCEL_REQUEST: u32 = 80_877_102;
@@ -46,11 +47,18 @@ enum Startup {
     },
 }
 
-/// Talks to a new client until it is logged in. `None`: it is not, and has been told why.
-pub async fn welcome(process: &Process, stream: TcpStream, peer: SocketAddr) -> Option<Hello> {
+/// Talks to a new client until it is logged in. `None`: it is not, and has been told why. The answer
+/// to a wrong password may take a while; meanwhile the client is the first to make room for others.
+pub async fn welcome(
+    process: &Process,
+    stream: TcpStream,
+    peer: SocketAddr,
+    guest: &Guest,
+) -> Option<Hello> {
     let mut wire = Wire::new(Stream::Tcp(stream));
     let limit = process.settings.login_timeout;
-    match tokio::time::timeout(limit, log_in(process, &mut wire)).await {
+    let mut user = String::new();
+    match tokio::time::timeout(limit, log_in(process, &mut wire, guest, &mut user)).await {
         Err(_) => None,
         Ok(Ok(None)) => None,
         Ok(Ok(Some((user, settings)))) => Some(Hello {
@@ -60,7 +68,15 @@ pub async fn welcome(process: &Process, stream: TcpStream, peer: SocketAddr) -> 
         }),
         Ok(Err(failure)) => {
             process.telemetry.login_failures.increment(1);
-            tracing::info!(%peer, sqlstate = failure.sqlstate(), "login refused");
+            if let Some(suppressed) = process.lobby.refused.line() {
+                let sqlstate = failure.sqlstate();
+                tracing::info!(%peer, sqlstate, suppressed, "login refused");
+            }
+            if failure.sqlstate() == sqlstate::INVALID_PASSWORD {
+                guest.reaches(Stage::Refused);
+                let pause = process.wrong_passwords.count(peer.ip(), &user);
+                tokio::time::sleep(pause).await;
+            }
             refuse(&mut wire, failure).await;
             None
         }
@@ -71,16 +87,22 @@ pub async fn welcome(process: &Process, stream: TcpStream, peer: SocketAddr) -> 
 pub async fn refuse(wire: &mut Wire, failure: Failure) {
     if let Failure::Report(report) = failure {
         report.fatal().write(&mut wire.output);
-        // The client may be gone already; there is nobody left to tell.
-        let _ = wire.flush().await;
+        // The client may be gone already, or not listen; there is nobody left to tell.
+        let _ = tokio::time::timeout(GOODBYE_TIMEOUT, wire.flush()).await;
         wire.close().await;
     }
 }
 
 type LoggedIn = (Arc<User>, Vec<(String, String)>);
 
-async fn log_in(process: &Process, wire: &mut Wire) -> Result<Option<LoggedIn>, Failure> {
-    let (version, parameters) = match first_packet(process, wire).await? {
+/// Writes the user's name into `name` as soon as it is known.
+async fn log_in(
+    process: &Process,
+    wire: &mut Wire,
+    guest: &Guest,
+    name: &mut String,
+) -> Result<Option<LoggedIn>, Failure> {
+    let (version, parameters) = match first_packet(process, wire, guest).await? {
         Startup::Cancel { pid, secret } => {
             process.cancel(pid, &secret).await;
             wire.close().await;
@@ -114,6 +136,7 @@ async fn log_in(process: &Process, wire: &mut Wire) -> Result<Option<LoggedIn>, 
                 "no PostgreSQL user name specified in startup packet",
             )
         })?;
+    user.clone_into(name);
     if find("replication").is_some_and(|value| !matches!(value, "false" | "off" | "no" | "0")) {
         return Err(Report::error(
             sqlstate::FEATURE_NOT_SUPPORTED,
@@ -142,7 +165,11 @@ async fn log_in(process: &Process, wire: &mut Wire) -> Result<Option<LoggedIn>, 
 }
 
 /// Reads packets until one is more than a question about encryption.
-async fn first_packet(process: &Process, wire: &mut Wire) -> Result<Startup, Failure> {
+async fn first_packet(
+    process: &Process,
+    wire: &mut Wire,
+    guest: &Guest,
+) -> Result<Startup, Failure> {
     fill(wire).await?;
     if wire.input.first() == Some(&TLS_HANDSHAKE) {
         let tls = process.tls.as_ref().ok_or(Failure::ClientGone)?;
@@ -158,6 +185,7 @@ async fn first_packet(process: &Process, wire: &mut Wire) -> Result<Startup, Fai
                 }
             }
         };
+        guest.reaches(Stage::Speaking);
         if packet.len() < 4 {
             return Err(Report::protocol("invalid length of startup packet").into());
         }

@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::{
     error::{Report, sqlstate},
     gate::Gate,
+    lobby::Lobby,
+    memory::Memory,
     plan_cache::PlanCache,
     pool::{PoolState, Pools},
     scram::Verifier,
@@ -27,6 +29,7 @@ use crate::{
     telemetry::Telemetry,
     tls::ServerTls,
     two_phase::TwoPhase,
+    wrong_passwords::WrongPasswords,
 };
 
 /// The process.
@@ -49,6 +52,12 @@ pub struct Process {
     pub secret: [u8; 32],
     /// Names of transactions over several shards.
     pub two_phase: TwoPhase,
+    /// Clients that are not logged in yet.
+    pub lobby: Arc<Lobby>,
+    /// Makes the next wrong password take longer.
+    pub wrong_passwords: WrongPasswords,
+    /// What sessions hold of large messages.
+    pub memory: Arc<Memory>,
     /// Closed for tables that move.
     pub gate: Arc<Gate>,
     /// Tasks that outlive their session: cancel requests.
@@ -140,6 +149,9 @@ impl Process {
         let sequences = Sequences::new(HomeShard::new(shards[0].clone()));
         Process {
             sequences,
+            memory: Memory::new(settings.memory_bytes_max),
+            lobby: Lobby::new(settings.logins_max, settings.logins_per_address_max),
+            wrong_passwords: WrongPasswords::default(),
             settings,
             shards,
             store,

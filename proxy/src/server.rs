@@ -27,6 +27,7 @@ use crate::{
     process::lock,
     settings::{ShardHost, ShardTls, User},
     shard::{self, Shard},
+    shard_auth::{AuthCheck, NotAllowed},
     tls, two_phase, types,
     wire::{Stream, Wire},
 };
@@ -71,6 +72,9 @@ pub enum ConnectError {
     /// The server said something we do not understand.
     #[error("unexpected answer: {0}")]
     Protocol(&'static str),
+    /// The server asks for what it may not.
+    #[error(transparent)]
+    Auth(#[from] NotAllowed),
     /// The server has no TLS and our settings demand it.
     #[error("server does not support TLS, but it was required")]
     TlsRequired,
@@ -519,7 +523,8 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
     let (mut wire, certificate_hash) = dial(shard).await?;
     put_startup(&mut wire.output, &user.name, &shard.settings.database);
     wire.flush().await?;
-    authenticate(&mut wire, user, certificate_hash).await?;
+    let check = AuthCheck::new(shard.settings.auth);
+    authenticate(&mut wire, user, check, certificate_hash).await?;
     let mut server = Server {
         wire,
         shard: shard.clone(),
@@ -631,6 +636,7 @@ fn put_startup(output: &mut BytesMut, user: &str, database: &str) {
 async fn authenticate(
     wire: &mut Wire,
     user: &User,
+    mut check: AuthCheck,
     certificate_hash: Option<Vec<u8>>,
 ) -> Result<(), ConnectError> {
     let mut scram: Option<ScramSha256> = None;
@@ -643,6 +649,7 @@ async fn authenticate(
         if body.len() < 4 {
             return Err(ConnectError::Protocol("authentication message"));
         }
+        check.heed(body)?;
         let bad = |_| ConnectError::Protocol("SCRAM message");
         match body.get_i32() {
             0 => return Ok(()),

@@ -12,6 +12,7 @@ mod execute;
 mod explain;
 mod extended;
 mod gather;
+mod incoming;
 mod insert;
 mod known_statements;
 mod links;
@@ -48,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 use self::{
     cursors::Cursor,
     extended::{Batch, Portal},
+    incoming::Incoming,
     links::Link,
     planning::Request,
     sql_prepared::SqlPrepared,
@@ -56,9 +58,10 @@ use self::{
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    frame::{self, FRAME_BYTES_MAX, Frame},
+    frame::Frame,
     guc::{self, SettingMap},
     login::Hello,
+    memory::Share,
     message,
     pool::Pool,
     process::{Activity, Process, SessionCard, Thread, lock},
@@ -80,6 +83,8 @@ pub struct Session {
     card: Arc<SessionCard>,
     user: Arc<User>,
     client: Client,
+    /// What it holds of large messages.
+    share: Share,
     settings: Settings,
     statements: HashMap<String, Arc<Statement>>,
     portals: HashMap<String, Portal>,
@@ -214,6 +219,7 @@ impl Session {
             hidden: None,
         };
         Session {
+            share: Share::new(&process.memory),
             process,
             thread,
             card,
@@ -247,8 +253,13 @@ impl Session {
     /// Reads and answers messages until the client or the process ends.
     async fn run(&mut self, stop: &CancellationToken) -> Outcome {
         loop {
-            let Some(frame) = self.next_message(stop).await? else {
-                return Ok(());
+            let frame = match self.next_message(stop).await? {
+                None => return Ok(()),
+                Some(Incoming::Message(frame)) => frame,
+                Some(Incoming::Refused(tag, report)) => {
+                    Box::pin(self.refuse_message(tag, report)).await?;
+                    continue;
+                }
             };
             match frame.tag {
                 b'Q' => self.simple_query(frame).await?,
@@ -259,39 +270,6 @@ impl Session {
                 // Left over from a COPY that failed on the server's side.
                 b'd' | b'c' | b'f' => {}
                 other => return Err(unknown_message(other).into()),
-            }
-        }
-    }
-
-    /// The next whole message. `None`: the client has left.
-    async fn next_message(&mut self, stop: &CancellationToken) -> Outcome<Option<Frame>> {
-        loop {
-            let taken = frame::take(&mut self.client.wire.input, FRAME_BYTES_MAX);
-            if let Some(frame) = taken.map_err(|error| Report::protocol(error.to_string()))? {
-                return Ok(Some(frame));
-            }
-            if let Some(tag) = self.client.wire.input.first()
-                && !CLIENT_MESSAGES.contains(tag)
-            {
-                // Its length means nothing: waiting for that many bytes would be waiting forever.
-                return Err(unknown_message(*tag).into());
-            }
-            self.client.flush().await?;
-            self.client.wire.shrink();
-            let idle_links = self.links.iter().any(|link| link.is_pinned());
-            if idle_links {
-                self.wait_with_links(stop).await?;
-                continue;
-            }
-            let limit = self.idle_limit();
-            let filled = tokio::select! {
-                biased;
-                filled = self.client.wire.fill() => filled,
-                () = stop.cancelled() => return Err(shutting_down()),
-                report = idle_too_long(limit) => return Err(report.into()),
-            };
-            if !matches!(filled, Ok(count) if count > 0) {
-                return Ok(None);
             }
         }
     }

@@ -19,6 +19,14 @@ pub struct Settings {
     pub threads: usize,
     /// Client sessions at the same time; more are refused with 53300.
     pub sessions_max: usize,
+    /// Clients that are not logged in yet; beyond it the oldest, silent ones first, makes room.
+    pub logins_max: usize,
+    /// Of those from one address, how many may be silent; beyond it the oldest makes room.
+    pub logins_per_address_max: usize,
+    /// The largest message of a client, and the longest line of a COPY; more is refused with 54000.
+    pub message_bytes_max: usize,
+    /// What all sessions together may hold of large messages and rows; more is refused with 53200.
+    pub memory_bytes_max: usize,
     /// How long a statement waits for a server connection before 53300.
     pub pool_wait_timeout: Duration,
     /// How long connecting to a shard may take; also the limit for unacknowledged data on an
@@ -127,6 +135,8 @@ pub struct ShardSettings {
     pub admin_user: String,
     /// Its password.
     pub admin_password: String,
+    /// What it may ask for when we log in.
+    pub auth: ShardAuth,
     /// TLS towards the shard.
     pub tls: ShardTls,
     /// PEM file with the roots to trust instead of the public ones.
@@ -152,6 +162,43 @@ pub enum ShardHost {
     Unix(PathBuf),
     /// Host name or address.
     Tcp(String),
+}
+
+/// Ways to log in that a shard may ask for, libpq's `require_auth`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardAuth {
+    /// It may ask for nothing.
+    pub none: bool,
+    /// The password in the clear.
+    pub password: bool,
+    /// The password, hashed in a way that can be turned around.
+    pub md5: bool,
+    /// SCRAM-SHA-256, which shows nobody the password and proves that the server knows it.
+    pub scram: bool,
+}
+
+impl ShardAuth {
+    /// Whatever it likes.
+    pub const ANY: ShardAuth = ShardAuth {
+        none: true,
+        password: true,
+        md5: true,
+        scram: true,
+    };
+    /// Only what is safe with everybody.
+    pub const SCRAM: ShardAuth = ShardAuth {
+        none: false,
+        password: false,
+        md5: false,
+        scram: true,
+    };
+    /// What does not give a password away.
+    pub const SECRET: ShardAuth = ShardAuth {
+        none: true,
+        password: false,
+        md5: false,
+        scram: true,
+    };
 }
 
 /// libpq's `sslmode` towards a shard, without `allow`.

@@ -15,6 +15,7 @@ use crate::{
     server::{self, ConnectError},
     settings::Settings,
     shard::Shard,
+    shard_auth::Guarded,
     two_phase::Cluster,
 };
 
@@ -333,7 +334,7 @@ async fn register_shards(
     Ok(())
 }
 
-type Connection = tokio_postgres::Connection<crate::wire::Stream, tokio_postgres::tls::NoTlsStream>;
+type Connection = tokio_postgres::Connection<Guarded, tokio_postgres::tls::NoTlsStream>;
 
 /// Logs in as the shard's admin.
 pub(crate) async fn connect(
@@ -362,7 +363,8 @@ pub(crate) async fn connect_as(
         .application_name("automator67 catalog")
         // What others have put into public, or into a schema of this role's name, is not ours.
         .options("-c search_path=pg_catalog,pg_temp");
-    Ok(config.connect_raw(wire.stream, NoTls).await?)
+    let stream = Guarded::new(wire.stream, shard.settings.auth);
+    Ok(config.connect_raw(stream, NoTls).await?)
 }
 
 /// How many proxies follow the catalog. Asked as its owner, and of the owner's connections: others do

@@ -23,7 +23,7 @@ const READ_BYTES: usize = 32 * 1024;
 /// A buffer that grew beyond this is given back when it is empty.
 const KEEP_BYTES_MAX: usize = 64 * 1024;
 /// How long a peer may take to receive our goodbye.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+pub const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same for connections that wait for their client.
 const KEEP_IDLE_BYTES_MAX: usize = 512;
 
@@ -139,6 +139,32 @@ impl Wire {
             })
         })
         .await
+    }
+
+    /// Throws the next `count` bytes away as they arrive. False: the stream has ended before.
+    pub async fn skip(&mut self, count: usize) -> io::Result<bool> {
+        let there = self.input.len().min(count);
+        self.input.advance(there);
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        let mut left = count - there;
+        while left > 0 {
+            let stream = &mut self.stream;
+            let read = poll_fn(|context| {
+                READ_BUFFER.with_borrow_mut(|space| {
+                    let size = left.min(space.len());
+                    let mut buffer = ReadBuf::new(&mut space[..size]);
+                    ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+                    Poll::Ready(io::Result::Ok(buffer.filled().len()))
+                })
+            });
+            match read.await? {
+                0 => return Ok(false),
+                read => left -= read,
+            }
+        }
+        Ok(true)
     }
 
     /// Sends all of `output`.

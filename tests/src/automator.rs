@@ -1,7 +1,9 @@
 //! Builds and runs the program under test.
 
 use std::{
+    fs::Permissions,
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{OnceLock, mpsc},
@@ -215,8 +217,9 @@ fn start_dev(directory: &Path, shards: usize) -> Result<Automator> {
     start(command, &directory.join("dev.log"))
 }
 
-/// Starts `automator67 serve --config FILE`.
+/// Starts `automator67 serve --config FILE`; the file holds passwords and is closed to others.
 pub fn serve(config: &Path) -> Result<Automator> {
+    std::fs::set_permissions(config, Permissions::from_mode(0o600))?;
     let mut command = Command::new(binary()?);
     command.args(["serve", "--json", "--config"]).arg(config);
     start(command, &config.with_extension("log"))

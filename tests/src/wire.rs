@@ -294,6 +294,14 @@ impl Connection {
         self.stream.write_all(bytes).context("write to the server")
     }
 
+    /// Another end to send by, while this one receives.
+    pub fn writer(&self) -> Result<Writer> {
+        Ok(Writer(match &self.stream {
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+        }))
+    }
+
     /// Takes one byte that is not part of a frame (the answer to SSLRequest).
     pub fn receive_byte(&mut self) -> Result<u8> {
         while self.buffer.is_empty() {
@@ -441,6 +449,17 @@ impl Connection {
     /// Says goodbye.
     pub fn terminate(mut self) -> Result<()> {
         self.send(b"X\0\0\0\x04")
+    }
+}
+
+/// Sends on a [`Connection`].
+#[derive(Debug)]
+pub struct Writer(Stream);
+
+impl Writer {
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.0.write_all(bytes).context("write to the server")
     }
 }
 

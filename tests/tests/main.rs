@@ -2,6 +2,7 @@
 
 mod arrows;
 mod bank;
+mod bounds;
 mod changes;
 mod commits;
 mod corpus;
@@ -14,6 +15,7 @@ mod history;
 mod inserts;
 mod isolation;
 mod kernels;
+mod logins;
 mod moves;
 mod rights;
 mod sequences;

@@ -167,3 +167,58 @@ url = \"postgres://app:pw@127.0.0.1:5432/app\"
     assert_eq!(config.sequences.block, SequenceConfig::default().block);
     assert!(matches!(config.transactions.two_phase, TwoPhase::Require));
 }
+
+#[test]
+fn a_file_with_secrets_is_closed_to_others() {
+    use std::{fs, os::unix::fs::PermissionsExt};
+    let name = format!("automator67-config-{}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    fs::create_dir_all(&folder).expect("a directory");
+    let file = folder.join("a.toml");
+    let secret = folder.join("secret");
+    let check = |text: &str, mode: u32, secret_mode: u32, expected: Option<&Path>| {
+        for (path, text, mode) in [(&file, text, mode), (&secret, "pw\n", secret_mode)] {
+            fs::write(path, text).expect("written");
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+        }
+        match (load(&file, &Overrides::default()), expected) {
+            (Ok(_), None) => {}
+            (Err(ConfigError::Open(path)), Some(expected)) => assert_eq!(path, expected),
+            (other, _) => panic!("{mode:o} {secret_mode:o}: {other:?}"),
+        }
+    };
+    check(SMALL, 0o644, 0o600, Some(&file));
+    check(SMALL, 0o660, 0o600, Some(&file));
+    check(SMALL, 0o600, 0o644, None);
+    let elsewhere = SMALL
+        .replace("password = \"pw\"", "password_file = \"secret\"")
+        .replace(
+            "app:pw@localhost/app\"",
+            "app@localhost/app\"\npassword_file = \"secret\"",
+        );
+    check(&elsewhere, 0o644, 0o600, None);
+    check(&elsewhere, 0o644, 0o644, Some(&secret));
+    let in_url = SMALL.replace("password = \"pw\"", "password_file = \"secret\"");
+    check(&in_url, 0o644, 0o600, Some(&file));
+    fs::remove_dir_all(&folder).expect("removed");
+}
+
+#[test]
+fn a_shard_says_its_password_once_and_what_it_may_ask_for() {
+    let with = |url: &str, lines: &str| {
+        let text = format!("{SMALL}[[shards]]\nname = 'two'\nurl = '{url}'\n{lines}\n");
+        read_text(&text, &Overrides::default()).map(|served| served.settings.shards[1].clone())
+    };
+    check_refused(
+        &format!("{SMALL}password_env = 'A'\n"),
+        "shard \"one\" takes one of a password in the URL, password_file, password_env",
+    );
+    let auth = |url: &str| with(url, "").expect("valid").auth;
+    assert_eq!(auth("postgres://a:b@c"), ShardAuth::SCRAM);
+    assert_eq!(auth("postgres://a@c"), ShardAuth::SECRET);
+    assert_eq!(auth("postgres://a:b@%2Frun"), ShardAuth::ANY);
+    assert!(auth("postgres://a:b@c?require_auth=password").password);
+    let home = with("postgres://a@c", "password_env = 'PATH'").expect("valid");
+    assert_eq!(home.admin_password, std::env::var("PATH").expect("PATH"));
+    assert_eq!(home.auth, ShardAuth::SCRAM);
+}

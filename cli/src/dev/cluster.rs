@@ -1,8 +1,9 @@
 //! One local shard: a Postgres cluster, made, started and asked whether it is ready.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{Read, Seek, SeekFrom},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -178,8 +179,12 @@ impl Cluster {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
+            // It has statements in it.
+            .mode(0o600)
             .open(&self.log)
             .with_context(|| format!("could not open {}", self.log.display()))?;
+        log.set_permissions(Permissions::from_mode(0o600))
+            .with_context(failed)?;
         let mut command = tokio::process::Command::new(own);
         command
             .arg("run-postgres")

@@ -25,6 +25,25 @@ fn check(url: &str, expected: &str) {
 }
 
 #[test]
+fn require_auth_is_a_list() {
+    let auth = |value: &str| {
+        ServerUrl::parse(&format!("postgres://a@b?require_auth={value}")).map(|url| url.auth)
+    };
+    let without = ServerUrl::parse("postgres://a@b").map(|url| url.auth);
+    assert_eq!(without, Ok(None));
+    assert_eq!(auth("scram-sha-256"), Ok(Some(ShardAuth::SCRAM)));
+    assert_eq!(auth("!password,!md5"), Ok(Some(ShardAuth::SECRET)));
+    let both = ShardAuth {
+        md5: true,
+        ..ShardAuth::SCRAM
+    };
+    assert_eq!(auth("md5,scram-sha-256"), Ok(Some(both)));
+    for wrong in ["", "md4", "md5,!none", "!md5,none", "gss"] {
+        assert_eq!(auth(wrong), Err(UrlError::RequireAuth(wrong.to_owned())));
+    }
+}
+
+#[test]
 fn urls_are_read_as_libpq_does() {
     check(
         "postgres://ann:s3cret@db.example:6000/shop?sslmode=verify-full&sslrootcert=/etc/ca.pem",
@@ -91,7 +110,7 @@ fn bad_urls_are_refused_without_repeating_them() {
     );
     check(
         "postgres://ann@h/x?target_session_attrs=any",
-        "unknown URL parameter \"target_session_attrs\" (known: sslmode, sslrootcert, host, port, dbname, user, password, application_name)",
+        "unknown URL parameter \"target_session_attrs\" (known: sslmode, sslrootcert, require_auth, host, port, dbname, user, password, application_name)",
     );
 }
 

@@ -13,13 +13,17 @@ use bytes::{Buf, BufMut, BytesMut};
 use super::{
     Session,
     execute::unexpected_in_copy,
+    incoming::{COPIES, Incoming},
     planning::{Request, whole_of},
 };
 use crate::{
     call::Call,
     copy_rows::{self, COPY_CHUNK_BYTES, Piece, RowError, Scan},
     error::{Failure, Outcome, Report, sqlstate},
-    guc, message, relay,
+    frame::{Frame, HEADER_BYTES},
+    guc,
+    memory::{Share, UNCOUNTED_BYTES},
+    message, relay,
     server::Server,
     telemetry::Tier,
 };
@@ -42,6 +46,8 @@ struct Splitter<'a> {
     /// Received and not yet cut into rows.
     input: BytesMut,
     scan: Scan,
+    /// For a long line.
+    share: Share,
     started: bool,
     ended: bool,
     line: u64,
@@ -87,6 +93,7 @@ impl Session {
             rows,
             input: BytesMut::new(),
             scan: Scan::default(),
+            share: Share::new(&self.process.memory),
             started: false,
             ended: false,
             line: 0,
@@ -110,12 +117,21 @@ impl Session {
     ) -> Outcome {
         let mut failure = None;
         loop {
-            let frame = self.copy_frame().await?;
+            let frame = match self.copy_message().await? {
+                Incoming::Message(frame) => frame,
+                Incoming::Refused(b'd', report) => {
+                    splitter.input = BytesMut::new();
+                    failure.get_or_insert(Failure::Report(report));
+                    continue;
+                }
+                Incoming::Refused(tag, _) => return Err(unexpected_in_copy(tag)),
+            };
             match frame.tag {
                 b'd' if failure.is_some() => {}
                 b'd' => {
-                    splitter.input.extend_from_slice(frame.body());
+                    splitter.take_in(frame);
                     if let Err(error) = self.split_rows(splitter, request, false).await {
+                        splitter.input = BytesMut::new();
                         failure = Some(error);
                     }
                 }
@@ -158,7 +174,8 @@ impl Session {
                 .start()
                 .map_err(|error| bad_row(splitter, &error))?
         {
-            return Ok(());
+            let bytes = splitter.input.len();
+            return self.hold_line(splitter, bytes);
         }
         let mut input = std::mem::take(&mut splitter.input);
         while !splitter.ended {
@@ -187,9 +204,32 @@ impl Session {
         if splitter.ended {
             input.clear();
         }
+        self.hold_line(splitter, input.len())?;
         splitter.input = input;
         self.send_pending(splitter, if at_end { 0 } else { COPY_CHUNK_BYTES })
             .await
+    }
+
+    /// A line that has not ended yet is held up to `message_bytes_max`.
+    fn hold_line(&self, splitter: &mut Splitter<'_>, bytes: usize) -> Outcome {
+        let limit = self.process.settings.message_bytes_max;
+        if bytes > limit {
+            return Err(Report::error(
+                sqlstate::PROGRAM_LIMIT_EXCEEDED,
+                format!(
+                    "row {} of the COPY data is longer than {limit} bytes",
+                    splitter.line + 1
+                ),
+            )
+            .hint("Split the value, or raise message_bytes_max in [sql].")
+            .into());
+        }
+        if bytes > UNCOUNTED_BYTES {
+            splitter.share.grow_to(COPIES * bytes)?;
+        } else {
+            splitter.share.release();
+        }
+        Ok(())
     }
 
     async fn place_row(
@@ -228,13 +268,17 @@ impl Session {
             if target.is_some_and(|target| target != *shard) {
                 continue;
             }
-            put_row(
-                &mut splitter.pending[position],
-                row,
-                &appended,
-                &copy.format,
-            );
             splitter.rows[position].push(splitter.line);
+            let pending = &mut splitter.pending[position];
+            if row.len() <= COPY_CHUNK_BYTES {
+                put_row(pending, row, &appended, &copy.format);
+                continue;
+            }
+            // A long row is not copied once more for every shard.
+            self.put_copy(*shard, pending).await?;
+            pending.clear();
+            self.put_long_row(*shard, row, &appended, &copy.format)
+                .await?;
         }
         if splitter
             .pending
@@ -244,6 +288,25 @@ impl Session {
             self.send_pending(splitter, COPY_CHUNK_BYTES).await?;
         }
         Ok(())
+    }
+
+    async fn put_long_row(
+        &mut self,
+        shard: ShardId,
+        row: &[u8],
+        appended: &[String],
+        format: &CopyFormat,
+    ) -> Outcome {
+        let end = match appended {
+            [] => row.len(),
+            _ => copy_rows::without_line_end(row).len(),
+        };
+        for piece in row[..end].chunks(COPY_CHUNK_BYTES) {
+            self.put_copy(shard, piece).await?;
+        }
+        let mut rest = BytesMut::new();
+        put_row(&mut rest, &row[end..], appended, format);
+        self.put_copy(shard, &rest).await
     }
 
     /// The key in a row's field. A spelling that we do not read with certainty is given to a
@@ -687,6 +750,16 @@ pub enum Spread<'a> {
 impl Splitter<'_> {
     fn is_lines(&self) -> bool {
         self.copy.format != CopyFormat::Binary
+    }
+
+    /// Appends what has arrived.
+    fn take_in(&mut self, mut frame: Frame) {
+        if self.input.is_empty() && frame.bytes.len() > COPY_CHUNK_BYTES {
+            frame.bytes.advance(HEADER_BYTES);
+            self.input = frame.bytes;
+        } else {
+            self.input.extend_from_slice(frame.body());
+        }
     }
 
     /// Gives the header to every shard. False: it has not arrived yet.

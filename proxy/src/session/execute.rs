@@ -8,11 +8,11 @@ use automator67_planner::{
 use super::{
     Session,
     extended::Bound,
+    incoming::Incoming,
     planning::{Request, Resolved},
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    frame::{self, FRAME_BYTES_MAX, Frame},
     message,
     relay::{self, Relayed},
     server::{Server, Step},
@@ -214,7 +214,13 @@ impl Session {
     /// Passes the client's CopyData to one shard until CopyDone or CopyFail.
     async fn pass_copy_data(&mut self, index: usize, extended: bool) -> Outcome {
         loop {
-            let frame = self.copy_frame().await?;
+            let frame = match self.copy_message().await? {
+                Incoming::Message(frame) => frame,
+                Incoming::Refused(b'd', report) => {
+                    return self.refuse_copy_data(index, extended, report).await;
+                }
+                Incoming::Refused(tag, _) => return Err(unexpected_in_copy(tag)),
+            };
             let server = &mut self.links[index].server;
             match frame.tag {
                 b'd' | b'c' | b'f' => server.wire.output.extend_from_slice(&frame.bytes),
@@ -240,18 +246,34 @@ impl Session {
         }
     }
 
-    /// The client's next message while it copies in.
-    pub(super) async fn copy_frame(&mut self) -> Outcome<Frame> {
+    /// A piece of the client's data must not be held: the shard keeps nothing of the copy, and what
+    /// follows is read to its end and not taken for something else.
+    async fn refuse_copy_data(
+        &mut self,
+        index: usize,
+        extended: bool,
+        report: Box<Report>,
+    ) -> Outcome {
         loop {
-            let taken = frame::take(&mut self.client.wire.input, FRAME_BYTES_MAX);
-            if let Some(frame) = taken.map_err(|error| Report::protocol(error.to_string()))? {
-                return Ok(frame);
-            }
-            match self.client.wire.fill().await {
-                Ok(count) if count > 0 => {}
-                _ => return Err(Failure::ClientGone),
+            match self.copy_message().await? {
+                Incoming::Refused(b'd', _) => {}
+                Incoming::Refused(tag, _) => return Err(unexpected_in_copy(tag)),
+                Incoming::Message(frame) => match frame.tag {
+                    b'd' | b'H' | b'S' => {}
+                    b'c' | b'f' => break,
+                    other => return Err(unexpected_in_copy(other)),
+                },
             }
         }
+        self.sync_taken_by_copy |= extended;
+        let server = &mut self.links[index].server;
+        message::put_copy_fail(&mut server.wire.output, "a message is too large");
+        if extended {
+            message::put_sync(&mut server.wire.output);
+        }
+        relay::send(server).await?;
+        relay::throw_away(&mut self.client, server).await?;
+        Err(Failure::Report(report))
     }
 
     /// Sends a statement of our own to one shard and throws its answer away.

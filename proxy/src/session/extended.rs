@@ -65,9 +65,16 @@ pub struct Batch {
     bytes: usize,
 }
 
+impl Batch {
+    /// No message waits.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
 /// What ended a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Sync,
     Flush,
     Full,
@@ -121,7 +128,7 @@ impl Session {
     }
 
     /// Ends a batch: commits, or tells the failure and skips to Sync.
-    async fn fail_batch(&mut self, result: Outcome, end: End) -> Outcome {
+    pub(super) async fn fail_batch(&mut self, result: Outcome, end: End) -> Outcome {
         let mut result = self.tell(result)?;
         if result.is_err() {
             self.skipping = true;
@@ -147,7 +154,7 @@ impl Session {
         self.ready().await
     }
 
-    async fn work_off(&mut self, end: End) -> Outcome {
+    pub(super) async fn work_off(&mut self, end: End) -> Outcome {
         let batch = std::mem::take(&mut self.batch);
         if self.skipping || batch.steps.is_empty() {
             return Ok(());

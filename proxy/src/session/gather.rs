@@ -3,7 +3,7 @@
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{Fetch, FetchSource, Gather},
+    plan::{Fetch, FetchSource, Gather, ProxyView},
 };
 use bytes::{BufMut, BytesMut};
 
@@ -12,7 +12,7 @@ use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
     frame::Frame,
-    message, relay,
+    guc, message, relay,
     server::Step,
     telemetry::Tier,
     types,
@@ -90,7 +90,9 @@ impl Session {
         gather: &Gather,
         request: &Request<'_>,
     ) -> Outcome<Vec<Moved>> {
-        self.lift_guard().await?;
+        if gather.fetches.iter().any(Fetch::is_table) {
+            self.lift_guard().await?;
+        }
         self.rename_kept().await?;
         let mut left = self.settings.own.gather_bytes_max;
         let mut all = Vec::with_capacity(gather.fetches.len());
@@ -116,7 +118,8 @@ impl Session {
 
     /// The temporary tables live as long as the transaction.
     fn keep_fetches(&mut self, gather: &Gather) {
-        let names = gather.fetches.iter().map(|fetch| fetch.temp_table.clone());
+        let tables = gather.fetches.iter().filter(|fetch| fetch.is_table());
+        let names = tables.map(|fetch| fetch.temp_table.clone());
         self.transaction.kept.extend(names);
     }
 
@@ -138,6 +141,7 @@ impl Session {
         let names: Vec<String> = gather
             .fetches
             .iter()
+            .filter(|fetch| fetch.is_table())
             .map(|fetch| format!("pg_temp.{}", fetch.temp_table))
             .collect();
         if names.is_empty() {
@@ -154,23 +158,20 @@ impl Session {
         bytes_max: u64,
     ) -> Outcome<Moved> {
         let home = self.home();
+        let set = match &fetch.from {
+            FetchSource::Proxy(view) => return self.put_view_rows(*view).await,
+            FetchSource::Shards(set) => set,
+        };
         // A part of the statement that was answered before may have left a table of this name.
         let create = format!(
             "DROP TABLE IF EXISTS pg_temp.{}; {}",
             fetch.temp_table, fetch.create
         );
         self.run_hidden(home, &create).await?;
-        let moved = match &fetch.from {
-            FetchSource::Proxy(view) => {
-                let rows = self.view_rows(*view).await;
-                self.load_rows(fetch, &rows).await?
-            }
-            FetchSource::Shards(set) => {
-                let shards = self.shard_set(set, request).await?;
-                self.load_from_shards(fetch, &shards, request, bytes_max)
-                    .await?
-            }
-        };
+        let shards = self.shard_set(set, request).await?;
+        let moved = self
+            .load_from_shards(fetch, &shards, request, bytes_max)
+            .await?;
         let many = moved.rows > ANALYZE_ROWS_MIN;
         if let Some(primary_key) = &fetch.primary_key
             && (many || fetch.needs_key)
@@ -357,21 +358,23 @@ impl Session {
         Ok((rows, bytes))
     }
 
-    /// Loads rows that the proxy itself knows.
-    async fn load_rows(&mut self, fetch: &Fetch, rows: &[Vec<Option<String>>]) -> Outcome<Moved> {
-        let home = self.home();
-        self.start_copy(
-            home,
-            &format!("COPY pg_temp.{} FROM STDIN", fetch.temp_table),
-        )
-        .await?;
-        let mut text = BytesMut::new();
-        for row in rows {
-            let values = row.iter().map(|value| value.as_deref().map(str::as_bytes));
-            copy_rows::put_text_row(&mut text, values);
-        }
-        self.put_copy(home, &text).await?;
-        self.end_copy(home).await?;
+    /// Puts the rows of a view of the proxy's where the statement finds them: in a setting of the
+    /// transaction, which takes no space on a disk.
+    async fn put_view_rows(&mut self, view: ProxyView) -> Outcome<Moved> {
+        let rows = self.view_rows(view).await?;
+        let columns = view.columns();
+        let object = |row: &Vec<Option<String>>| -> serde_json::Value {
+            let values = row.iter().map(|value| value.clone().into());
+            let names = columns.iter().map(|(name, _)| (*name).to_owned());
+            serde_json::Value::Object(names.zip(values).collect())
+        };
+        let json: serde_json::Value = rows.iter().map(object).collect();
+        let set = format!(
+            "select pg_catalog.set_config('{}', {}, true)",
+            view.setting(),
+            guc::quote_literal(&json.to_string())
+        );
+        self.run_hidden(self.home(), &set).await?;
         Ok(Moved {
             rows: rows.len() as u64,
             ..Moved::default()

@@ -6,6 +6,8 @@ use automator67_planner::plan::ProxyView;
 
 use super::Session;
 use crate::{
+    error::Outcome,
+    guc,
     process::{Process, lock},
     settings::ShardHost,
     two_phase::{self, Part},
@@ -13,13 +15,45 @@ use crate::{
 
 type Row = Vec<Option<String>>;
 
+/// Whose rows the session's role may see, as in `pg_stat_activity`: its own and those of roles that
+/// it is a member of.
+enum Seen {
+    /// Members of `pg_read_all_stats` (superusers and `pg_monitor` among them) and the owners of the
+    /// catalog.
+    All,
+    /// Those of these roles.
+    Of(Vec<String>),
+}
+
+impl Seen {
+    fn is_all(&self) -> bool {
+        matches!(self, Seen::All)
+    }
+
+    fn has(&self, role: &str) -> bool {
+        match self {
+            Seen::All => true,
+            Seen::Of(roles) => roles.iter().any(|known| known == role),
+        }
+    }
+}
+
 impl Session {
     /// All rows of a view, in the order of [`ProxyView::columns`].
-    pub(super) async fn view_rows(&mut self, view: ProxyView) -> Vec<Row> {
-        match view {
-            ProxyView::Shards => self.shard_rows(),
-            ProxyView::Pools => self.pool_rows(),
-            ProxyView::Sessions => self.session_rows(),
+    pub(super) async fn view_rows(&mut self, view: ProxyView) -> Outcome<Vec<Row>> {
+        Ok(match view {
+            ProxyView::Shards => {
+                let seen = self.roles_seen().await?;
+                self.shard_rows(&seen)
+            }
+            ProxyView::Pools => {
+                let seen = self.roles_seen().await?;
+                self.pool_rows(&seen)
+            }
+            ProxyView::Sessions => {
+                let seen = self.roles_seen().await?;
+                self.session_rows(&seen)
+            }
             ProxyView::Transactions => {
                 let process = self.process.clone();
                 let parts = two_phase::list(&process).await;
@@ -28,10 +62,36 @@ impl Session {
                     .map(|part| transaction_row(&process, part))
                     .collect()
             }
-        }
+        })
     }
 
-    fn shard_rows(&self) -> Vec<Row> {
+    /// Asks the home shard for the rights of the role that is in force, which is the only one that
+    /// knows them.
+    async fn roles_seen(&mut self) -> Outcome<Seen> {
+        let owns = |shard: &std::sync::Arc<crate::shard::Shard>| {
+            shard.settings.admin_user == self.user.name
+        };
+        if self.process.shards.iter().any(owns) {
+            return Ok(Seen::All);
+        }
+        let users = self.process.logins.keys();
+        let users: Vec<String> = users.map(|name| guc::quote_literal(name)).collect();
+        let text = format!(
+            "select null, pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') \
+             union all select rolname, false from pg_catalog.pg_roles \
+             where pg_catalog.pg_has_role(oid, 'USAGE') and rolname::text in ({})",
+            users.join(", ")
+        );
+        let rows = self.query_rows(self.home(), &text).await?;
+        let all = |row: &Row| row.get(1).cloned().flatten().as_deref() == Some("t");
+        if rows.iter().any(all) {
+            return Ok(Seen::All);
+        }
+        let roles = rows.into_iter().filter_map(|row| row.into_iter().next()?);
+        Ok(Seen::Of(roles.collect()))
+    }
+
+    fn shard_rows(&self, seen: &Seen) -> Vec<Row> {
         let home = self.home();
         let row = |shard: &std::sync::Arc<crate::shard::Shard>| {
             let host = match &shard.settings.host {
@@ -42,18 +102,18 @@ impl Session {
             vec![
                 Some(shard.id.to_string()),
                 Some(shard.settings.name.clone()),
-                Some(host),
-                Some(shard.settings.port.to_string()),
+                Some(host).filter(|_| seen.is_all()),
+                Some(shard.settings.port.to_string()).filter(|_| seen.is_all()),
                 Some(shard.settings.database.clone()),
                 boolean(shard.id == home),
                 boolean(shard.is_up()),
-                error,
+                error.filter(|_| seen.is_all()),
             ]
         };
         self.process.shards.iter().map(row).collect()
     }
 
-    fn pool_rows(&self) -> Vec<Row> {
+    fn pool_rows(&self, seen: &Seen) -> Vec<Row> {
         let row = |pool: crate::pool::PoolState| {
             vec![
                 Some(pool.shard),
@@ -66,10 +126,11 @@ impl Session {
                 Some(pool.waited.as_secs_f64().to_string()),
             ]
         };
-        self.process.pools().into_iter().map(row).collect()
+        let pools = self.process.pools().into_iter();
+        pools.filter(|pool| seen.has(&pool.user)).map(row).collect()
     }
 
-    fn session_rows(&self) -> Vec<Row> {
+    fn session_rows(&self, seen: &Seen) -> Vec<Row> {
         let row = |card: std::sync::Arc<crate::process::SessionCard>| {
             let activity = lock(&card.activity).clone();
             let shards: Vec<&str> = activity
@@ -95,7 +156,9 @@ impl Session {
                 Some(activity.statements.to_string()),
             ]
         };
-        self.process.sessions().into_iter().map(row).collect()
+        let sessions = self.process.sessions().into_iter();
+        let sessions = sessions.filter(|card| seen.has(&card.user));
+        sessions.map(row).collect()
     }
 }
 

@@ -77,7 +77,7 @@ impl Session {
                     | BatchStep::Describe(Named::Portal(_))
             )
         });
-        if binds && end != End::Sync {
+        if binds && end == End::Flush {
             return None;
         }
         for step in steps {
@@ -112,7 +112,8 @@ impl Session {
                     continue;
                 }
                 BatchStep::Execute { portal, .. } | BatchStep::Describe(Named::Portal(portal)) => {
-                    if !forward.portals.contains(portal) {
+                    // It was mostly bound by the message before.
+                    if !forward.portals.iter().rev().any(|bound| bound == portal) {
                         let shard = self.portal_shard(portal)?;
                         if *forward.shard.get_or_insert(shard) != shard {
                             return None;
@@ -189,6 +190,10 @@ impl Session {
         end: End,
     ) -> Outcome {
         let started = Instant::now();
+        if end == End::Full && forward.shard.is_some() {
+            // What follows up to Sync is the same transaction.
+            self.begin_implicit();
+        }
         let shard = forward.shard.unwrap_or_else(|| self.any_copy());
         let used = self.is_used(shard);
         let index = self.link(shard).await?;
@@ -211,7 +216,16 @@ impl Session {
         }
         self.links[index].server.sync();
         let result = self.exchange_with_copy(index, true).await;
-        let relayed = result?;
+        let relayed = match result {
+            Ok(relayed) => relayed,
+            Err(failure) => {
+                self.forget_unparsed(&forward.statements);
+                if self.links[index].server.expected.is_empty() {
+                    self.forget_uncertain(index, uses).await?;
+                }
+                return Err(failure);
+            }
+        };
         self.hidden_error(index)?;
         self.process
             .telemetry
@@ -242,14 +256,28 @@ impl Session {
             return Ok(());
         }
         // Those behind the error were never parsed.
-        for (name, statement) in forward.statements.iter().skip(relayed.parsed) {
-            let unparsed = |known: &Arc<Statement>| Arc::ptr_eq(known, statement);
-            if self.statements.get(name).is_some_and(unparsed) {
+        self.forget_statements(forward.statements.iter().skip(relayed.parsed));
+        self.forget_uncertain(index, uses).await?;
+        Err(Failure::Told)
+    }
+
+    /// Nobody knows how far a batch came: what no server is known to have parsed is not there.
+    fn forget_unparsed(&mut self, statements: &[(String, Arc<Statement>)]) {
+        let unparsed =
+            |(_, statement): &&(String, Arc<Statement>)| !statement.parsed.load(Ordering::Relaxed);
+        self.forget_statements(statements.iter().filter(unparsed));
+    }
+
+    fn forget_statements<'a>(
+        &mut self,
+        statements: impl Iterator<Item = &'a (String, Arc<Statement>)>,
+    ) {
+        for (name, statement) in statements {
+            let same = |known: &Arc<Statement>| Arc::ptr_eq(known, statement);
+            if self.statements.get(name).is_some_and(same) {
                 self.statements.remove(name);
             }
         }
-        self.forget_uncertain(index, uses).await?;
-        Err(Failure::Told)
     }
 
     fn note_forwarded(&self, bound: &[Arc<Statement>]) {
