@@ -17,6 +17,7 @@ mod login;
 mod message;
 pub mod order;
 mod plan_cache;
+mod planners;
 mod pool;
 mod process;
 mod relay;

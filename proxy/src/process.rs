@@ -16,6 +16,7 @@ use crate::{
     error::{Report, sqlstate},
     gate::Gate,
     plan_cache::PlanCache,
+    planners::Planners,
     pool::{PoolState, Pools},
     scram::Verifier,
     sequences::{HomeShard, Sequences},
@@ -49,6 +50,8 @@ pub struct Process {
     pub secret: [u8; 32],
     /// Names of transactions over several shards.
     pub two_phase: TwoPhase,
+    /// Plan long texts.
+    pub planners: Planners,
     /// Closed for tables that move.
     pub gate: Arc<Gate>,
     /// Tasks that outlive their session: cancel requests.
@@ -140,6 +143,7 @@ impl Process {
         let sequences = Sequences::new(HomeShard::new(shards[0].clone()));
         Process {
             sequences,
+            planners: Planners::new(&settings),
             settings,
             shards,
             store,

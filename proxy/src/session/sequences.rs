@@ -462,7 +462,7 @@ impl Session {
     ) -> Outcome<Tier> {
         let Some(bound) = request.bound else {
             loop {
-                let prepared = self.plan_simple(text)?;
+                let prepared = self.plan_simple(text).await?;
                 if !self.enter(prepared.names(), &prepared.catalog).await? {
                     continue;
                 }
@@ -478,7 +478,7 @@ impl Session {
             _ => self.described_types(request).await?,
         };
         loop {
-            let statement = self.new_statement(text, &types)?;
+            let statement = self.new_statement(text, &types).await?;
             let names = statement.prepared.names();
             if !self.enter(names, &statement.prepared.catalog).await? {
                 continue;
