@@ -15,6 +15,7 @@ mod inserts;
 mod isolation;
 mod kernels;
 mod moves;
+mod planning;
 mod sequences;
 mod sessions;
 mod tpcc;
