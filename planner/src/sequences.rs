@@ -310,6 +310,16 @@ impl<'a> Finder<'_, 'a> {
 /// The sequences that calls of `setval` in a text set, each as an expression of type `regclass`;
 /// `None` if that is not known before it runs.
 pub fn set_targets(text: &str) -> Option<Vec<String>> {
+    if text.len() > SETTING_BYTES_MAX {
+        return None;
+    }
+    crate::parse::with_room(|| set_targets_of(text))
+}
+
+/// Longer texts are not read a second time for what they have set.
+const SETTING_BYTES_MAX: usize = 8 << 10;
+
+fn set_targets_of(text: &str) -> Option<Vec<String>> {
     let parsed = crate::parse::parse(text).ok()?;
     let source = Source::new(text);
     let mut targets = Some(Vec::new());

@@ -1,5 +1,7 @@
 //! A query string becomes plans, one for each statement.
 
+use std::collections::HashSet;
+
 use pg_query::NodeEnum;
 
 use crate::{
@@ -451,13 +453,16 @@ fn names_placed(catalog: &Catalog, text: &str) -> bool {
         .iter()
         .filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::QuotedIdentifier));
     let mut words = words.map(|token| gather::folded(&text[token.start..token.end]));
+    let relations = catalog.relations.values();
+    let placed: HashSet<&str> = relations
+        .filter(|relation| relation.placement != Placement::Local || relation.reads_placed)
+        .map(|relation| relation.name.name.as_str())
+        .collect();
     !complete
         || words.any(|word| {
-            let placed = catalog.relations.values().any(|relation| {
-                relation.name.name == word
-                    && (relation.placement != Placement::Local || relation.reads_placed)
-            });
-            placed || catalog.functions.contains_key(&word) || NEVER_UNSEEN.contains(&word.as_str())
+            placed.contains(word.as_str())
+                || catalog.functions.contains_key(&word)
+                || NEVER_UNSEEN.contains(&word.as_str())
         })
 }
 
