@@ -99,6 +99,8 @@ struct Sql {
     health_interval_ms: u64,
     login_timeout_s: u64,
     plan_cache_entries_max: usize,
+    plan_timeout_ms: u64,
+    plan_memory_max: usize,
     tls: Option<Tls>,
 }
 
@@ -120,6 +122,8 @@ impl Default for Sql {
             health_interval_ms: 1_000,
             login_timeout_s: 60,
             plan_cache_entries_max: 4_096,
+            plan_timeout_ms: 10_000,
+            plan_memory_max: 512 << 20,
             tls: None,
         }
     }
@@ -409,6 +413,8 @@ fn settings(config: Config, users: Vec<User>, shards: Vec<ShardSettings>) -> Set
         consistency: config.transactions.consistency.into(),
         sequence_block: config.sequences.block,
         plan_cache_entries_max: sql.plan_cache_entries_max,
+        plan_timeout: Duration::from_millis(sql.plan_timeout_ms),
+        plan_memory_max: sql.plan_memory_max,
         virtual_nodes: config.ring.virtual_nodes,
     }
 }
@@ -435,6 +441,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "[sql] plan_cache_entries_max",
             sql.plan_cache_entries_max as u64,
         ),
+        ("[sql] plan_timeout_ms", sql.plan_timeout_ms),
+        ("[sql] plan_memory_max", sql.plan_memory_max as u64),
         ("[gather] max_bytes", config.gather.max_bytes),
         ("[sequences] block", config.sequences.block),
         ("[ring] virtual_nodes", u64::from(config.ring.virtual_nodes)),

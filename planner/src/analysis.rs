@@ -1,7 +1,10 @@
 //! One walk over a statement: every relation it touches, what must be equal, and what its
 //! functions do. All decisions rest on this.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use pg_query::{
     Node, NodeEnum,
@@ -9,6 +12,7 @@ use pg_query::{
 };
 
 use crate::{
+    budget::Budget,
     catalog::{Catalog, KeyType, Placement, Relation},
     facts::{ColumnId, Constant, Facts, Known},
     functions::{self, Traits},
@@ -25,7 +29,7 @@ mod from;
 mod joins;
 mod writes;
 
-pub(crate) use expressions::{is_star, keeps_groups, listed};
+pub(crate) use expressions::{is_star, keeps_groups_unless_limited, listed};
 pub(crate) use writes::{assigned_columns, listed_columns, plain_columns};
 
 /// The text that a location is in: the client's.
@@ -254,6 +258,7 @@ pub(crate) fn analyse<'t>(
         role: Role::Statement,
     };
     analysis.query(node, &place);
+    context.budget.check()?;
     if analysis.too_large {
         return Err(PlanError::new("54001", "statement too complex")
             .detail("It names relations too many times, counting those inside views and WITH."));
@@ -265,9 +270,9 @@ impl<'t> Analysis<'t> {
     // ---- answers ----
 
     /// The values that the shard key of an occurrence can have, if they are known.
-    pub(crate) fn key_values(&self, occurrence: usize) -> Option<Vec<Constant>> {
+    pub(crate) fn key_values(&self, occurrence: usize) -> Option<Rc<[Constant]>> {
         if self.is_whole(occurrence) {
-            return Some(Vec::new());
+            return Some(Rc::default());
         }
         self.key_closure(occurrence)?.1.values
     }
@@ -285,9 +290,13 @@ impl<'t> Analysis<'t> {
     }
 
     /// The values that a column of the rows of an occurrence can have.
-    pub(crate) fn values_of(&self, column: ColumnId) -> Option<Vec<Constant>> {
-        let scope_of = |occurrence: usize| self.occurrences[occurrence].scope;
-        self.facts.closure(column, &scope_of).1.values
+    pub(crate) fn values_of(&self, column: ColumnId) -> Option<Rc<[Constant]>> {
+        self.closure(column).1.values
+    }
+
+    /// Columns whose values are equal wherever a row of the column's occurrence matters.
+    pub(crate) fn equal_columns(&self, column: ColumnId) -> HashSet<ColumnId> {
+        self.closure(column).0
     }
 
     /// True when rows of one occurrence matter only beside rows of the other with the same key.
@@ -304,9 +313,23 @@ impl<'t> Analysis<'t> {
         reached.contains(&key)
     }
 
-    fn key_closure(&self, occurrence: usize) -> Option<(Vec<ColumnId>, Known)> {
+    fn key_closure(&self, occurrence: usize) -> Option<(HashSet<ColumnId>, Known)> {
+        Some(self.closure(self.key_of(occurrence)?))
+    }
+
+    /// Past the budget nothing is known.
+    fn closure(&self, column: ColumnId) -> (HashSet<ColumnId>, Known) {
+        if !self.budget().spend(1) {
+            return Default::default();
+        }
         let scope_of = |occurrence: usize| self.occurrences[occurrence].scope;
-        Some(self.facts.closure(self.key_of(occurrence)?, &scope_of))
+        let found = self.facts.closure(column, &scope_of);
+        self.budget().spend(found.0.len());
+        found
+    }
+
+    pub(crate) fn budget(&self) -> &'t Budget {
+        self.context.budget
     }
 
     pub(crate) fn key_of(&self, occurrence: usize) -> Option<ColumnId> {
@@ -337,6 +360,9 @@ impl<'t> Analysis<'t> {
 
     /// A statement, at the top or inside WITH. Returns its output columns, if known.
     fn query(&mut self, node: &'t NodeEnum, place: &Place<'t>) -> Option<Vec<Output<'t>>> {
+        if !self.budget().spend(1) {
+            return None;
+        }
         match node {
             NodeEnum::SelectStmt(select) => self.select(select, place),
             NodeEnum::InsertStmt(insert) => {
@@ -436,25 +462,20 @@ impl<'t> Analysis<'t> {
                 rest.push(node);
             }
         });
+        let place_of = |node: &NodeEnum| std::ptr::from_ref(node);
+        let mut seen: HashSet<*const NodeEnum> = nodes(&select.from_clause).map(place_of).collect();
+        seen.extend(inner(&select.where_clause).map(place_of));
+        let sorts = nodes(&select.sort_clause).chain(nodes(&select.group_clause));
+        let sorts = sorts.chain(nodes(&select.distinct_clause));
+        let sorting: HashSet<*const NodeEnum> = sorts.map(place_of).collect();
         let seen = |node: &NodeEnum| {
-            let same = |other: &Node| other.node.as_ref().is_some_and(|o| std::ptr::eq(o, node));
-            select.from_clause.iter().any(same)
-                || select.where_clause.as_deref().is_some_and(same)
-                || matches!(node, NodeEnum::CommonTableExpr(_))
+            seen.contains(&place_of(node)) || matches!(node, NodeEnum::CommonTableExpr(_))
         };
-        let outputs = output_names(select);
+        let outputs: HashSet<String> = output_names(select).into_iter().flatten().collect();
         for node in rest {
             // A bare name in ORDER BY or GROUP BY means an output before it means a whole row.
-            let sorts = select.sort_clause.iter().chain(&select.group_clause);
-            let mut clauses = sorts.chain(&select.distinct_clause);
-            let sorting = clauses.any(|other| {
-                other
-                    .node
-                    .as_ref()
-                    .is_some_and(|other| std::ptr::eq(other, node))
-            });
-            if let (true, Some(name)) = (sorting, bare_name(node))
-                && outputs.iter().any(|output| output.as_deref() == Some(name))
+            if let (true, Some(name)) = (sorting.contains(&place_of(node)), bare_name(node))
+                && outputs.contains(name)
             {
                 self.note_name(name);
                 continue;

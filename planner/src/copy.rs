@@ -11,7 +11,7 @@ use crate::{
     },
     route::Statement,
     scope,
-    splice::{Edits, Source},
+    splice::Edits,
     sql::{identifier, qualified},
     statement::{self, Draft},
     tree::{self, Child, constant_text, inner, nodes, strings},
@@ -246,7 +246,7 @@ fn with_columns(
 ) -> Result<String, PlanError> {
     let failure =
         || PlanError::unsupported("this form of COPY is not supported").hint("List every column.");
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let location = usize::try_from(range.location).map_err(|_| failure())?;
     let (from, mut to) = source.name(location).ok_or_else(failure)?;
     if !copy.attlist.is_empty() {

@@ -7,7 +7,6 @@ use crate::{
     plan::{Execute, Plan, PlanError, Prepare, SessionEffects, Target},
     route::Statement,
     sequences,
-    splice::Source,
     statement::{self, Draft},
     tree::{self, Child, inner},
 };
@@ -93,7 +92,7 @@ pub(crate) fn cursor(statement: &Statement<'_>) -> Result<Draft, PlanError> {
 
 /// The statement that PREPARE prepares.
 fn text_behind_as(statement: &Statement<'_>) -> Option<String> {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     // PREPARE name (types) AS
     let first = source.token_from(statement.span.0);
     let name = source.tokens.get(first + 1)?.start;
@@ -116,7 +115,7 @@ pub(crate) fn execute_behind(
     statement: &Statement<'_>,
     execute: &protobuf::ExecuteStmt,
 ) -> Result<Plan, PlanError> {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let first = source.token_from(statement.span.0);
     let at = (first..source.tokens.len()).find(|at| {
         source.is_word(*at, "execute")
@@ -164,7 +163,7 @@ fn arguments(
             "cannot use subquery in EXECUTE parameter",
         ));
     }
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let start = source.token_from(statement.span.0);
     let mut brackets =
         (start..source.tokens.len()).skip_while(|at| !source.is_word(*at, "execute"));

@@ -5,7 +5,6 @@ use pg_query::{NodeEnum, protobuf};
 use crate::{
     plan::{Execute, Explain, Plan, PlanError, Planned, SessionEffects, Target},
     route::Statement,
-    splice::Source,
     statement::{self, Draft},
     tree::{constant_text, inner, nodes},
 };
@@ -76,7 +75,7 @@ pub(crate) fn explain(
 
 /// Where the statement behind EXPLAIN and its options starts.
 fn inner_start(statement: &Statement<'_>) -> Option<usize> {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let mut at = source.token_from(statement.span.0);
     if !source.is_word(at, "explain") {
         return None;

@@ -4,6 +4,11 @@
 //! scope gives. Facts of a scope are true in the scopes inside it, and never the other way: what
 //! holds on the nullable side of an outer join says nothing about the other side.
 
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
+
 use pg_query::{
     NodeEnum,
     protobuf::{self, a_const},
@@ -25,7 +30,7 @@ pub(crate) struct ColumnId {
 }
 
 /// A value that is known before any row is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Constant {
     /// NULL.
     Null,
@@ -48,137 +53,162 @@ enum Fact {
     /// Two columns of one key type.
     Equal(ColumnId, ColumnId),
     /// The column has one of these values.
-    OneOf(ColumnId, Vec<Constant>),
+    OneOf(Rc<[Constant]>),
     /// The column is not below this value.
-    AtLeast(ColumnId, Constant),
+    AtLeast(Constant),
     /// The column is not above this value.
-    AtMost(ColumnId, Constant),
+    AtMost(Constant),
 }
 
 /// What is known about the value of a column.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     /// It is one of these.
-    pub(crate) values: Option<Vec<Constant>>,
+    pub(crate) values: Option<Rc<[Constant]>>,
     /// It is not below any of these.
     pub(crate) lower: Vec<Constant>,
     /// It is not above any of these.
     pub(crate) upper: Vec<Constant>,
 }
 
-#[derive(Debug, Default)]
-struct Scope {
-    parent: Option<usize>,
-    facts: Vec<Fact>,
-}
-
 /// All scopes of a statement.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    scopes: Vec<Scope>,
+    /// The scope around each.
+    parents: Vec<Option<usize>>,
+    /// What each column is named in, with the scope where that is true.
+    of_column: HashMap<ColumnId, Vec<(usize, Rc<Fact>)>>,
 }
 
 impl Facts {
     /// A new scope inside another.
     pub(crate) fn scope(&mut self, parent: Option<usize>) -> usize {
-        self.scopes.push(Scope {
-            parent,
-            facts: Vec::new(),
-        });
-        self.scopes.len() - 1
+        self.parents.push(parent);
+        self.parents.len() - 1
     }
 
     /// How many scopes there are.
     pub(crate) fn len(&self) -> usize {
-        self.scopes.len()
+        self.parents.len()
     }
 
     /// Two columns are equal. The caller has made sure that they are of one key type.
     pub(crate) fn equal(&mut self, scope: usize, left: ColumnId, right: ColumnId) {
-        self.scopes[scope].facts.push(Fact::Equal(left, right));
+        let fact = Rc::new(Fact::Equal(left, right));
+        self.note(scope, left, fact.clone());
+        self.note(scope, right, fact);
     }
 
     /// A column has one of some values. The caller has made sure that each compares with the
     /// column as a value of the column's key type.
     pub(crate) fn one_of(&mut self, scope: usize, column: ColumnId, values: Vec<Constant>) {
-        self.scopes[scope].facts.push(Fact::OneOf(column, values));
+        let fact = Rc::new(Fact::OneOf(values.into()));
+        self.note(scope, column, fact);
     }
 
     /// A column is not below a value, or not above it. As for [`Facts::one_of`].
     pub(crate) fn limit(&mut self, scope: usize, column: ColumnId, value: Constant, above: bool) {
-        self.scopes[scope].facts.push(if above {
-            Fact::AtLeast(column, value)
+        let fact = Rc::new(if above {
+            Fact::AtLeast(value)
         } else {
-            Fact::AtMost(column, value)
+            Fact::AtMost(value)
         });
+        self.note(scope, column, fact);
     }
 
-    /// Every column that is equal to `start` where `start`'s row matters, `start` first, and the
-    /// first list of constants found for one of them, and all limits. `scope_of` says where an occurrence stands.
+    fn note(&mut self, scope: usize, column: ColumnId, fact: Rc<Fact>) {
+        let known = self.of_column.entry(column).or_default();
+        known.push((scope, fact));
+    }
+
+    /// Every column that is equal to `start` where `start`'s row matters, and what is known of
+    /// their one value: the first list of constants found for one of them, and all limits.
+    /// `scope_of` says where an occurrence stands.
     pub(crate) fn closure(
         &self,
         start: ColumnId,
         scope_of: &dyn Fn(usize) -> usize,
-    ) -> (Vec<ColumnId>, Known) {
-        let mut reached = vec![start];
-        let mut scopes = self.chain(scope_of(start.occurrence));
-        let mut known = Known::default();
-        loop {
-            let before = (reached.len(), scopes.len());
-            let mut found = Vec::new();
-            for fact in scopes.iter().flat_map(|scope| &self.scopes[*scope].facts) {
-                match fact {
-                    Fact::Equal(left, right) => {
-                        if reached.contains(left) {
-                            found.push(*right);
-                        }
-                        if reached.contains(right) {
-                            found.push(*left);
-                        }
-                    }
-                    Fact::OneOf(column, constants) => {
-                        if known.values.is_none() && reached.contains(column) {
-                            known.values = Some(constants.clone());
-                        }
-                    }
-                    Fact::AtLeast(column, value) => {
-                        if reached.contains(column) && !known.lower.contains(value) {
-                            known.lower.push(value.clone());
-                        }
-                    }
-                    Fact::AtMost(column, value) => {
-                        if reached.contains(column) && !known.upper.contains(value) {
-                            known.upper.push(value.clone());
-                        }
-                    }
+    ) -> (HashSet<ColumnId>, Known) {
+        let mut closure = Closure::default();
+        closure.reached.insert(start);
+        closure.enter(self, scope_of(start.occurrence));
+        let mut columns = vec![start];
+        while !columns.is_empty() {
+            for column in std::mem::take(&mut columns) {
+                for (scope, fact) in self.of_column.get(&column).into_iter().flatten() {
+                    closure.meet(*scope, fact);
                 }
             }
-            for column in found {
-                if !reached.contains(&column) {
-                    reached.push(column);
-                    // A row that is equal to ours in a column is a real one, so what its own
-                    // scope says is true of it.
-                    for scope in self.chain(scope_of(column.occurrence)) {
-                        if !scopes.contains(&scope) {
-                            scopes.push(scope);
-                        }
-                    }
-                }
+            // A row that is equal to ours in a column is a real one, so what its own scope says
+            // is true of it. That may be true of columns reached before, too.
+            while let Some(column) = closure.found.pop() {
+                columns.push(column);
+                closure.enter(self, scope_of(column.occurrence));
             }
-            if before == (reached.len(), scopes.len()) {
-                return (reached, known);
+            columns.reverse();
+        }
+        (closure.reached, closure.known)
+    }
+}
+
+/// What [`Facts::closure`] has found so far.
+#[derive(Debug, Default)]
+struct Closure<'f> {
+    reached: HashSet<ColumnId>,
+    /// Reached, and not looked at.
+    found: Vec<ColumnId>,
+    /// Scopes whose facts are true.
+    entered: HashSet<usize>,
+    /// Facts about reached columns in scopes that are not entered.
+    waiting: HashMap<usize, Vec<&'f Fact>>,
+    known: Known,
+    limits: HashSet<(&'f Constant, bool)>,
+}
+
+impl<'f> Closure<'f> {
+    /// A scope and those around it.
+    fn enter(&mut self, facts: &'f Facts, scope: usize) {
+        let mut at = Some(scope);
+        while let Some(scope) = at.filter(|scope| self.entered.insert(*scope)) {
+            for fact in self.waiting.remove(&scope).unwrap_or_default() {
+                self.take(fact);
             }
+            at = facts.parents[scope];
         }
     }
 
-    fn chain(&self, scope: usize) -> Vec<usize> {
-        let mut chain = vec![scope];
-        let mut at = scope;
-        while let Some(parent) = self.scopes[at].parent {
-            chain.push(parent);
-            at = parent;
+    /// A fact about a reached column.
+    fn meet(&mut self, scope: usize, fact: &'f Fact) {
+        if self.entered.contains(&scope) {
+            self.take(fact);
+        } else {
+            self.waiting.entry(scope).or_default().push(fact);
         }
-        chain
+    }
+
+    fn take(&mut self, fact: &'f Fact) {
+        match fact {
+            Fact::Equal(left, right) => {
+                for column in [left, right] {
+                    if self.reached.insert(*column) {
+                        self.found.push(*column);
+                    }
+                }
+            }
+            Fact::OneOf(constants) => {
+                self.known.values.get_or_insert_with(|| constants.clone());
+            }
+            Fact::AtLeast(value) => {
+                if self.limits.insert((value, true)) {
+                    self.known.lower.push(value.clone());
+                }
+            }
+            Fact::AtMost(value) => {
+                if self.limits.insert((value, false)) {
+                    self.known.upper.push(value.clone());
+                }
+            }
+        }
     }
 }
 

@@ -99,7 +99,8 @@ pub(crate) fn fetch(
         depth: 0,
     };
     let text = rewriter.rewrite(CLIENT_TEXT, statement.text, statement.span)?;
-    if parse::parse_one(&text).is_none() {
+    let budget = statement.context.budget;
+    if !budget.has_room_for(&text) || parse::parse_one(&text).is_none() {
         return Err(not_rewritable());
     }
     let mut occurrences = vec![Vec::new(); fetches.list.len()];
@@ -147,8 +148,9 @@ fn tested_elsewhere<'a>(
         names: names.collect(),
     };
     let base = Base {
-        source: Source::new(statement.text),
+        source: statement.source(),
         literals: Vec::new(),
+        budget: statement.context.budget,
     };
     for (index, one) in analysis.occurrences.iter().enumerate() {
         let once = location(one.range).is_ok_and(|at| places.get(&(one.text, at)) == Some(&1));
@@ -451,14 +453,9 @@ impl Rewriter<'_, '_> {
         }
         self.edit_references(&source, &mut edits, number, &renamed)?;
         if number == CLIENT_TEXT {
-            for span in self.tested {
-                edits.forget_inside(*span);
-                edits.replace(*span, "true");
-            }
-            for (span, replacement) in self.replaced {
-                edits.forget_inside(*span);
-                edits.replace(*span, replacement.clone());
-            }
+            let tested = self.tested.iter().map(|span| (*span, "true".to_owned()));
+            edits.replace_whole(&tested.collect::<Vec<_>>());
+            edits.replace_whole(self.replaced);
         }
         self.depth -= 1;
         edits.apply(text, span).ok_or_else(not_rewritable)

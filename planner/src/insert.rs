@@ -4,6 +4,8 @@
 //! What must be the same everywhere or be drawn once (sequence values, keys that are computed, the
 //! time) is filled in by the proxy; everything else stays as the client wrote it.
 
+use std::collections::{HashMap, HashSet};
+
 use pg_query::{
     NodeEnum,
     protobuf::{self, OnConflictAction, OverridingKind},
@@ -97,13 +99,20 @@ fn insert_values(
     if reference {
         refuse_uneven(statement, analysis, relation)?;
     }
+    let mut given = vec![false; relation.columns.len()];
+    let width = values.rows.first().map_or(0, Vec::len);
+    for column in &values.columns[..width] {
+        given[*column] = true;
+    }
     let mut builder = Builder {
+        given,
         statement,
         analysis,
         relation,
         values,
         one_time: reference || values.rows.len() > 1,
         sequences: Vec::new(),
+        shared: None,
         changed: false,
         evaluated: false,
         reusable: true,
@@ -255,9 +264,13 @@ struct Builder<'b, 'a> {
     analysis: &'b Analysis<'b>,
     relation: &'b Relation,
     values: &'b Values<'b>,
+    /// For every column of the table: rows have a cell for it.
+    given: Vec<bool>,
     /// Several shards store the time: it must be one.
     one_time: bool,
     sequences: Vec<String>,
+    /// Where a sequence that cells name is in `sequences`, if one place serves all rows.
+    shared: Option<HashMap<String, usize>>,
     /// Rows are not what the client wrote.
     changed: bool,
     /// A key is computed by a server.
@@ -337,10 +350,14 @@ impl Builder<'_, '_> {
     /// All rows, with the cells of filled columns behind those that the client gave.
     fn rows(&mut self, fills: &[Fill]) -> Result<Vec<InsertRow>, PlanError> {
         let values = self.values;
-        let source = Source::new(self.statement.text);
+        self.shared = self.draws_once().then(HashMap::new);
+        let source = self.statement.source();
         let spans = values.spans(&source, self.statement.span);
         let mut rows = Vec::with_capacity(values.rows.len());
         for (index, cells) in values.rows.iter().enumerate() {
+            if !self.statement.context.budget.spend(1 + cells.len()) {
+                self.statement.context.budget.check()?;
+            }
             let spans = spans.as_ref().map(|spans| spans.rows[index].as_slice());
             rows.push(self.row(cells, spans, &source, fills)?);
         }
@@ -382,7 +399,7 @@ impl Builder<'_, '_> {
             texts.push(self.cell(cell, span, source)?);
         }
         for (column, fill) in fills.iter().enumerate() {
-            if self.values.columns[..cells.len()].contains(&column) {
+            if self.given[column] {
                 continue;
             }
             if !matches!(fill, Fill::Leave) {
@@ -412,7 +429,7 @@ impl Builder<'_, '_> {
         let types = self.statement.context.parameter_types;
         match facts::constant(cell, key_type, types, true) {
             Some(constant) => {
-                let (key, reusable) = self.statement.source(&constant);
+                let (key, reusable) = self.statement.key_source(&constant);
                 self.reusable &= reusable;
                 Ok((RowKey::Source(key), self.template(span)))
             }
@@ -441,11 +458,31 @@ impl Builder<'_, '_> {
 
     /// The place of one more sequence among those that rows take values from.
     fn take_from(&mut self, sequence: String) -> usize {
-        self.sequences.push(sequence);
         self.changed = true;
         // The sequence's name is a literal of the text.
         self.reusable = false;
-        self.sequences.len() - 1
+        if let Some(known) = self.shared.as_ref().and_then(|known| known.get(&sequence)) {
+            return *known;
+        }
+        let n = self.sequences.len();
+        if let Some(known) = &mut self.shared {
+            known.insert(sequence.clone(), n);
+        }
+        self.sequences.push(sequence);
+        // The executor has a place for every row of each.
+        let places = self.values.rows.len() * size_of::<String>();
+        self.statement.context.budget.hold(places);
+        n
+    }
+
+    /// No row calls `nextval` twice for one sequence: values that are drawn row by row come in the
+    /// order in which one server would draw them.
+    fn draws_once(&self) -> bool {
+        self.values.rows.iter().all(|row| {
+            let mut seen = HashSet::new();
+            let mut drawn = row.iter().filter_map(|cell| drawn_sequence(cell));
+            drawn.all(|sequence| seen.insert(sequence))
+        })
     }
 
     /// Any other value.
@@ -536,7 +573,7 @@ impl Builder<'_, '_> {
         insert: &protobuf::InsertStmt,
         fills: &[Fill],
     ) -> Result<Option<(Template, Template)>, PlanError> {
-        let source = Source::new(self.statement.text);
+        let source = self.statement.source();
         let Some(spans) = self.values.spans(&source, self.statement.span) else {
             return Ok(None);
         };

@@ -1,5 +1,6 @@
 //! SQL text and a catalog snapshot in, a plan out. No sockets, no clock, no spawned task.
 //!
+//! - [`budget`]: what planning may cost
 //! - [`normalise`]: literals -> slots, the key of the plan cache
 //! - [`mod@plan`]: what a statement becomes
 //! - [`catalog`], [`ring`], [`key`]: where rows live
@@ -8,6 +9,7 @@
 //!   `session` ...: how it becomes that
 //! - `analysis`, `scope`, `facts`: one walk over the tree, the names, and what is proved
 
+pub mod budget;
 pub mod catalog;
 pub mod key;
 pub mod names;
@@ -42,6 +44,7 @@ mod unique;
 mod views;
 mod write;
 
+pub use parse::STACK_BYTES;
 pub use statement::{Context, Reach, Tier, plan};
 
 #[cfg(test)]

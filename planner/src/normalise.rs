@@ -42,6 +42,10 @@ pub enum LiteralClass {
     String,
 }
 
+/// Operator characters in a row. The server's names have 63, but `-+-+1` is four operators, and
+/// its scanner and ours look at all that follow for each.
+const OPERATOR_BYTES_MAX: usize = 512;
+
 /// Starts each marker. Texts that hold this byte themselves are not normalised.
 const MARKER: u8 = 1;
 
@@ -182,7 +186,8 @@ pub enum TokenKind {
     Operator,
 }
 
-/// All tokens of a text, without spaces and comments. Stops at a quote or comment without an end.
+/// All tokens of a text, without spaces and comments. Stops at a quote or comment without an end,
+/// and at hundreds of operator characters in a row.
 pub fn tokens(text: &str) -> Vec<Token> {
     let bytes = text.as_bytes();
     let mut tokens = Vec::with_capacity(bytes.len() / 4);
@@ -219,6 +224,57 @@ pub fn tokens(text: &str) -> Vec<Token> {
         start = end;
     }
     tokens
+}
+
+/// A text for libpg_query: the same tokens at the same places, without what its scanner takes
+/// quadratic time for. That goes back to behind each `/*` and reads the rest of it again, so inside
+/// of comments that hold another one everything is a space. `None`: the text has an operator
+/// that long.
+pub(crate) fn without_traps(text: &str) -> Option<Cow<'_, str>> {
+    let bytes = text.as_bytes();
+    let mut changed: Option<Vec<u8>> = None;
+    let trapped = longest_operator_run(bytes) > OPERATOR_BYTES_MAX
+        || bytes.windows(2).any(|pair| pair == b"/*");
+    let mut at = 0;
+    while trapped && at < bytes.len() {
+        let comment = bytes[at..].starts_with(b"/*");
+        let end = match lexeme(bytes, at) {
+            Some(Lexeme { end, .. }) => end,
+            None if comment => bytes.len(),
+            None if operator(bytes, at).is_none() && is_operator(bytes[at]) => return None,
+            // A quote without an end: the grammar will say so.
+            None => break,
+        };
+        let inside = at + 2..end.saturating_sub(2).max(at + 2);
+        if comment && bytes[inside.clone()].windows(2).any(|pair| pair == b"/*") {
+            let changed = changed.get_or_insert_with(|| bytes.to_vec());
+            // One without an end stays one.
+            let closed = end < bytes.len() || block_comment(bytes, at).is_some();
+            let inside = if closed { inside } else { at + 2..end };
+            changed[inside].fill(b' ');
+        }
+        at = end;
+    }
+    match changed {
+        None => Some(Cow::Borrowed(text)),
+        Some(changed) => String::from_utf8(changed).ok().map(Cow::Owned),
+    }
+}
+
+fn is_operator(byte: u8) -> bool {
+    matches!(
+        STARTS[usize::from(byte)],
+        Start::Operator | Start::Dash | Start::Slash
+    )
+}
+
+fn longest_operator_run(bytes: &[u8]) -> usize {
+    let (mut longest, mut run) = (0, 0);
+    for byte in bytes {
+        run = if is_operator(*byte) { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    longest
 }
 
 struct Lexeme {
@@ -322,7 +378,7 @@ fn continues_word(byte: u8) -> bool {
     )
 }
 
-/// The token at `at`, which is inside `bytes`. `None` when it has no end.
+/// The token at `at`, which is inside `bytes`. `None` when it has no end, or none that we know.
 #[inline]
 fn lexeme(bytes: &[u8], at: usize) -> Option<Lexeme> {
     let byte = bytes[at];
@@ -340,7 +396,7 @@ fn lexeme(bytes: &[u8], at: usize) -> Option<Lexeme> {
         Start::Dollar => dollar(bytes, at),
         Start::Dash if next == Some(b'-') => found(Kind::Space, line_comment(bytes, at)),
         Start::Slash if next == Some(b'*') => found(Kind::Space, block_comment(bytes, at)?),
-        Start::Dash | Start::Slash | Start::Operator => found(Kind::Operator, operator(bytes, at)),
+        Start::Dash | Start::Slash | Start::Operator => found(Kind::Operator, operator(bytes, at)?),
         Start::Dot if next.is_some_and(|byte| byte.is_ascii_digit()) => Some(number(bytes, at)),
         Start::Dot if next == Some(b'.') => found(Kind::Operator, at + 2),
         Start::Colon if matches!(next, Some(b':' | b'=')) => found(Kind::Operator, at + 2),
@@ -556,11 +612,15 @@ fn block_comment(bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// An operator ends where a comment starts, and one of several characters does not end in `+` or
-/// `-` unless it holds one of `~ ! @ # % ^ & | ?` or a backquote.
+/// `-` unless it holds one of `~ ! @ # % ^ & | ?` or a backquote. `None` when there is no telling
+/// how many operators so many characters are.
 #[inline]
-fn operator(bytes: &[u8], at: usize) -> usize {
+fn operator(bytes: &[u8], at: usize) -> Option<usize> {
     let mut end = at + 1;
     while let Some(Start::Operator | Start::Dash | Start::Slash) = start_of(bytes, end) {
+        if end - at >= OPERATOR_BYTES_MAX {
+            return None;
+        }
         if matches!(&bytes[end..], [b'-', b'-', ..] | [b'/', b'*', ..]) {
             break;
         }
@@ -573,7 +633,7 @@ fn operator(bytes: &[u8], at: usize) -> usize {
     {
         end -= 1;
     }
-    end
+    Some(end)
 }
 
 #[cfg(test)]

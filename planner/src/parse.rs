@@ -8,7 +8,22 @@ use std::panic;
 
 use pg_query::{NodeEnum, protobuf};
 
-use crate::normalise::{TokenKind, tokens};
+use crate::normalise::{self, TokenKind, tokens};
+
+/// The stack that planning needs below its caller, in bytes. libpg_query's trees have at most
+/// 10,000 levels of messages (`PG_QUERY_PROTOBUF_MAX_DEPTH`), and its own parser takes 2 MB; every
+/// level is a frame or two of whatever walks the tree, and these are large in debug builds. Most
+/// of it is never touched, so it is address space and no memory.
+pub const STACK_BYTES: usize = if cfg!(debug_assertions) {
+    256 << 20
+} else {
+    128 << 20
+};
+
+/// Runs `work` with room for the deepest tree on the stack: on the thread's own where that has it.
+pub(crate) fn with_room<T>(work: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(STACK_BYTES, STACK_BYTES + (1 << 20), work)
+}
 
 /// A statement of a query string.
 #[derive(Debug, Clone)]
@@ -28,6 +43,9 @@ pub(crate) enum ParseFailure {
     TooDeep,
 }
 
+/// What libpg_query says of trees that are too deep for the stack, and for its protobuf.
+const TOO_DEEP: &[&str] = &["stack depth limit exceeded", "nested too deeply"];
+
 /// Parses all statements of a text.
 pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>, ParseFailure> {
     // libpg_query reads C strings; the wire protocol cannot carry a zero byte either.
@@ -36,11 +54,14 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>, ParseFailure> {
             "invalid byte sequence for encoding \"UTF8\": 0x00".into(),
         ));
     }
+    let readable = normalise::without_traps(text).ok_or(ParseFailure::TooDeep)?;
     // The crate's summary of a tree has `panic!` branches that no known statement reaches.
     let tree =
-        panic::catch_unwind(|| pg_query::parse(text, 0)).map_err(|_| ParseFailure::TooDeep)?;
+        panic::catch_unwind(|| pg_query::parse(&readable, 0)).map_err(|_| ParseFailure::TooDeep)?;
     let tree = tree.map_err(|error| match error {
-        pg_query::Error::Parse(message) if message.contains("stack depth") => ParseFailure::TooDeep,
+        pg_query::Error::Parse(message) if TOO_DEEP.iter().any(|part| message.contains(part)) => {
+            ParseFailure::TooDeep
+        }
         pg_query::Error::Parse(message) => ParseFailure::Syntax(message),
         _ => ParseFailure::TooDeep,
     })?;

@@ -189,7 +189,7 @@ pub struct KeySpan {
 }
 
 /// Where a key's value comes from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeySource {
     /// The n-th literal of the normalised text (0-based), as the normaliser cut it out.
     Literal {
@@ -218,7 +218,7 @@ pub enum KeySource {
 pub type Template = Vec<Piece>;
 
 /// A piece of a [`Template`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Piece {
     /// Text as it stands.
     Text(String),

@@ -1,6 +1,6 @@
 //! Where a query or a write can run: the proofs, put together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pg_query::NodeEnum;
 
@@ -11,6 +11,7 @@ use crate::{
     normalise::{LiteralClass, Normalised},
     plan::{KeyRoute, KeySource, KeySpan, PlanError, ShardSet},
     scope::Found,
+    splice::Source,
     statement::{Context, Reach},
     tree::{self, Child},
 };
@@ -44,13 +45,18 @@ impl<'a> Statement<'a> {
         }
     }
 
+    /// Its text, with its own tokens.
+    pub(crate) fn source(&self) -> Source<'a> {
+        Source::within(self.text, self.span)
+    }
+
     /// The statement's own text.
     pub(crate) fn own_text(&self) -> &'a str {
         &self.text[self.span.0..self.span.1]
     }
 
     /// Where a known value of a key comes from, and whether a plan with it is reusable.
-    pub(crate) fn source(&self, constant: &Constant) -> (KeySource, bool) {
+    pub(crate) fn key_source(&self, constant: &Constant) -> (KeySource, bool) {
         match constant {
             Constant::Null => (KeySource::Null, true),
             Constant::Parameter(index) => {
@@ -88,11 +94,12 @@ impl<'a> Statement<'a> {
     /// Sources of many values, without repetition.
     pub(crate) fn sources(&self, constants: &[Constant]) -> (Vec<KeySource>, bool) {
         let mut sources = Vec::with_capacity(constants.len());
+        let mut seen = HashSet::with_capacity(constants.len());
         let mut reusable = true;
         for constant in constants {
-            let (source, same) = self.source(constant);
+            let (source, same) = self.key_source(constant);
             reusable &= same;
-            if !sources.contains(&source) {
+            if seen.insert(source.clone()) {
                 sources.push(source);
             }
         }
@@ -310,6 +317,7 @@ pub(crate) fn bound(
     distributed: &[usize],
 ) -> Result<(KeyRoute, bool), String> {
     let mut constants: Vec<Constant> = Vec::new();
+    let mut seen: HashSet<Constant> = HashSet::new();
     let mut found = None;
     for index in distributed {
         let one = &analysis.occurrences[*index];
@@ -322,9 +330,9 @@ pub(crate) fn bound(
                 "distributed table \"{relation}\" is not restricted to one key"
             ));
         };
-        for value in values {
-            if !constants.contains(&value) {
-                constants.push(value);
+        for value in values.iter() {
+            if seen.insert(value.clone()) {
+                constants.push(value.clone());
             }
         }
         found = one.found.distributed().and_then(group);

@@ -18,19 +18,15 @@ use pg_query::{NodeEnum, protobuf};
 pub(crate) use self::moving::{as_moved, looked_up_by, route_by_key};
 use self::{
     clauses::{Base, Clauses, Composed, Edit},
-    separable::Anchored,
+    separable::{Anchored, WAYS_MAX},
 };
 use crate::{
     analysis::{Analysis, Block, Occurrence},
     plan::{Combine, Count, Memo, NOW_PLACEHOLDER, Piece, Scatter, ShardSet},
     route::{self, Statement},
-    splice::Source,
     tree::{inner, nodes},
     views::Views,
 };
-
-/// Ways to answer one statement that are weighed against each other.
-const WAYS_MAX: usize = 6;
 
 /// The ways to answer a SELECT from all shards: one without moving rows of tables if there is
 /// one, else all that move some. The flag: the plan holds for other literals, too.
@@ -56,6 +52,7 @@ pub(crate) fn scatter(
         return None;
     }
     let text = with_one_clock(statement, analysis)?;
+    statement.context.budget.hold_tree(&text).then_some(())?;
     let node = crate::parse::parse_one(&text)?;
     let statement = Statement {
         text: &text,
@@ -122,8 +119,9 @@ fn is_locked(block: &Block<'_>, one: &Occurrence<'_>) -> bool {
 /// The statement with one value for the transaction's time. Outputs keep their names.
 fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
     let base = Base {
-        source: Source::new(statement.text),
+        source: statement.source(),
         literals: Vec::new(),
+        budget: statement.context.budget,
     };
     let mut edits = Vec::new();
     for clock in &analysis.traits.clocks {
@@ -323,8 +321,9 @@ fn base<'t>(statement: &Statement<'t>) -> Base<'t> {
             .collect()
     });
     Base {
-        source: Source::new(statement.text),
+        source: statement.source(),
         literals,
+        budget: statement.context.budget,
     }
 }
 
@@ -384,9 +383,14 @@ fn count(base: &Base<'_>, node: &NodeEnum) -> Option<Count> {
         _ => return None,
     };
     let at = clauses::location(node).and_then(|at| usize::try_from(at).ok());
-    let literal = base.literals.iter().find(|(start, ..)| Some(*start) == at);
+    let literal = at.and_then(|at| {
+        let found = base
+            .literals
+            .binary_search_by_key(&at, |(start, ..)| *start);
+        found.ok().map(|index| base.literals[index].2)
+    });
     let count = match literal {
-        Some((_, _, slot)) => Count::Literal(*slot),
+        Some(slot) => Count::Literal(slot),
         None => Count::Number(number),
     };
     (number >= 0).then_some(count)

@@ -4,6 +4,11 @@
 //! Such values are drawn in blocks, so a server session that is asked for `currval` has not seen
 //! them. The calls are replaced by the values before the statement is planned.
 
+use std::{
+    cell::OnceCell,
+    collections::{HashMap, HashSet},
+};
+
 use pg_query::{
     NodeEnum,
     protobuf::{self, SetOperation},
@@ -108,15 +113,17 @@ pub(crate) fn calls(statement: &Statement<'_>) -> Option<(Vec<SequenceCall>, Mov
         NodeEnum::InsertStmt(_)
         | NodeEnum::UpdateStmt(_)
         | NodeEnum::DeleteStmt(_)
-        | NodeEnum::MergeStmt(_) => Vec::new(),
+        | NodeEnum::MergeStmt(_) => HashSet::new(),
         _ => return None,
     };
     let mut finder = Finder {
         statement,
         drawing,
         calls: Vec::new(),
-        labels: Vec::new(),
+        labels: HashSet::new(),
         moved: Moved::default(),
+        source: OnceCell::new(),
+        known: HashMap::new(),
     };
     tree::walk(statement.node, &mut |child| finder.visit(child));
     if finder.calls.is_empty() {
@@ -163,7 +170,7 @@ pub(crate) fn plan(
 }
 
 /// Where calls stand that are made exactly once: targets of a SELECT that reads nothing.
-fn plain_targets(select: &protobuf::SelectStmt) -> Vec<i32> {
+fn plain_targets(select: &protobuf::SelectStmt) -> HashSet<i32> {
     let plain = select.from_clause.is_empty()
         && select.where_clause.is_none()
         && select.with_clause.is_none()
@@ -176,7 +183,7 @@ fn plain_targets(select: &protobuf::SelectStmt) -> Vec<i32> {
         && select.into_clause.is_none()
         && select.op() == SetOperation::SetopNone;
     if !plain {
-        return Vec::new();
+        return HashSet::new();
     }
     nodes(&select.target_list)
         .filter_map(|node| match node {
@@ -192,14 +199,18 @@ fn plain_targets(select: &protobuf::SelectStmt) -> Vec<i32> {
 struct Finder<'f, 'a> {
     statement: &'f Statement<'a>,
     /// Calls here may draw a value from the proxy.
-    drawing: Vec<i32>,
+    drawing: HashSet<i32>,
     calls: Vec<SequenceCall>,
     /// Calls here give their column its name.
-    labels: Vec<usize>,
+    labels: HashSet<usize>,
     moved: Moved,
+    /// The text's tokens, once a call is found.
+    source: OnceCell<Source<'a>>,
+    /// Sequences by the text of their `regclass`.
+    known: HashMap<String, Option<Sequence<'a>>>,
 }
 
-impl Finder<'_, '_> {
+impl<'a> Finder<'_, 'a> {
     fn visit(&mut self, child: Child<'_>) {
         match child {
             Child::Node(NodeEnum::ResTarget(target)) if target.name.is_empty() => {
@@ -214,14 +225,15 @@ impl Finder<'_, '_> {
         }
     }
 
-    fn sequence(&self, text: &str) -> Option<Sequence<'_>> {
+    fn sequence(&mut self, text: &str) -> Option<Sequence<'a>> {
+        if let Some(known) = self.known.get(text) {
+            return *known;
+        }
         let context = self.statement.context;
-        find(
-            self.statement.catalog,
-            context.search_path,
-            context.temporary,
-            text,
-        )
+        let (path, temporary) = (context.search_path, context.temporary);
+        let found = find(self.statement.catalog, path, temporary, text);
+        self.known.insert(text.to_owned(), found);
+        found
     }
 
     fn call(&mut self, call: &protobuf::FuncCall) {
@@ -255,7 +267,7 @@ impl Finder<'_, '_> {
         if function == SequenceFunction::Current && !placed {
             return;
         }
-        let source = Source::new(self.statement.text);
+        let source = self.source.get_or_init(|| self.statement.source());
         let location = usize::try_from(call.location).ok();
         let Some(span) = location.and_then(|location| source.call(location)) else {
             return;
@@ -298,6 +310,16 @@ impl Finder<'_, '_> {
 /// The sequences that calls of `setval` in a text set, each as an expression of type `regclass`;
 /// `None` if that is not known before it runs.
 pub fn set_targets(text: &str) -> Option<Vec<String>> {
+    if text.len() > SETTING_BYTES_MAX {
+        return None;
+    }
+    crate::parse::with_room(|| set_targets_of(text))
+}
+
+/// Longer texts are not read a second time for what they have set.
+const SETTING_BYTES_MAX: usize = 8 << 10;
+
+fn set_targets_of(text: &str) -> Option<Vec<String>> {
     let parsed = crate::parse::parse(text).ok()?;
     let source = Source::new(text);
     let mut targets = Some(Vec::new());

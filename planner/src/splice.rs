@@ -1,5 +1,7 @@
 //! Edits of a text at the places its tree points to: everything else stays the client's own bytes.
 
+use std::{cmp::Reverse, collections::BTreeMap};
+
 use crate::normalise::{Token, TokenKind, tokens};
 
 /// A text with its tokens.
@@ -15,6 +17,17 @@ impl<'t> Source<'t> {
             text,
             tokens: tokens(text),
         }
+    }
+
+    /// A text with the tokens of a part of it, which starts and ends where tokens do: places count
+    /// from the text's start.
+    pub(crate) fn within(text: &'t str, (from, to): (usize, usize)) -> Self {
+        let mut tokens = tokens(text.get(from..to).unwrap_or(""));
+        for token in &mut tokens {
+            token.start += from;
+            token.end += from;
+        }
+        Source { text, tokens }
     }
 
     /// The index of the token that starts at a byte offset.
@@ -111,40 +124,59 @@ impl<'t> Source<'t> {
 /// Replacements of parts of a text.
 #[derive(Debug, Default)]
 pub(crate) struct Edits {
-    list: Vec<(usize, usize, String)>,
+    list: BTreeMap<(usize, usize), Vec<String>>,
 }
 
 impl Edits {
     /// Puts `replacement` where bytes `from..to` are.
-    pub(crate) fn replace(&mut self, (from, to): (usize, usize), replacement: impl Into<String>) {
-        let edit = (from, to, replacement.into());
-        if !self.list.contains(&edit) {
-            self.list.push(edit);
+    pub(crate) fn replace(&mut self, span: (usize, usize), replacement: impl Into<String>) {
+        let replacement = replacement.into();
+        let known = self.list.entry(span).or_default();
+        if !known.contains(&replacement) {
+            known.push(replacement);
         }
     }
 
     /// Leaves bytes `from..to` as they are after all.
-    pub(crate) fn forget(&mut self, (from, to): (usize, usize)) {
-        self.list.retain(|edit| (edit.0, edit.1) != (from, to));
+    pub(crate) fn forget(&mut self, span: (usize, usize)) {
+        self.list.remove(&span);
     }
 
-    /// Leaves everything inside of bytes `from..to` as it is after all.
-    pub(crate) fn forget_inside(&mut self, (from, to): (usize, usize)) {
-        self.list.retain(|edit| edit.0 < from || edit.1 > to);
+    /// Puts a replacement for each of some parts, and leaves everything inside of them as it is. Of
+    /// a part inside another one there is nothing left.
+    pub(crate) fn replace_whole(&mut self, parts: &[((usize, usize), String)]) {
+        let mut sorted: Vec<&((usize, usize), String)> = parts.iter().collect();
+        sorted.sort_by_key(|((from, to), _)| (*from, Reverse(*to)));
+        let mut outermost: Vec<&((usize, usize), String)> = Vec::with_capacity(sorted.len());
+        for part in sorted {
+            if outermost.last().is_none_or(|last| part.0.1 > last.0.1) {
+                outermost.push(part);
+            }
+        }
+        // Of the parts that start at or before an edit, the last ends latest.
+        self.list.retain(|(from, to), _| {
+            let behind = outermost.partition_point(|part| part.0.0 <= *from);
+            let last = behind.checked_sub(1).and_then(|at| outermost.get(at));
+            last.is_none_or(|part| *to > part.0.1)
+        });
+        for (span, replacement) in outermost {
+            self.replace(*span, replacement.clone());
+        }
     }
 
     /// The part `span` of a text with all edits in it made. `None` when two of them overlap.
-    pub(crate) fn apply(mut self, text: &str, span: (usize, usize)) -> Option<String> {
-        self.list.sort_by_key(|(from, to, _)| (*from, *to));
+    pub(crate) fn apply(self, text: &str, span: (usize, usize)) -> Option<String> {
         let mut result = String::with_capacity(span.1 - span.0 + 64 * self.list.len());
         let mut at = span.0;
-        for (from, to, replacement) in &self.list {
+        for ((from, to), replacements) in &self.list {
             if *from < span.0 || *to > span.1 {
                 continue;
             }
-            result.push_str(text.get(at..*from)?);
-            result.push_str(replacement);
-            at = *to;
+            for replacement in replacements {
+                result.push_str(text.get(at..*from)?);
+                result.push_str(replacement);
+                at = *to;
+            }
         }
         result.push_str(text.get(at..span.1)?);
         Some(result)

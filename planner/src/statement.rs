@@ -1,10 +1,13 @@
 //! A query string becomes plans, one for each statement.
 
+use std::collections::HashSet;
+
 use pg_query::NodeEnum;
 
 use crate::{
     admin,
     analysis::{self, Analysis},
+    budget::Budget,
     catalog::{Catalog, Placement, Relation},
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
@@ -36,6 +39,8 @@ pub struct Context<'a> {
     /// The session's temporary relations. None has the name of a placed table: such are refused
     /// when they are made.
     pub temporary: &'a [String],
+    /// What planning may cost.
+    pub budget: &'a Budget,
 }
 
 /// What is known about the shards of a statement's keys.
@@ -120,8 +125,23 @@ impl Draft {
     }
 }
 
-/// Plans every statement of a query string.
+/// Plans every statement of a query string. Error 54000 says that this would cost more than
+/// [`Context::budget`] allows.
 pub fn plan(
+    catalog: &Catalog,
+    context: &Context<'_>,
+    text: &str,
+    normalised: Option<&Normalised>,
+) -> Result<Vec<Planned>, PlanError> {
+    context.budget.hold_tree(text);
+    context.budget.check()?;
+    let planned = parse::with_room(|| plan_all(catalog, context, text, normalised));
+    // What was made past a limit may lack what was not looked at.
+    context.budget.check()?;
+    planned
+}
+
+fn plan_all(
     catalog: &Catalog,
     context: &Context<'_>,
     text: &str,
@@ -147,6 +167,8 @@ fn plan_one(
     normalised: Option<&Normalised>,
     parsed: &Parsed,
 ) -> Result<Planned, PlanError> {
+    context.budget.spend(1);
+    context.budget.check()?;
     let parameters = count_parameters(&parsed.node);
     let highest = parameters.keys().max().copied().unwrap_or(0);
     let statement = Statement {
@@ -411,8 +433,8 @@ fn unparsed(catalog: &Catalog, text: &str, failure: ParseFailure) -> Result<Plan
     }
     Err(match failure {
         ParseFailure::Syntax(message) => PlanError::new("42601", message),
-        ParseFailure::TooDeep => PlanError::new("54001", "statement is nested too deeply")
-            .detail("It names distributed or reference tables, and its tree is too deep to be planned.")
+        ParseFailure::TooDeep => PlanError::new("54001", "stack depth limit exceeded")
+            .detail("The statement is nested too deeply to be planned.")
             .hint("Split the statement, or write long chains of operators with brackets around halves."),
     })
 }
@@ -434,13 +456,16 @@ fn names_placed(catalog: &Catalog, text: &str) -> bool {
         .iter()
         .filter(|token| matches!(token.kind, TokenKind::Word | TokenKind::QuotedIdentifier));
     let mut words = words.map(|token| gather::folded(&text[token.start..token.end]));
+    let relations = catalog.relations.values();
+    let placed: HashSet<&str> = relations
+        .filter(|relation| relation.placement != Placement::Local || relation.reads_placed)
+        .map(|relation| relation.name.name.as_str())
+        .collect();
     !complete
         || words.any(|word| {
-            let placed = catalog.relations.values().any(|relation| {
-                relation.name.name == word
-                    && (relation.placement != Placement::Local || relation.reads_placed)
-            });
-            placed || catalog.functions.contains_key(&word) || NEVER_UNSEEN.contains(&word.as_str())
+            placed.contains(word.as_str())
+                || catalog.functions.contains_key(&word)
+                || NEVER_UNSEEN.contains(&word.as_str())
         })
 }
 

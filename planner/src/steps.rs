@@ -74,7 +74,7 @@ fn writing() -> SessionEffects {
 // ---- writes inside WITH ----
 
 fn with_writes(statement: &Statement<'_>, with: &protobuf::WithClause) -> Option<Draft> {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let mut parts = Vec::new();
     let mut end = 0;
     for node in nodes(&with.ctes) {
@@ -235,7 +235,7 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
     if hindered {
         return None;
     }
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let parts = update_parts(&source, statement, update)?;
     let range = update.relation.as_ref()?;
     let own = range

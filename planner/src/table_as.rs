@@ -12,7 +12,6 @@ use crate::{
     plan::{Plan, PlanError, SessionEffects, Target},
     route::{self, Statement, Verdict},
     scope::Found,
-    splice::Source,
     statement::Draft,
     tree::inner,
     views::Views,
@@ -67,7 +66,7 @@ pub(crate) fn select_into(
 
 /// `SELECT a INTO t FROM b` -> `CREATE TABLE t AS SELECT a FROM b WITH NO DATA`.
 fn created_empty(statement: &Statement<'_>, range: &protobuf::RangeVar) -> Option<String> {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let (name_start, name_end) = source.name(usize::try_from(range.location).ok()?)?;
     let mut at = source.token_at(name_start)?;
     // INTO [UNLOGGED] [TABLE] name
@@ -198,7 +197,7 @@ fn refuse(
 
 /// The client's text with `WITH NO DATA`.
 fn without_data(statement: &Statement<'_>) -> Option<String> {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let behind = source.token_from(statement.span.1);
     let last = behind.checked_sub(1)?;
     let text = |to: usize| statement.text.get(statement.span.0..to);

@@ -28,6 +28,11 @@ pub(crate) fn walk<'t>(node: &'t NodeEnum, visit: Visit<'_, 't>) {
     walk_child(Child::Node(node), visit);
 }
 
+/// Calls `visit` for everything below a SELECT, parents first.
+pub(crate) fn walk_select<'t>(select: &'t protobuf::SelectStmt, visit: Visit<'_, 't>) {
+    walk_child(Child::Select(select), visit);
+}
+
 fn walk_child<'t>(child: Child<'t>, visit: Visit<'_, 't>) {
     visit(child);
     match child {

@@ -178,10 +178,10 @@ pub(crate) fn look_up(
             occurrence: 0,
             column,
         })?;
-        let [value] = values.as_slice() else {
+        let [value] = &*values else {
             return None;
         };
-        let (source, same) = statement.source(value);
+        let (source, same) = statement.key_source(value);
         (same || !draft.reusable).then_some(IndexLookup {
             index: index.id,
             key_type,

@@ -16,7 +16,7 @@ use crate::{
     plan::{Multi, NOW_PLACEHOLDER, Plan, PlanError, ShardSet, Target},
     route::{self, Statement, Verdict, distributed},
     scope::Found,
-    splice::{Edits, Source},
+    splice::Edits,
     statement::{Draft, Reach, effects, sentence},
     tree::{self, Child, inner, nodes, strings},
     views::Views,
@@ -627,7 +627,7 @@ pub(crate) fn with_one_clock(
     }
     refuse_renamed_outputs(statement.node)?;
     let failure = || PlanError::unsupported("the statement's use of now() is not understood");
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let mut edits = Edits::default();
     let names = output_names(statement.node);
     for clock in clocks {

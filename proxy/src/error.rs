@@ -59,6 +59,8 @@ pub mod sqlstate {
     pub const OBJECT_IN_USE: &str = "55006";
     /// lock_not_available
     pub const LOCK_NOT_AVAILABLE: &str = "55P03";
+    /// insufficient_resources
+    pub const INSUFFICIENT_RESOURCES: &str = "53000";
     /// too_many_connections
     pub const TOO_MANY_CONNECTIONS: &str = "53300";
     /// out_of_memory

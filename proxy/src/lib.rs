@@ -21,6 +21,7 @@ mod memory;
 mod message;
 pub mod order;
 mod plan_cache;
+mod planners;
 mod pool;
 mod process;
 mod relay;

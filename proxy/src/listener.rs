@@ -16,6 +16,7 @@ use crate::{
     lobby::Guest,
     log_budget::LogBudget,
     login,
+    planners::PLANNING_STACK_BYTES,
     process::{Process, Thread},
     session,
     settings::Settings,
@@ -232,8 +233,8 @@ fn serve_on_thread(
         .map_err(StartError::Thread)?;
     std::thread::Builder::new()
         .name(format!("serve-{number}"))
-        // libpg_query parses by recursive descent on this stack.
-        .stack_size(8 << 20)
+        // Short texts can be deep, too, and are planned here.
+        .stack_size(PLANNING_STACK_BYTES)
         .spawn(move || runtime.block_on(serve(process, thread, accepted, stop)))
         .map_err(StartError::Thread)
 }

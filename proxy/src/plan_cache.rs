@@ -1,9 +1,24 @@
-//! Plans by normalised text, bounded: two generations, of which the older is dropped when the
-//! younger is full, so that what is used stays.
+//! Plans by normalised text, bounded in number and in bytes: two generations, of which the older is
+//! dropped when the younger is full, so that what is used stays.
 
 use std::{collections::HashMap, sync::Arc};
 
 use automator67_planner::plan::Planned;
+
+/// Longer texts are not kept: a few of them would drop all others.
+pub const CACHED_TEXT_BYTES_MAX: usize = 64 << 10;
+/// All plans of one thread, in bytes, as far as [`bytes_of`] knows.
+const CACHE_BYTES_MAX: usize = 64 << 20;
+/// A plan without what depends on its text's length.
+const PLAN_BYTES: usize = 1 << 10;
+/// A plan's bytes for each of its text. A row of an INSERT takes most: `(1,2)` becomes five pieces
+/// of 32 bytes, three of them with text of their own.
+const PLAN_BYTES_OF_A_TEXT_BYTE: usize = 64;
+
+/// What a plan of a text takes, at most.
+fn bytes_of(text: &str) -> usize {
+    PLAN_BYTES + text.len() * PLAN_BYTES_OF_A_TEXT_BYTE
+}
 
 /// What a plan depends on beside the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +39,8 @@ pub struct PlanCache {
     epoch: u64,
     entries_max: usize,
     young: HashMap<String, Entry>,
+    /// Bytes of the young ones.
+    young_bytes: usize,
     old: HashMap<String, Entry>,
 }
 
@@ -34,6 +51,7 @@ impl PlanCache {
             epoch: 0,
             entries_max,
             young: HashMap::new(),
+            young_bytes: 0,
             old: HashMap::new(),
         }
     }
@@ -48,6 +66,7 @@ impl PlanCache {
         if self.epoch != epoch {
             self.epoch = epoch;
             self.young.clear();
+            self.young_bytes = 0;
             self.old.clear();
             return None;
         }
@@ -60,15 +79,27 @@ impl PlanCache {
         plan
     }
 
-    /// Remembers a plan.
+    /// Remembers a plan, unless its text is too long.
     pub fn put(&mut self, normalised: &str, surroundings: Surroundings, plan: Arc<Planned>) {
+        if normalised.len() > CACHED_TEXT_BYTES_MAX {
+            return;
+        }
         self.insert(normalised.to_owned(), Entry { surroundings, plan });
     }
 
     fn insert(&mut self, text: String, entry: Entry) {
-        if self.young.len() >= self.entries_max.div_ceil(2) {
+        let bytes = bytes_of(&text);
+        if self.young.len() >= self.entries_max.div_ceil(2)
+            || self.young_bytes + bytes > CACHE_BYTES_MAX / 2
+        {
             self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
         }
-        self.young.insert(text, entry);
+        if self.young.insert(text, entry).is_none() {
+            self.young_bytes += bytes;
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use crate::{
     lobby::Lobby,
     memory::Memory,
     plan_cache::PlanCache,
+    planners::Planners,
     pool::{PoolState, Pools},
     scram::Verifier,
     sequences::{HomeShard, Sequences},
@@ -58,6 +59,8 @@ pub struct Process {
     pub wrong_passwords: WrongPasswords,
     /// What sessions hold of large messages.
     pub memory: Arc<Memory>,
+    /// Plan long texts.
+    pub planners: Planners,
     /// Closed for tables that move.
     pub gate: Arc<Gate>,
     /// Tasks that outlive their session: cancel requests.
@@ -152,6 +155,7 @@ impl Process {
             memory: Memory::new(settings.memory_bytes_max),
             lobby: Lobby::new(settings.logins_max, settings.logins_per_address_max),
             wrong_passwords: WrongPasswords::default(),
+            planners: Planners::new(&settings),
             settings,
             shards,
             store,

@@ -333,12 +333,12 @@ impl Session {
         if !self.sql_prepared.is_empty() {
             Box::pin(self.judge_sql_prepared()).await?;
         }
-        let mut prepared = match self.plan_simple(text) {
+        let mut prepared = match self.plan_simple(text).await {
             Ok(prepared) => prepared,
             Err(failure) => return Err(Box::pin(self.explain_syntax(failure, text)).await),
         };
         while !self.enter(prepared.names(), &prepared.catalog).await? {
-            prepared = self.plan_simple(text)?;
+            prepared = self.plan_simple(text).await?;
         }
         match prepared.statements.as_slice() {
             [] => self.client.output().extend_from_slice(message::EMPTY_QUERY),
@@ -391,7 +391,7 @@ impl Session {
             self.refresh_catalog().await?;
             self.judge_sql_prepared().await?;
             let fresh = if position > 0 && (changed || prepared.depends_on_order) {
-                self.replan(text, position)?
+                Box::pin(self.replan(text, planned)).await?
             } else {
                 planned.clone()
             };

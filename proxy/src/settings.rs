@@ -42,6 +42,10 @@ pub struct Settings {
     pub sequence_block: u64,
     /// Plans kept per thread.
     pub plan_cache_entries_max: usize,
+    /// How long one plan may take before 54000.
+    pub plan_timeout: Duration,
+    /// Bytes that one plan may take, by an estimate, before 54000.
+    pub plan_memory_max: usize,
     /// What happens to transactions that write on several shards.
     pub two_phase: TwoPhaseMode,
     /// Default of `automator67.consistency`.

@@ -17,6 +17,7 @@ mod isolation;
 mod kernels;
 mod logins;
 mod moves;
+mod planning;
 mod rights;
 mod sequences;
 mod sessions;

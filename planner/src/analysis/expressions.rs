@@ -1,6 +1,6 @@
 //! Expressions: what a condition proves, what a column reference means, what hangs inside.
 
-use std::rc::Rc;
+use std::{collections::HashMap, rc::Rc};
 
 use pg_query::{
     NodeEnum,
@@ -246,6 +246,9 @@ impl<'t> Analysis<'t> {
         names: &Rc<Names>,
         env: &Env<'t>,
     ) {
+        if !self.budget().spend(1) {
+            return;
+        }
         match node {
             NodeEnum::SubLink(link) => self.sublink(link, scope, names, env, false),
             NodeEnum::SelectStmt(select) => {
@@ -393,6 +396,10 @@ impl<'t> Analysis<'t> {
         for name in &fields {
             self.note_name(name);
         }
+        // Every item may be asked whether it has a column of the name.
+        if !self.budget().spend(names.visible.items.len()) {
+            return;
+        }
         let location = usize::try_from(column.location).unwrap_or(0);
         let starred = fields.len() < column.fields.len();
         let qualifiers = fields.len().saturating_sub(if starred { 1 } else { 2 });
@@ -442,6 +449,9 @@ impl<'t> Analysis<'t> {
     /// Conditions of a query level that can already be tested where a relation's rows are.
     pub(super) fn note_filters(&mut self, condition: &'t NodeEnum, scope: usize, names: &Names) {
         for conjunct in conjuncts(condition) {
+            if !self.budget().spend(names.visible.items.len()) {
+                return;
+            }
             if let Some((occurrence, sql)) = self.filter(conjunct, scope, names) {
                 self.occurrences[occurrence].filters.push(Filter {
                     sql,
@@ -558,10 +568,17 @@ impl<'t> Analysis<'t> {
             };
             outputs.push(output);
         }
-        for output in &mut outputs {
-            output.column = output.column.filter(|column| {
-                keeps_groups(select, &|node| self.is_column(node, names, *column))
-            });
+        // Mostly there is nothing that a column would have to keep apart.
+        if !keeps_groups(select, &|_| false) {
+            let mut kept: HashMap<ColumnId, bool> = HashMap::new();
+            for output in &mut outputs {
+                output.column = output.column.filter(|column| {
+                    *kept.entry(*column).or_insert_with(|| {
+                        self.budget().spend(select.target_list.len());
+                        keeps_groups(select, &|node| self.is_column(node, names, *column))
+                    })
+                });
+            }
         }
         Some(outputs)
     }
@@ -611,6 +628,14 @@ pub(crate) fn keeps_groups(
     is_column: &dyn Fn(&NodeEnum) -> bool,
 ) -> bool {
     let limited = select.limit_count.is_some() || select.limit_offset.is_some();
+    !limited && keeps_groups_unless_limited(select, is_column)
+}
+
+/// The same, whatever LIMIT and OFFSET say.
+pub(crate) fn keeps_groups_unless_limited(
+    select: &protobuf::SelectStmt,
+    is_column: &dyn Fn(&NodeEnum) -> bool,
+) -> bool {
     // DISTINCT is a list with one empty node, DISTINCT ON one of expressions.
     // A number in these lists is a position; in PARTITION BY it is a number.
     let is_listed = |node: &NodeEnum| is_column(listed(select, node));
@@ -619,7 +644,7 @@ pub(crate) fn keeps_groups(
     let groups = select.group_clause.is_empty() && select.having_clause.is_none()
         || nodes(&select.group_clause).any(is_listed);
     let grouping_sets = nodes(&select.group_clause).any(|n| matches!(n, NodeEnum::GroupingSet(_)));
-    !limited && distinct && groups && !grouping_sets && windows_keep(select, is_column)
+    distinct && groups && !grouping_sets && windows_keep(select, is_column)
 }
 
 /// What an element of GROUP BY, ORDER BY or DISTINCT ON stands for: `1` is the first output.

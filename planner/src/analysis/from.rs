@@ -15,6 +15,11 @@ use crate::{
     tree::{inner, nodes, strings},
 };
 
+/// Memory of a column that an item of FROM gives, with its name.
+const OUTPUT_BYTES: usize = 128;
+/// Items of FROM that are copied in about the time that a node takes.
+const ITEMS_OF_A_STEP: usize = 64;
+
 impl<'t> Analysis<'t> {
     pub(super) fn names_of_from(
         &mut self,
@@ -48,6 +53,10 @@ impl<'t> Analysis<'t> {
                 outer: Some(place.outer.clone()),
             })
         };
+        // What joins make of `prior` is copied on every level.
+        if !self.budget().spend(1 + prior.items.len() / ITEMS_OF_A_STEP) {
+            return Visible::default();
+        }
         match node {
             NodeEnum::RangeVar(range) => self.relation(range, scope, place),
             NodeEnum::RangeSubselect(range) => {
@@ -200,6 +209,8 @@ impl<'t> Analysis<'t> {
     }
 
     pub(super) fn item(&mut self, item: Item<'t>) -> Visible {
+        let columns = item.columns.as_ref().map_or(0, Vec::len);
+        self.budget().hold(columns * OUTPUT_BYTES);
         self.items.push(item);
         Visible {
             items: vec![self.items.len() - 1],

@@ -157,7 +157,7 @@ fn refuse(
 
 /// ON CONFLICT or RETURNING has a subquery.
 fn suffix_selects(statement: &Statement<'_>, insert: &protobuf::InsertStmt) -> bool {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let Some(start) = suffix_start(&source, statement, insert) else {
         return false;
     };
@@ -291,7 +291,7 @@ fn spread(
         key_column,
         key_type: key.map(|(_, key_type)| key_type),
         group: relation.placement.group(),
-        suffix: suffix_start(&Source::new(statement.text), statement, insert)
+        suffix: suffix_start(&statement.source(), statement, insert)
             .and_then(|start| statement.text.get(start..statement.span.1))
             .map(str::to_owned),
         one_result_per_row: super::one_result_per_row(insert),
@@ -411,7 +411,7 @@ fn wrapped(
 
 /// The bytes of the query: from behind the table's name, alias, columns and OVERRIDING to the end.
 fn query_span(statement: &Statement<'_>, insert: &protobuf::InsertStmt) -> Option<(usize, usize)> {
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let range = insert.relation.as_ref()?;
     let (_, name_end) = source.name(usize::try_from(range.location).ok()?)?;
     let mut at = source.token_from(name_end);
@@ -437,7 +437,7 @@ fn with_span<'a>(statement: &Statement<'a>, insert: &protobuf::InsertStmt) -> &'
     if insert.with_clause.is_none() {
         return "";
     }
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let range = insert
         .relation
         .as_ref()

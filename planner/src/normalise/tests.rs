@@ -345,3 +345,68 @@ proptest! {
         }
     }
 }
+
+/// A text that the grammar reads faster, with all its tokens where they were.
+fn is_the_same_text(text: &str) {
+    let Some(readable) = without_traps(text) else {
+        return;
+    };
+    assert_eq!(readable.len(), text.len(), "{text:?}");
+    let tree = |text: &str| pg_query::parse(text, 0).map(|tree| tree.protobuf);
+    let (before, after) = (tree(text), tree(&readable));
+    match (before, after) {
+        (Ok(before), Ok(after)) => assert_eq!(before, after, "{text:?}"),
+        (Err(_), Err(_)) => {}
+        (before, after) => panic!("{text:?}: {:?}, {:?}", before.is_ok(), after.is_ok()),
+    }
+}
+
+#[test]
+fn comments_in_comments_are_blanked_and_nothing_else() {
+    let blanked = |text: &str| without_traps(text).map(|text| text.into_owned());
+    for same in [
+        "select 1",
+        "select 1 /* one */ + /* two *//**/ 2",
+        "select '/* /* */ */', \"/* /* */ */\", $$ /* /* */ */ $$, E'\\'/* /* */ */'",
+        "select 1 -- /* /* */ */\n+ 1",
+        "select 1 +/* x */-1",
+    ] {
+        assert_eq!(blanked(same).as_deref(), Some(same));
+        is_the_same_text(same);
+    }
+    let nested = "select 'a' /* ä /* it's */ \n */ /*/*/**/*/*/ , 2";
+    let expected = "select 'a' /*                 */ /*        */ , 2";
+    assert_eq!(blanked(nested).as_deref(), Some(expected));
+    is_the_same_text(nested);
+    // One without an end stays one.
+    assert_eq!(
+        blanked("select 1 /* /* */").as_deref(),
+        Some("select 1 /*      ")
+    );
+    is_the_same_text("select 1 /* /* */");
+    is_the_same_text("select 'a' /* /* */ \n */ \n 'b'");
+}
+
+#[test]
+fn endless_operators_are_not_read() {
+    assert!(without_traps(&format!("select 1 {} 1", "-+".repeat(100))).is_some());
+    assert!(without_traps(&format!("select 1 {} 1", "-+".repeat(10_000))).is_none());
+    assert!(without_traps(&format!("select '{}'", "-+".repeat(10_000))).is_some());
+    assert!(without_traps(&format!("select 1 {}", "-".repeat(10_000))).is_some());
+    refused(&format!("select 1 {} 1", "-+".repeat(10_000)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1024))]
+
+    #[test]
+    fn blanked_comments_change_no_tree(
+        pieces in prop::collection::vec(prop_oneof![
+            Just("/*"), Just("*/"), Just("/* /* */ */"), Just("'"), Just("\""), Just("$$"), Just("E'\\"),
+            Just("\n"), Just("--"), Just("+"), Just(" 1 "), Just(" a "), Just(" + 1 "), Just("*"), Just("/"),
+        ], 0..24)
+    ) {
+        is_the_same_text(&format!("select 1 {}", pieces.concat()));
+        is_the_same_text(&format!("select 'x' {} 'y'", pieces.concat()));
+    }
+}

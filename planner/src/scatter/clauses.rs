@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
+    budget::Budget,
     parse,
     plan::{Piece, Template},
     splice::Source,
@@ -23,6 +24,8 @@ pub(crate) struct Base<'t> {
     pub(crate) source: Source<'t>,
     /// Start, end, number. Empty where other literals would make another plan.
     pub(crate) literals: Vec<(usize, usize, usize)>,
+    /// What trying may cost.
+    pub(crate) budget: &'t Budget,
 }
 
 impl<'t> Base<'t> {
@@ -30,7 +33,20 @@ impl<'t> Base<'t> {
     pub(crate) fn text(&self, span: Span) -> &'t str {
         self.source.text.get(span.0..span.1).unwrap_or("")
     }
+
+    /// The tree of a text that was made from this one. `None` also when the budget does not allow
+    /// it.
+    fn parsed(&self, text: &str) -> Option<NodeEnum> {
+        self.may_parse(text).then(|| parse::parse_one(text))?
+    }
+
+    fn may_parse(&self, text: &str) -> bool {
+        self.budget.spend(1 + text.len() / BYTES_OF_A_STEP)
+    }
 }
+
+/// Bytes of a text that are parsed in about the time that a node of a tree takes elsewhere.
+const BYTES_OF_A_STEP: usize = 4;
 
 /// Text that is put together from parts of a [`Base`] and words between them.
 #[derive(Debug, Default, Clone)]
@@ -52,7 +68,11 @@ impl Composed {
     pub(crate) fn part(&mut self, base: &Base<'_>, span: Span, edits: &[Edit]) -> &mut Self {
         let mut at = span.0;
         let inside = |edit: &&Edit| edit.span.0 >= span.0 && edit.span.1 <= span.1;
-        for edit in edits.iter().filter(inside) {
+        // Edits are in order.
+        let first = edits.partition_point(|edit| edit.span.0 < span.0);
+        let edits = edits[first..].iter();
+        let until = edits.take_while(|edit| edit.span.0 <= span.1);
+        for edit in until.filter(inside) {
             self.plain(base, (at, edit.span.0));
             for piece in &edit.pieces {
                 match piece {
@@ -70,7 +90,9 @@ impl Composed {
 
     fn plain(&mut self, base: &Base<'_>, span: Span) {
         let mut at = span.0;
-        for (start, end, slot) in &base.literals {
+        let first = base.literals.partition_point(|(start, ..)| *start < at);
+        let until = base.literals[first..].iter();
+        for (start, end, slot) in until.take_while(|(start, ..)| *start <= span.1) {
             if *start >= at && *end <= span.1 {
                 self.word(base.text((at, *start)));
                 self.pieces.push(Piece::Literal(*slot));
@@ -208,7 +230,19 @@ pub(crate) fn clauses(
         limit: tokens_to_span(limit_start, limit_end),
         locking: tokens_to_span(limit_end, end),
     };
-    (is_proved(base, &found, select)).then_some(found)
+    // One behind the other they are all of the statement.
+    let borders = [
+        start + 1,
+        targets_start,
+        body_start,
+        grouping_start,
+        order_start,
+        limit_start,
+        limit_end,
+        end,
+    ];
+    let whole = borders.is_sorted() && is_head(source, first, start, select);
+    (whole && is_proved(base, &found, select)).then_some(found)
 }
 
 /// The clauses of a SELECT whose word is the token `start`, each with its first token.
@@ -270,7 +304,14 @@ fn clause_at(source: &Source<'_>, at: usize, start: usize) -> Option<&'static st
     belongs.then_some(*word)
 }
 
-/// The parts, parsed on their own, are those of the tree.
+/// What stands before the word SELECT is WITH and what belongs to it, or nothing.
+fn is_head(source: &Source<'_>, first: usize, start: usize, select: &protobuf::SelectStmt) -> bool {
+    let with = select.with_clause.is_some();
+    let plain = select.op() <= protobuf::SetOperation::SetopNone && select.larg.is_none();
+    plain && with == (first < start) && with == source.is_word(first, "with")
+}
+
+/// The elements of lists, parsed on their own, are those of the tree.
 fn is_proved(base: &Base<'_>, found: &Clauses, select: &protobuf::SelectStmt) -> bool {
     let counts = found.targets.len() == select.target_list.len()
         && found.groups.len() == select.group_clause.len()
@@ -278,30 +319,9 @@ fn is_proved(base: &Base<'_>, found: &Clauses, select: &protobuf::SelectStmt) ->
     if !counts || !select.values_lists.is_empty() || select.into_clause.is_some() {
         return false;
     }
-    let mut text = String::from("SELECT ");
-    let _ = write!(text, "{} ", base.text(found.distinct));
-    let targets: Vec<&str> = found.targets.iter().map(|span| base.text(*span)).collect();
-    text.push_str(&targets.join(", "));
-    let clauses = [
-        found.body,
-        found.grouping,
-        found.order,
-        found.limit,
-        found.locking,
-    ];
-    for span in clauses {
-        text.push(' ');
-        text.push_str(base.text(span));
-    }
-    let Some(NodeEnum::SelectStmt(parsed)) = parse::parse_one(&text) else {
-        return false;
-    };
-    let mut expected = select.clone();
-    expected.with_clause = None;
-    shape(&*parsed) == shape(&expected)
-        && nodes(&select.target_list)
-            .zip(&found.targets)
-            .all(|(node, span)| is_list_element(base, *span, node, ""))
+    nodes(&select.target_list)
+        .zip(&found.targets)
+        .all(|(node, span)| is_list_element(base, *span, node, ""))
         && nodes(&select.group_clause)
             .zip(&found.groups)
             .all(|(node, span)| is_list_element(base, *span, node, "GROUP BY "))
@@ -312,7 +332,7 @@ fn is_proved(base: &Base<'_>, found: &Clauses, select: &protobuf::SelectStmt) ->
 
 fn is_list_element(base: &Base<'_>, span: Span, node: &NodeEnum, clause: &str) -> bool {
     let text = format!("SELECT {clause}{}", base.text(span));
-    let Some(NodeEnum::SelectStmt(parsed)) = parse::parse_one(&text) else {
+    let Some(NodeEnum::SelectStmt(parsed)) = base.parsed(&text) else {
         return false;
     };
     let list = match clause {
@@ -367,7 +387,7 @@ pub(crate) fn extent(base: &Base<'_>, within: Span, node: &NodeEnum) -> Option<S
 
 /// The text of a SELECT in brackets.
 pub(crate) fn select_extent(base: &Base<'_>, select: &protobuf::SelectStmt) -> Option<Span> {
-    let (first, _) = places(&NodeEnum::SelectStmt(Box::new(select.clone())))?;
+    let (first, _) = places_of_select(select)?;
     let source = &base.source;
     let mut at = source.token_at(first)?;
     let wanted = shape(select);
@@ -382,12 +402,12 @@ pub(crate) fn select_extent(base: &Base<'_>, select: &protobuf::SelectStmt) -> O
             continue;
         }
         let span = (source.tokens[at + 1].start, source.tokens[close - 1].end);
-        let parsed = parse::parse_one(base.text(span));
-        if let Some(NodeEnum::SelectStmt(parsed)) = parsed
+        if let Some(NodeEnum::SelectStmt(parsed)) = base.parsed(base.text(span))
             && shape(&*parsed) == wanted
         {
             return Some(span);
         }
+        base.budget.excess().is_none().then_some(())?;
     }
 }
 
@@ -397,7 +417,7 @@ pub(crate) fn arm_extent(
     within: Span,
     select: &protobuf::SelectStmt,
 ) -> Option<Span> {
-    let (place, _) = places(&NodeEnum::SelectStmt(Box::new(select.clone())))?;
+    let (place, _) = places_of_select(select)?;
     let source = &base.source;
     let at = source.token_at(place)?;
     let (low, high) = (source.token_from(within.0), source.token_from(within.1));
@@ -428,7 +448,7 @@ pub(crate) fn arm_extent(
         });
         for end in ends {
             let span = (source.tokens[start].start, source.tokens[end].end);
-            let parsed = parse::parse_one(base.text(span));
+            let parsed = base.parsed(base.text(span));
             if let Some(NodeEnum::SelectStmt(parsed)) = parsed
                 && shape(&*parsed) == wanted
             {
@@ -440,25 +460,30 @@ pub(crate) fn arm_extent(
 }
 
 fn proves(base: &Base<'_>, span: Span, node: &NodeEnum) -> bool {
-    parse::parse_expression(base.text(span)).is_some_and(|parsed| shape(&parsed) == shape(node))
+    let text = base.text(span);
+    base.may_parse(text)
+        && parse::parse_expression(text).is_some_and(|parsed| shape(&parsed) == shape(node))
 }
 
 /// The lowest and the highest place that a tree names.
 fn places(node: &NodeEnum) -> Option<Span> {
-    let mut found: Option<Span> = None;
-    let mut take = |node: &NodeEnum| {
-        if let Some(at) = location(node).and_then(|at| usize::try_from(at).ok()) {
-            let (low, high) = found.unwrap_or((at, at));
-            found = Some((low.min(at), high.max(at)));
-        }
-    };
-    take(node);
-    tree::walk(node, &mut |child| {
-        if let Child::Node(node) = child {
-            take(node);
-        }
-    });
+    let mut found = None;
+    tree::walk(node, &mut |child| take_place(child, &mut found));
     found
+}
+
+fn places_of_select(select: &protobuf::SelectStmt) -> Option<Span> {
+    let mut found = None;
+    tree::walk_select(select, &mut |child| take_place(child, &mut found));
+    found
+}
+
+fn take_place(child: Child<'_>, found: &mut Option<Span>) {
+    let Child::Node(node) = child else { return };
+    if let Some(at) = location(node).and_then(|at| usize::try_from(at).ok()) {
+        let (low, high) = found.unwrap_or((at, at));
+        *found = Some((low.min(at), high.max(at)));
+    }
 }
 
 /// Where a node of an expression says that it is.

@@ -1,6 +1,8 @@
 //! Joins whose rows are on different shards: some relations are moved to every shard, so that they
 //! are there like reference tables, and the statement over those runs where the others are.
 
+use std::collections::BTreeSet;
+
 use pg_query::{NodeEnum, protobuf::SubLinkType};
 
 use super::{Anchored, in_place, separable, subqueries};
@@ -64,6 +66,8 @@ pub(super) fn scatter(
         .map(|(fetch, uses)| as_moved(analysis, fetch, *uses.first()?))
         .collect::<Option<_>>()?;
     relations.extend(queries.iter().map(|query| query.relation.clone()));
+    let budget = statement.context.budget;
+    budget.hold_tree(&fetched.text).then_some(())?;
     let node = parse::parse_one(&fetched.text)?;
     let context = Context {
         moved: &relations,
@@ -178,12 +182,6 @@ fn column_id(analysis: &Analysis<'_>, occurrence: usize, name: &str) -> Option<C
     Some(ColumnId { occurrence, column })
 }
 
-/// Columns whose values are equal wherever a row matters.
-fn equal_columns(analysis: &Analysis<'_>, column: ColumnId) -> Vec<ColumnId> {
-    let scope_of = |occurrence: usize| analysis.occurrences[occurrence].scope;
-    analysis.facts.closure(column, &scope_of).0
-}
-
 /// Types of which equal values are the same bytes.
 const SAME_BYTES: &[u32] = &[16, 20, 21, 23, 25, 1043, 1082, 1083, 1114, 1184, 2950];
 
@@ -245,7 +243,7 @@ pub(crate) fn looked_up_by(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize
             .filter(|one| repeated(*one))
             .any(|one| {
                 column_id(analysis, one, name).is_some_and(|column| {
-                    let equal = equal_columns(analysis, column);
+                    let equal = analysis.equal_columns(column);
                     equal
                         .iter()
                         .any(|other| block_of(other.occurrence) != block_of(one))
@@ -303,7 +301,7 @@ fn equal_to(
     let (index, name) = fetch.columns.iter().enumerate().find(|(_, name)| {
         uses.iter().all(|occurrence| {
             column_id(analysis, *occurrence, name)
-                .is_some_and(|column| equal_columns(analysis, column).contains(&key))
+                .is_some_and(|column| analysis.equal_columns(column).contains(&key))
         })
     })?;
     Some((index, relation.column(name)?.type_oid))
@@ -325,7 +323,10 @@ fn reductions(
         let Some(column) = column_id(analysis, *only, name) else {
             continue;
         };
-        for other in equal_columns(analysis, column) {
+        // In the order of the text: which reduction comes first is a part of the plan.
+        let equal = analysis.equal_columns(column);
+        let equal: BTreeSet<ColumnId> = equal.into_iter().collect();
+        for other in equal {
             if other.occurrence == *only {
                 continue;
             }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    analysis::{Analysis, Role, keeps_groups},
+    analysis::{Analysis, Role, keeps_groups_unless_limited},
     facts::ColumnId,
     route::{distributed, group},
     scope::{self, Meaning},
@@ -29,7 +29,11 @@ pub(crate) struct Anchored {
     pub(crate) whole: bool,
 }
 
-/// Every way, without those that come to the same.
+/// Ways to answer one statement that are weighed against each other.
+pub(crate) const WAYS_MAX: usize = 6;
+
+/// The first ways that move something, and all that move nothing, without those that come to the
+/// same.
 pub(crate) fn anchors(analysis: &Analysis<'_>) -> Vec<Anchored> {
     let plain = analysis
         .blocks
@@ -51,6 +55,10 @@ pub(crate) fn anchors(analysis: &Analysis<'_>) -> Vec<Anchored> {
         let linked = |other: &usize| {
             *other == anchor || !is_opaque(analysis, *other) && colocated(analysis, *other, anchor)
         };
+        // Of many ways only one that moves nothing is of use.
+        if found.len() >= WAYS_MAX && !all.iter().all(linked) {
+            continue;
+        }
         let mut stay: BTreeSet<usize> = all.iter().copied().filter(linked).collect();
         keep_places_together(analysis, &all, &mut stay);
         if !stay.contains(&anchor) {
@@ -121,8 +129,7 @@ fn is_complete(analysis: &Analysis<'_>, block: usize, key: ColumnId) -> bool {
     if is_set_operation(select) {
         return false;
     }
-    let scope_of = |occurrence: usize| analysis.occurrences[occurrence].scope;
-    let (equal, _) = analysis.facts.closure(key, &scope_of);
+    let equal = analysis.equal_columns(key);
     let is_key = |node: &NodeEnum| {
         let NodeEnum::ColumnRef(column) = node else {
             return false;
@@ -141,10 +148,10 @@ fn is_complete(analysis: &Analysis<'_>, block: usize, key: ColumnId) -> bool {
     // A limit at the top is the caller's to put together.
     let limited = block.role != Role::Statement
         && (select.limit_count.is_some() || select.limit_offset.is_some());
-    let mut unlimited = select.clone();
-    unlimited.limit_count = None;
-    unlimited.limit_offset = None;
-    !limited && !ungrouped && keeps_groups(&unlimited, &is_key) && (!plain_distinct || shows_key())
+    !limited
+        && !ungrouped
+        && keeps_groups_unless_limited(select, &is_key)
+        && (!plain_distinct || shows_key())
 }
 
 /// A SELECT has an aggregate of its own, or HAVING, which makes one group of all rows.

@@ -16,10 +16,15 @@ use crate::{
     plan::{Fetch, FetchSource, Move, Planned, ShardSet},
     route::Statement,
     scope::{Found, MOVED_SCHEMA},
-    splice::Source,
     sql::identifier,
     statement,
 };
+
+/// Relations that are looked at in about the time that a node of a tree takes elsewhere.
+const LOOKS_OF_A_STEP: usize = 16;
+/// Arms of UNION, INTERSECT and EXCEPT. All but the last are a subquery of their own, in which that
+/// is so again: more of them are read as tables.
+const ARMS_MAX: usize = 64;
 
 /// A subquery with a plan of its own.
 pub(crate) struct Subquery {
@@ -94,7 +99,12 @@ pub(super) fn find(
     analysis: &Analysis<'_>,
     anchored: Option<&Anchored>,
 ) -> Vec<Subquery> {
-    let worth = |index: usize| index > 0 && is_worth_it(analysis, index, anchored);
+    let budget = analysis.budget();
+    let worth = |index: usize| {
+        // Every SELECT is looked at beside every relation.
+        let looked = budget.spend(1 + analysis.occurrences.len() / LOOKS_OF_A_STEP);
+        looked && index > 0 && is_worth_it(analysis, index, anchored)
+    };
     find_all(statement, analysis, &worth)
 }
 
@@ -118,6 +128,10 @@ fn find_all(
     worth: &dyn Fn(usize) -> bool,
 ) -> Vec<Subquery> {
     let mut found: Vec<(usize, Subquery)> = Vec::new();
+    let arms = analysis.blocks.iter().filter(|one| one.role == Role::Arm);
+    if arms.count() > ARMS_MAX {
+        return Vec::new();
+    }
     for index in 0..analysis.blocks.len() {
         let block = &analysis.blocks[index];
         let known = |(other, _): &(usize, Subquery)| {
@@ -194,8 +208,9 @@ fn subquery(
 ) -> Option<Subquery> {
     let block = &analysis.blocks[index];
     let base = Base {
-        source: Source::new(statement.text),
+        source: statement.source(),
         literals: Vec::new(),
+        budget: statement.context.budget,
     };
     let span = match block.role {
         Role::Arm => clauses::select_extent(&base, block.select)
@@ -204,6 +219,7 @@ fn subquery(
     };
     let (columns, labels) = columns(analysis, index)?;
     let text = base.text(span).to_owned();
+    statement.context.budget.hold_tree(&text).then_some(())?;
     let node = parse::parse_one(&text)?;
     let inner = Statement {
         catalog: statement.catalog,

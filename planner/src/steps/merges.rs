@@ -34,7 +34,7 @@ pub(super) fn steps(statement: &Statement<'_>, merge: &protobuf::MergeStmt) -> O
     if !can_be_cut(statement, &analysis, relation) || !merge.returning_clause.iter().all(empty) {
         return None;
     }
-    let source = Source::new(statement.text);
+    let source = statement.source();
     let first = source.token_at(statement.span.0)?;
     let end = source.token_from(statement.span.1);
     let depth = source.tokens.get(first)?.depth;

@@ -97,6 +97,7 @@ fn plan_again(
     moves: Vec<Move>,
     kind: &'static str,
 ) -> Option<Draft> {
+    statement.context.budget.hold_tree(text).then_some(())?;
     let node = parse::parse_one(text)?;
     let context = Context {
         moved: relations,

@@ -39,7 +39,7 @@ impl Session {
                     Target::Key(route) => match self.resolve_surely(route, request).await? {
                         Resolved::One(shard) => shard,
                         Resolved::Several(_) | Resolved::Unknown => {
-                            let planned = self.plan_for_many(request)?;
+                            let planned = self.plan_for_many(request).await?;
                             if matches!(&planned.plan, Plan::DeclareCursor { query, .. } if matches!(**query, Plan::Single(Target::Key(_))))
                             {
                                 return Err(unreadable_key());

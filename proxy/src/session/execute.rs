@@ -101,7 +101,7 @@ impl Session {
             Target::Key(route) => match self.resolve_surely(route, request).await? {
                 Resolved::One(shard) => self.run_single(request, shard).await?,
                 Resolved::Several(_) | Resolved::Unknown => {
-                    let planned = self.plan_for_many(request)?;
+                    let planned = self.plan_for_many(request).await?;
                     if matches!(planned.plan, Plan::Single(Target::Key(_))) {
                         return Err(unreadable_key());
                     }

@@ -60,7 +60,7 @@ impl Session {
                 match shard {
                     Some(shard) => self.explain_single(explain, shard, request).await,
                     None => {
-                        let planned = self.plan_for_many(&inner)?;
+                        let planned = self.plan_for_many(&inner).await?;
                         if matches!(planned.plan, Plan::Single(Target::Key(_))) {
                             return Err(not_explained());
                         }

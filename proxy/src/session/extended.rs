@@ -13,6 +13,7 @@ use std::{
 
 use automator67_planner::{catalog::ShardId, plan::Plan};
 
+use self::forward::Unforwarded;
 use super::{Session, execute::aborted, statements::Statement};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
@@ -170,7 +171,12 @@ impl Session {
         if self.parse_known(&steps) {
             return Ok(());
         }
-        while let Some(forward) = self.forward_target(&steps, end).await {
+        loop {
+            let forward = match self.forward_target(&steps, end).await {
+                Ok(forward) => forward,
+                Err(Unforwarded::Steps) => break,
+                Err(Unforwarded::Stopped(failure)) => return Err(failure),
+            };
             let names = forward.names();
             let Some(first) = forward.bound.first().filter(|_| names != 0) else {
                 return self.forward(forward, steps, end).await;
@@ -244,7 +250,9 @@ impl Session {
                         .into());
                     }
                     self.refresh_catalog().await?;
-                    let made = self.new_statement(&parse.text, &parse.parameter_types);
+                    let made = self
+                        .new_statement(&parse.text, &parse.parameter_types)
+                        .await;
                     let statement = match made {
                         Ok(statement) => statement,
                         Err(failure) => {
@@ -259,7 +267,7 @@ impl Session {
                 }
                 BatchStep::Bind(bind) => self.bind(bind).await?,
                 BatchStep::Describe(Named::Statement(name)) => {
-                    let statement = self.statement_now(&name)?;
+                    let statement = self.statement_now(&name).await?;
                     self.describe(&statement, None).await?;
                 }
                 BatchStep::Describe(Named::Portal(name)) => self.describe_portal(&name).await?,
@@ -272,7 +280,7 @@ impl Session {
     }
 
     async fn bind(&mut self, bind: Arc<Bind>) -> Outcome {
-        let statement = self.statement_now(&bind.statement)?;
+        let statement = self.statement_now(&bind.statement).await?;
         if self.transaction.is_failed() && !statement.may_end_transaction() {
             return Err(aborted());
         }
@@ -343,12 +351,12 @@ impl Session {
         let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
         let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
         self.refresh_catalog().await?;
-        let mut statement = self.renewed(&statement)?;
+        let mut statement = self.renewed(&statement).await?;
         while !self
             .enter(statement.prepared.names(), &statement.prepared.catalog)
             .await?
         {
-            statement = self.renewed(&statement)?;
+            statement = self.renewed(&statement).await?;
         }
         self.check_shape(&statement).await?;
         let Some(planned) = statement.prepared.statements.first() else {

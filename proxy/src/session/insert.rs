@@ -35,6 +35,9 @@ use crate::{
 /// Keys evaluated by one statement on the home shard.
 const EVALUATED_MAX: usize = 1000;
 
+/// Rows that are looked at before other clients of the thread have their turn.
+const ROWS_AT_ONCE: usize = 1000;
+
 /// Rows of an INSERT ... SELECT whose results are wanted: they pass through our memory.
 const STAGED_ROWS_MAX: usize = 10_000;
 
@@ -180,6 +183,9 @@ impl Session {
     ) -> Outcome {
         let mut unread: Vec<(usize, String)> = Vec::new();
         for (row, insert_row) in insert.rows.iter().enumerate() {
+            if row % ROWS_AT_ONCE == ROWS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             match &insert_row.key {
                 None => {}
                 Some(RowKey::Sequence(n)) => {
@@ -275,6 +281,9 @@ impl Session {
         }
         let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
         for (row, key) in drawn.keys.iter().enumerate() {
+            if row % ROWS_AT_ONCE == ROWS_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
             let (value, _) = key.as_ref().ok_or_else(bad_key)?;
             let shard = self.owner(&request.catalog, group, value).await?;
             match groups.iter_mut().find(|(known, _)| *known == shard) {

@@ -27,6 +27,8 @@ use crate::{
 
 /// More bytes than this do not travel as parameters.
 const ARRAY_BYTES_MAX: usize = 4 << 20;
+/// Parameters of one Bind; parts that would need more go into the table, however few they are.
+const PARAMETERS_MAX: usize = 65_535;
 /// A temporary table of more rows gets statistics.
 const ANALYZE_ROWS_MIN: u64 = 10_000;
 const PARTS_TABLE: &str = "a67_parts";
@@ -322,8 +324,14 @@ impl Session {
             }
         }
         learned.took(started.elapsed());
-        if !loader.table {
+        let given = request
+            .bound
+            .map_or(0, |bound| bound.bind.parameter_count());
+        if !loader.table && given + names.len() <= PARAMETERS_MAX {
             return Ok((Brought::Arrays(loader.parts), parts));
+        }
+        if !loader.table {
+            self.start_parts(names).await?;
         }
         self.load_parts(&mut loader.parts, names).await?;
         let rows: u64 = parts.iter().map(|part| part.rows).sum();

@@ -1,21 +1,22 @@
 //! From text to plans: the cache, the catalog snapshot, and keys to shards.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use automator67_planner::{
-    Context, Reach, Tier,
+    Reach, Tier,
     catalog::{Catalog, KeyType, Owner, ShardId, Split},
     key::{self, KeyValue},
     normalise::{self, Literal, LiteralClass, Normalised},
     plan::{KeyRoute, KeySource, KeySpan, Piece, Plan, Planned, ShardSet, Target},
 };
 
-use super::{Session, extended::Bound};
+use super::{Session, extended::Bound, links::cancelled};
 use crate::{
     call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
-    plan_cache::Surroundings,
+    plan_cache::{CACHED_TEXT_BYTES_MAX, Surroundings},
+    planners::Task,
     process::lock,
 };
 
@@ -135,6 +136,23 @@ pub enum Resolved {
     Unknown,
 }
 
+/// What the cache says of a text.
+enum Known {
+    Planned(Prepared),
+    Not(Missing),
+}
+
+/// A text that has to be planned.
+struct Missing {
+    catalog: Arc<Catalog>,
+    normalised: Normalised,
+    surroundings: Surroundings,
+    /// `normalised` is that of the text.
+    short: bool,
+    /// Its plan may serve others.
+    cacheable: bool,
+}
+
 /// What a plan is made for.
 #[derive(Debug, Clone, Copy)]
 struct Goal {
@@ -163,24 +181,34 @@ impl Session {
     }
 
     /// Plans the text of a simple query.
-    pub(super) fn plan_simple(&mut self, text: &str) -> Outcome<Prepared> {
+    pub(super) async fn plan_simple(&mut self, text: &str) -> Outcome<Prepared> {
         let none = self.no_types.clone();
-        self.plan_text(text, &none)
+        self.plan_text(text, &none).await
     }
 
     /// Plans a text, from the cache if its normalised form was planned before.
-    pub(super) fn plan_text(
+    pub(super) async fn plan_text(
         &mut self,
         text: &str,
         parameter_types: &Arc<[u32]>,
     ) -> Outcome<Prepared> {
+        match self.plan_known(text, parameter_types) {
+            Known::Planned(prepared) => Ok(prepared),
+            Known::Not(missing) => Box::pin(self.plan_missing(text, missing)).await,
+        }
+    }
+
+    fn plan_known(&mut self, text: &str, parameter_types: &Arc<[u32]>) -> Known {
         let catalog = self.catalog();
         let mut normalised = std::mem::take(&mut self.scratch);
         let surroundings = Surroundings {
             search_path: self.settings.search_path.clone(),
             parameter_types: parameter_types.clone(),
         };
-        let cacheable = normalise::normalise(text, &mut normalised)
+        // Longer texts are not in the cache, and are read by another thread.
+        let short = text.len() <= CACHED_TEXT_BYTES_MAX;
+        let cacheable = short
+            && normalise::normalise(text, &mut normalised)
             && normalised.statements == 1
             && self.transaction.catalog.is_none()
             && self.settings.own.tier == Tier::Single;
@@ -192,7 +220,7 @@ impl Session {
             drop(plans);
             if let Some(planned) = found {
                 self.process.telemetry.plan_hits.increment(1);
-                return Ok(Prepared {
+                return Known::Planned(Prepared {
                     statements: vec![planned],
                     normalised,
                     catalog,
@@ -201,10 +229,32 @@ impl Session {
                 });
             }
         }
+        Known::Not(Missing {
+            catalog,
+            normalised: if short {
+                normalised
+            } else {
+                Normalised::default()
+            },
+            surroundings,
+            short,
+            cacheable,
+        })
+    }
+
+    async fn plan_missing(&mut self, text: &str, missing: Missing) -> Outcome<Prepared> {
         self.process.telemetry.plan_misses.increment(1);
+        let Missing {
+            catalog,
+            normalised,
+            surroundings,
+            short,
+            cacheable,
+        } = missing;
         let goal = Goal::of(self.settings.own.tier);
-        let statements =
-            self.plan_fresh(&catalog, text, parameter_types, goal, Some(&normalised))?;
+        let types = &surroundings.parameter_types;
+        let known = short.then_some(&normalised);
+        let statements = self.plan_fresh(&catalog, text, types, goal, known).await?;
         if let ([planned], true) = (statements.as_slice(), cacheable) {
             let reads = matches!(
                 planned.plan,
@@ -234,64 +284,78 @@ impl Session {
         })
     }
 
-    fn plan_fresh(
-        &self,
-        catalog: &Catalog,
+    /// Plans a text here if that is quickly done, else on a thread of its own.
+    async fn plan_fresh(
+        &mut self,
+        catalog: &Arc<Catalog>,
         text: &str,
         parameter_types: &[u32],
         goal: Goal,
         normalised: Option<&Normalised>,
     ) -> Outcome<Vec<Arc<Planned>>> {
-        let context = Context {
+        let process = self.process.clone();
+        let task = Task {
+            catalog,
+            text,
+            normalised,
+            parameter_types,
             search_path: &self.settings.search_path,
-            user: &self.user.name,
+            user: &self.user,
+            temporary: &self.temporary_names,
             reach: goal.reach,
             tier: goal.tier,
-            moved: &[],
-            parameter_types,
-            temporary: &self.temporary_names,
         };
-        let planned = automator67_planner::plan(catalog, &context, text, normalised)?;
+        let planned = match process.planners.at_once(&task) {
+            Some(planned) => planned?,
+            None => {
+                let limit = self.settings.map.get("statement_timeout");
+                let limit = limit.and_then(guc::duration);
+                let card = self.card.clone();
+                // Dropping the plan under way calls it off.
+                tokio::select! {
+                    biased;
+                    planned = process.planners.apart(task) => planned?,
+                    gone = self.client.gone() => return Err(gone),
+                    () = card.cancelled.notified() => return Err(cancelled()),
+                    () = over(limit) => return Err(timed_out()),
+                    () = tokio::time::sleep(process.planners.timeout()) => {
+                        return Err(process.planners.too_long());
+                    }
+                }
+            }
+        };
         Ok(planned.into_iter().map(Arc::new).collect())
     }
 
     /// Plans one of several statements again, after one before it has changed the surroundings.
-    pub(super) fn replan(&self, text: &str, position: usize) -> Outcome<Arc<Planned>> {
+    pub(super) async fn replan(&mut self, text: &str, planned: &Planned) -> Outcome<Arc<Planned>> {
         let catalog = self.catalog();
-        let mut normalised = Normalised::default();
-        normalise::normalise(text, &mut normalised);
-        let statements = self.plan_fresh(
-            &catalog,
-            text,
-            &[],
-            Goal::of(Tier::Single),
-            Some(&normalised),
-        )?;
-        statements.into_iter().nth(position).ok_or_else(|| {
-            Report::error(
-                sqlstate::INTERNAL_ERROR,
-                "the statement could not be planned again",
-            )
-            .into()
-        })
+        let own = text.get(planned.span.0..planned.span.1).unwrap_or("");
+        let goal = Goal::of(Tier::Single);
+        let statements = self.plan_fresh(&catalog, own, &[], goal, None).await?;
+        let again = statements.into_iter().next().ok_or_else(not_again)?;
+        Ok(Arc::new(Planned {
+            span: planned.span,
+            ..Arc::unwrap_or_clone(again)
+        }))
     }
 
     /// Plans a statement whose keys name several shards, or cannot be read.
-    pub(super) fn plan_for_many(&self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
+    pub(super) async fn plan_for_many(&mut self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
         let goal = Goal {
             reach: Reach::Many,
             tier: self.settings.own.tier,
         };
-        self.plan_again(request, goal)
+        Box::pin(self.plan_again(request, goal)).await
     }
 
     /// Plans a statement for the home shard.
-    pub(super) fn plan_for_gather(&self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
-        self.plan_again(request, Goal::of(Tier::Gather))
+    pub(super) async fn plan_for_gather(&mut self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
+        Box::pin(self.plan_again(request, Goal::of(Tier::Gather))).await
     }
 
     /// Plans made for the same text a second time are kept like those made first.
-    fn plan_again(&self, request: &Request<'_>, goal: Goal) -> Outcome<Arc<Planned>> {
+    async fn plan_again(&mut self, request: &Request<'_>, goal: Goal) -> Outcome<Arc<Planned>> {
         let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
         let surroundings = Surroundings {
             search_path: self.settings.search_path.clone(),
@@ -303,23 +367,15 @@ impl Session {
         if shared && let Some(known) = lock(&self.thread.plans).get(epoch, &key, &surroundings) {
             return Ok(known);
         }
-        let planned = self.plan_anew(request, goal)?;
+        let catalog = request.catalog.clone();
+        let statements = self
+            .plan_fresh(&catalog, request.text, types, goal, None)
+            .await?;
+        let planned = statements.into_iter().next().ok_or_else(not_again)?;
         if shared {
             lock(&self.thread.plans).put(&key, surroundings, planned.clone());
         }
         Ok(planned)
-    }
-
-    fn plan_anew(&self, request: &Request<'_>, goal: Goal) -> Outcome<Arc<Planned>> {
-        let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
-        let statements = self.plan_fresh(&request.catalog, request.text, types, goal, None)?;
-        statements.into_iter().next().ok_or_else(|| {
-            Report::error(
-                sqlstate::INTERNAL_ERROR,
-                "the statement could not be planned again",
-            )
-            .into()
-        })
     }
 
     /// A statement that needs nothing but one exchange with one server connection: no transaction
@@ -521,6 +577,30 @@ impl Session {
     /// the schema wait for each other in one order.
     pub(super) fn all_shards(&self) -> Vec<ShardId> {
         self.process.shards.iter().map(|shard| shard.id).collect()
+    }
+}
+
+fn not_again() -> Failure {
+    Report::error(
+        sqlstate::INTERNAL_ERROR,
+        "the statement could not be planned again",
+    )
+    .into()
+}
+
+fn timed_out() -> Failure {
+    Report::error(
+        sqlstate::QUERY_CANCELED,
+        "canceling statement due to statement timeout",
+    )
+    .into()
+}
+
+/// Ends when a limit is over; without one, never.
+async fn over(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }
 

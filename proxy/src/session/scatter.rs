@@ -243,7 +243,7 @@ impl Session {
 
     /// The same statement by way of the home shard.
     pub(super) async fn gather_instead(&mut self, request: &Request<'_>) -> Outcome<Tier> {
-        let planned = self.plan_for_gather(request)?;
+        let planned = self.plan_for_gather(request).await?;
         let request = request.with_plan(&planned);
         Box::pin(self.execute(&request)).await
     }

@@ -463,7 +463,7 @@ impl Session {
     ) -> Outcome<Tier> {
         let Some(bound) = request.bound else {
             loop {
-                let prepared = self.plan_simple(text)?;
+                let prepared = self.plan_simple(text).await?;
                 if !self.enter(prepared.names(), &prepared.catalog).await? {
                     continue;
                 }
@@ -479,7 +479,7 @@ impl Session {
             _ => self.described_types(request).await?,
         };
         loop {
-            let statement = self.new_statement(text, &types)?;
+            let statement = self.new_statement(text, &types).await?;
             let names = statement.prepared.names();
             if !self.enter(names, &statement.prepared.catalog).await? {
                 continue;

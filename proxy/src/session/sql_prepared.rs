@@ -271,7 +271,7 @@ impl Session {
 
     /// Looks at a statement of the home shard again; false if it is lost.
     async fn still_at_home(&mut self, one: &mut SqlPrepared) -> Outcome<bool> {
-        let planned = match self.plan_simple(&one.text) {
+        let planned = match self.plan_simple(&one.text).await {
             Ok(prepared) => prepared.statements.into_iter().next(),
             Err(_) => None,
         };

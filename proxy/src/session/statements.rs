@@ -247,7 +247,11 @@ impl Session {
         }
     }
 
-    pub(super) fn new_statement(&mut self, text: &str, types: &[u32]) -> Outcome<Arc<Statement>> {
+    pub(super) async fn new_statement(
+        &mut self,
+        text: &str,
+        types: &[u32],
+    ) -> Outcome<Arc<Statement>> {
         let known = lock(&self.thread.statements).get(text, types);
         if let Some(known) = known
             && self.is_current(&known)
@@ -255,7 +259,7 @@ impl Session {
             return Ok(known);
         }
         let types: Arc<[u32]> = Arc::from(types);
-        let prepared = self.plan_text(text, &types)?;
+        let prepared = self.plan_text(text, &types).await?;
         if prepared.statements.len() > 1 {
             return Err(Report::error(
                 sqlstate::SYNTAX_ERROR,
@@ -323,7 +327,7 @@ impl Session {
     }
 
     /// A statement by name, with a plan of the current catalog.
-    pub(super) fn statement_now(&mut self, name: &str) -> Outcome<Arc<Statement>> {
+    pub(super) async fn statement_now(&mut self, name: &str) -> Outcome<Arc<Statement>> {
         let statement = self.statements.get(name).cloned().ok_or_else(|| {
             let what = if name.is_empty() {
                 "unnamed prepared statement does not exist".to_owned()
@@ -332,7 +336,7 @@ impl Session {
             };
             Report::error(sqlstate::INVALID_SQL_STATEMENT_NAME, what)
         })?;
-        let renewed = self.renewed(&statement)?;
+        let renewed = self.renewed(&statement).await?;
         if !Arc::ptr_eq(&renewed, &statement) {
             self.statements.insert(name.to_owned(), renewed.clone());
         }
@@ -340,14 +344,16 @@ impl Session {
     }
 
     /// The statement, planned again if the catalog or the search path has changed.
-    pub(super) fn renewed(&mut self, statement: &Arc<Statement>) -> Outcome<Arc<Statement>> {
+    pub(super) async fn renewed(&mut self, statement: &Arc<Statement>) -> Outcome<Arc<Statement>> {
         let catalog = self.catalog();
         let same_catalog = Arc::ptr_eq(&statement.prepared.catalog, &catalog);
         let same_path = Arc::ptr_eq(&statement.prepared.search_path, &self.settings.search_path);
         if same_catalog && same_path {
             return Ok(statement.clone());
         }
-        let fresh = self.new_statement(&statement.text, &statement.types)?;
+        let fresh = self
+            .new_statement(&statement.text, &statement.types)
+            .await?;
         let Some(shape) = *lock(&statement.shape) else {
             return Ok(fresh);
         };

@@ -150,7 +150,7 @@ impl Session {
         inner: &Request<'_>,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
-        let planned = self.plan_for_gather(inner)?;
+        let planned = self.plan_for_gather(inner).await?;
         if matches!(planned.plan, Plan::Scatter(_)) {
             return Err(super::not_explained());
         }

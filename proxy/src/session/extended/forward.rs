@@ -16,7 +16,7 @@ use super::{
     BatchStep, Bound, End, Portal,
 };
 use crate::{
-    error::{Failure, Outcome},
+    error::{Failure, Outcome, sqlstate},
     message::{self, Bind, Named},
     process::lock,
     relay,
@@ -58,15 +58,38 @@ fn described_statement(
     of_step.get(at).cloned().flatten()
 }
 
+/// Why a batch does not go to one shard.
+pub(super) enum Unforwarded {
+    /// It runs step by step.
+    Steps,
+    /// Planning has been called off, and would be again.
+    Stopped(Failure),
+}
+
+impl Unforwarded {
+    fn of(failure: Failure) -> Unforwarded {
+        let stops = [
+            sqlstate::PROGRAM_LIMIT_EXCEEDED,
+            sqlstate::QUERY_CANCELED,
+            sqlstate::INSUFFICIENT_RESOURCES,
+        ];
+        match failure {
+            Failure::ClientGone => Unforwarded::Stopped(failure),
+            other if stops.contains(&other.sqlstate()) => Unforwarded::Stopped(other),
+            _ => Unforwarded::Steps,
+        }
+    }
+}
+
 impl Session {
-    /// Plans a batch; `Some` when one shard can have all of it.
+    /// Plans a batch that one shard can have all of.
     pub(super) async fn forward_target(
         &mut self,
         steps: &[BatchStep],
         end: End,
-    ) -> Option<Forward> {
+    ) -> Result<Forward, Unforwarded> {
         if self.transaction.is_failed() {
-            return None;
+            return Err(Unforwarded::Steps);
         }
         let mut forward = Forward::default();
         let binds = steps.iter().any(|step| {
@@ -78,20 +101,21 @@ impl Session {
             )
         });
         if binds && end == End::Flush {
-            return None;
+            return Err(Unforwarded::Steps);
         }
         for step in steps {
             match step {
                 BatchStep::Parse(parse) => {
                     let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
                     if taken {
-                        return None;
+                        return Err(Unforwarded::Steps);
                     }
                     let statement = self
                         .new_statement(&parse.text, &parse.parameter_types)
-                        .ok()?;
+                        .await
+                        .map_err(Unforwarded::of)?;
                     if matches!(local_answer(&statement), Local::Known) {
-                        return None;
+                        return Err(Unforwarded::Steps);
                     }
                     forward.closed.retain(|closed| *closed != parse.name);
                     forward
@@ -101,10 +125,11 @@ impl Session {
                     continue;
                 }
                 BatchStep::Bind(bind) => {
-                    let statement = self.find_for_forward(&forward, &bind.statement)?;
-                    let shard = self.forward_shard(&statement, bind)?;
+                    let statement = self.find_for_forward(&forward, &bind.statement).await?;
+                    let shard = self.forward_shard(&statement, bind);
+                    let shard = shard.ok_or(Unforwarded::Steps)?;
                     if *forward.shard.get_or_insert(shard) != shard {
-                        return None;
+                        return Err(Unforwarded::Steps);
                     }
                     forward.portals.push(bind.portal.clone());
                     forward.bound.push(statement.clone());
@@ -114,16 +139,16 @@ impl Session {
                 BatchStep::Execute { portal, .. } | BatchStep::Describe(Named::Portal(portal)) => {
                     // It was mostly bound by the message before.
                     if !forward.portals.iter().rev().any(|bound| bound == portal) {
-                        let shard = self.portal_shard(portal)?;
+                        let shard = self.portal_shard(portal).ok_or(Unforwarded::Steps)?;
                         if *forward.shard.get_or_insert(shard) != shard {
-                            return None;
+                            return Err(Unforwarded::Steps);
                         }
                     }
                 }
                 BatchStep::Describe(Named::Statement(name)) => {
-                    let statement = self.find_for_forward(&forward, name)?;
+                    let statement = self.find_for_forward(&forward, name).await?;
                     if matches!(local_answer(&statement), Local::Known) {
-                        return None;
+                        return Err(Unforwarded::Steps);
                     }
                     forward.of_step.push(Some(statement));
                     continue;
@@ -133,13 +158,17 @@ impl Session {
             }
             forward.of_step.push(None);
         }
-        Some(forward)
+        Ok(forward)
     }
 
     /// The statement that has the name at this point of the batch.
-    fn find_for_forward(&mut self, forward: &Forward, name: &str) -> Option<Arc<Statement>> {
+    async fn find_for_forward(
+        &mut self,
+        forward: &Forward,
+        name: &str,
+    ) -> Result<Arc<Statement>, Unforwarded> {
         if forward.closed.iter().any(|closed| closed == name) {
-            return None;
+            return Err(Unforwarded::Steps);
         }
         let new = forward
             .statements
@@ -147,8 +176,8 @@ impl Session {
             .rev()
             .find(|(known, _)| known == name);
         match new {
-            Some((_, statement)) => Some(statement.clone()),
-            None => self.statement_now(name).ok(),
+            Some((_, statement)) => Ok(statement.clone()),
+            None => self.statement_now(name).await.map_err(Unforwarded::of),
         }
     }
 
