@@ -24,6 +24,8 @@ use crate::{
 mod procedure;
 mod table;
 
+pub(crate) use procedure::block_code;
+
 /// The plan of a change of the schema, or of any statement that is not a query.
 pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     match statement.node {

@@ -276,6 +276,81 @@ pub async fn follow(
     Ok((Store { snapshot }, task))
 }
 
+/// The catalog document, with the ways in which functions run that nothing in a statement names.
+/// Of extensions only those count whose functions are not known to keep nothing in the session.
+pub const DOCUMENT: &str = "
+with call as materialized (
+    select d.classid, d.objid, d.refobjid as function from pg_catalog.pg_depend d
+    where d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+        and d.refobjid >= 16384 and d.deptype <> 'e'
+    union
+    select d.classid, d.objid, o.oprcode::pg_catalog.oid from pg_catalog.pg_depend d
+    join pg_catalog.pg_operator o on o.oid = d.refobjid
+    where d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass
+        and d.refobjid >= 16384 and d.deptype <> 'e' and o.oprcode::pg_catalog.oid >= 16384
+)
+select pg_catalog.left(document, -1) || ', \"routes\": ' || pg_catalog.json_build_object(
+    'implicit', (
+        select pg_catalog.json_agg(function::bigint) from (
+            select castfunc as function from pg_catalog.pg_cast
+            union select amproc::pg_catalog.oid from pg_catalog.pg_amproc
+            union select rngsubdiff::pg_catalog.oid from pg_catalog.pg_range
+            union select c.function from call c
+            join pg_catalog.pg_constraint n on n.oid = c.objid and n.contypid <> 0
+            where c.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass
+            union select c.function from call c
+            join pg_catalog.pg_type t on t.oid = c.objid and t.typtype = 'd'
+            where c.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+        ) f
+        join pg_catalog.pg_proc p on p.oid = f.function
+        join pg_catalog.pg_language l on l.oid = p.prolang
+        where f.function >= 16384 and l.lanname not in ('c', 'internal')
+    ),
+    'definitions', (
+        select pg_catalog.json_agg(evtfoid::bigint) from pg_catalog.pg_event_trigger
+        where evtenabled <> 'D'
+    ),
+    'follows', (
+        select pg_catalog.json_agg(pg_catalog.json_build_array(a::bigint, b::bigint)) from (
+            select confrelid as a, conrelid as b from pg_catalog.pg_constraint
+            where contype = 'f' and confrelid <> conrelid
+                and (confupdtype in ('c', 'n', 'd') or confdeltype in ('c', 'n', 'd'))
+            union select inhparent, inhrelid from pg_catalog.pg_inherits
+            union select w.ev_class, d.refobjid from pg_catalog.pg_rewrite w
+            join pg_catalog.pg_depend d
+                on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and d.objid = w.oid
+            where w.oid >= 16384 and d.refobjid <> w.ev_class
+                and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        ) pairs
+    ),
+    'internal', (
+        select pg_catalog.json_agg(p.oid::bigint) from pg_catalog.pg_proc p
+        join pg_catalog.pg_language l on l.oid = p.prolang
+        where p.oid >= 16384 and l.lanname = 'internal' and p.prosrc <> 'aggregate_dummy'
+            and p.prosrc !~ '^(multi)?range_constructor'
+    ),
+    'extension_functions', (
+        select pg_catalog.json_agg(pg_catalog.json_build_array(p.proname, e.extname))
+        from pg_catalog.pg_proc p
+        join pg_catalog.pg_depend d
+            on d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass and d.objid = p.oid
+                and d.deptype = 'e'
+        join pg_catalog.pg_extension e on e.oid = d.refobjid
+        where p.oid >= 16384 and p.provolatile = 'v' and e.extname <> all (array[
+            'adminpack', 'amcheck', 'autoinc', 'bloom', 'btree_gin', 'btree_gist', 'citext',
+            'cube', 'dblink', 'dict_int', 'dict_xsyn', 'earthdistance', 'file_fdw',
+            'fuzzystrmatch', 'hll', 'hstore', 'insert_username', 'intagg', 'intarray', 'lo',
+            'ltree', 'moddatetime', 'old_snapshot', 'pageinspect', 'pg_buffercache', 'pg_cron',
+            'pg_freespacemap', 'pg_prewarm', 'pg_repack', 'pg_stat_statements', 'pg_surgery',
+            'pg_visibility', 'pg_walinspect', 'pgaudit', 'pgcrypto', 'pgrowlocks',
+            'pgstattuple', 'plperl', 'plpgsql', 'plpython3u', 'pltcl', 'postgis',
+            'postgis_raster', 'postgis_topology', 'postgres_fdw', 'refint', 'seg', 'sslinfo',
+            'tcn', 'tsm_system_rows', 'tsm_system_time', 'unaccent', 'uuid-ossp', 'vector'
+        ]::pg_catalog.name[])
+    )
+)::pg_catalog.text || '}'
+from automator67.catalog_document() document";
+
 struct Follower {
     client: tokio_postgres::Client,
     changed: tokio::sync::mpsc::Receiver<()>,
@@ -308,7 +383,7 @@ impl Follower {
     async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
         let row = self
             .client
-            .query_one("select automator67.catalog_document()", &[])
+            .query_one(DOCUMENT, &[])
             .await?;
         let catalog = Catalog::from_document(row.get(0))?;
         metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);

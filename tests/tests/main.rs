@@ -3,6 +3,7 @@
 mod arrows;
 mod bank;
 mod changes;
+mod clean;
 mod commits;
 mod corpus;
 mod deadlocks;

@@ -17,6 +17,7 @@ use crate::{
     gate::Barrier,
     message, relay,
     server::Step,
+    store,
     telemetry::Tier,
     two_phase::Turn,
 };
@@ -646,7 +647,7 @@ impl Session {
     pub(super) async fn reload_own_catalog(&mut self) -> Outcome {
         let home = self.home();
         let text = self
-            .query_value(home, "select automator67.catalog_document()")
+            .query_value(home, store::DOCUMENT)
             .await?;
         let catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
             Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")

@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use automator67_planner::{catalog::ShardId, plan::Plan};
+use automator67_planner::{
+    catalog::{Residue, ShardId},
+    plan::{Plan, Planned},
+};
 
 use super::{
     super::{
@@ -45,6 +48,14 @@ impl Forward {
         self.bound
             .iter()
             .fold(0, |names, statement| names | statement.prepared.names())
+    }
+
+    /// The plans of what is executed.
+    fn planned(&self) -> impl Iterator<Item = &Planned> {
+        let statements = self.bound.iter();
+        statements
+            .flat_map(|statement| &statement.prepared.statements)
+            .map(|planned| &**planned)
     }
 }
 
@@ -191,13 +202,15 @@ impl Session {
         let started = Instant::now();
         let shard = forward.shard.unwrap_or_else(|| self.any_copy());
         let used = self.is_used(shard);
+        self.residue = Residue::NONE;
+        for planned in forward.planned() {
+            self.expect_residue(planned.session.residue);
+        }
         let index = self.link(shard).await?;
         let mut names_tables = false;
-        for statement in &forward.bound {
-            for planned in &statement.prepared.statements {
-                names_tables |= planned.names != 0;
-                self.note_effects(index, planned.session)?;
-            }
+        for planned in forward.planned() {
+            names_tables |= planned.names != 0;
+            self.note_effects(index, planned.session)?;
         }
         self.links[index].used = used || names_tables;
         for statement in forward.of_step.iter().flatten() {
