@@ -193,7 +193,11 @@ fn residue(statement: &Statement<'_>, plan: &Plan) -> Residue {
         }
         (NodeEnum::LoadStmt(_), _) => Residue::KEEPS_LASTING,
         (_, Plan::Transaction(_) | Plan::Setting(_) | Plan::Empty) => Residue::NONE,
-        (_, plan) => residues.of_statement(statement.own_text(), matches!(plan, Plan::Ddl(_))),
+        (node, _) if ddl::runs_nothing(node) => residues.of_statement("", true),
+        (_, plan) => {
+            let defines = matches!(plan, Plan::Ddl(_) | Plan::CreateTableAs { .. });
+            residues.of_statement(statement.own_text(), defines)
+        }
     }
 }
 

@@ -174,6 +174,8 @@ pub struct Server {
     pub passing: usize,
     /// The session whose `nextval` calls this server session remembers; `None` when several.
     pub sequence_owner: SequenceOwner,
+    /// It broke before a byte of what was queued last was sent: the server has read none of it.
+    pub unread: bool,
     /// What statements may have left here that the next client must not see.
     pub residue: Residue,
     /// Columns of the rows that are coming, where these must be rewritten for the client.
@@ -557,6 +559,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         copying: false,
         passing: 0,
         sequence_owner: SequenceOwner::Nobody,
+        unread: false,
         residue: Residue::NONE,
         columns: None,
         plain: types::PlainStatements::new(),

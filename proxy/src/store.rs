@@ -381,10 +381,7 @@ impl Follower {
     }
 
     async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
-        let row = self
-            .client
-            .query_one(DOCUMENT, &[])
-            .await?;
+        let row = self.client.query_one(DOCUMENT, &[]).await?;
         let catalog = Catalog::from_document(row.get(0))?;
         metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);
         publish.send_replace(Arc::new(catalog));

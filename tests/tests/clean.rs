@@ -170,12 +170,7 @@ fn states() -> Vec<State> {
             "select coalesce(current_setting('app.tenant', true), '')",
             false,
         ),
-        same(
-            "role",
-            "set role guest",
-            "select current_user::text",
-            true,
-        ),
+        same("role", "set role guest", "select current_user::text", true),
         same(
             "reset",
             "reset application_name; set application_name = 'other'",
@@ -226,12 +221,7 @@ fn states() -> Vec<State> {
             "select count(*) from pg_cursors where name = 'kept'",
             true,
         ),
-        performed(
-            "seed",
-            "setseed(0.7)",
-            "select random()",
-            false,
-        ),
+        performed("seed", "setseed(0.7)", "select random()", false),
         performed(
             "similarity limit",
             "set_limit(0.77)",
@@ -239,16 +229,6 @@ fn states() -> Vec<State> {
             true,
         ),
     ]
-}
-
-fn sequence() -> State {
-    State {
-        name: "sequence",
-        code: "perform setval('counter', 4711)".to_owned(),
-        sql: "select setval('counter', 4711)".to_owned(),
-        probe: "select last_value_of_session()",
-        visible: false,
-    }
 }
 
 fn function(name: &str, code: &str) -> String {
@@ -275,7 +255,12 @@ fn every_state_from_every_kind_of_code() {
         let (code, sql) = (&state.code, &state.sql);
         let in_sql = sql.replace("; ", ";");
         let kinds = [
-            ("function", function("act", code), "select act()".to_owned(), true),
+            (
+                "function",
+                function("act", code),
+                "select act()".to_owned(),
+                true,
+            ),
             (
                 "procedure",
                 format!(
@@ -285,7 +270,12 @@ fn every_state_from_every_kind_of_code() {
                 "call act_in_procedure()".to_owned(),
                 true,
             ),
-            ("block", "select 1".to_owned(), format!("do $do$ begin {code}; end $do$"), true),
+            (
+                "block",
+                "select 1".to_owned(),
+                format!("do $do$ begin {code}; end $do$"),
+                true,
+            ),
             (
                 "SQL function",
                 format!(
@@ -411,9 +401,9 @@ const ROUTES: &[Route] = &[
         name: "operator",
         setup: "create function act_on(a integer, b integer) returns integer language sql as
                 'select act()';
-            create operator +++ (function = act_on, leftarg = integer, rightarg = integer)",
-        run: "select 1 +++ 2",
-        cleanup: "drop operator +++ (integer, integer); drop function act_on(integer, integer)",
+            create operator <+> (function = act_on, leftarg = integer, rightarg = integer)",
+        run: "select 1 <+> 2",
+        cleanup: "drop operator <+> (integer, integer); drop function act_on(integer, integer)",
     },
     Route {
         name: "cast",
@@ -463,7 +453,7 @@ const ROUTES: &[Route] = &[
         setup: "create function on_ddl() returns event_trigger language plpgsql as
                 'begin if current_user <> ''app'' then perform act(); end if; end';
             create event trigger e on ddl_command_end execute function on_ddl()",
-        run: "create table made ()",
+        run: "drop table if exists made; create table made ()",
         cleanup: "drop event trigger e; drop function on_ddl(); drop table made",
     },
 ];
@@ -476,23 +466,31 @@ fn state_from_every_route() {
     for wanted in ["custom setting", "advisory lock"] {
         for unknown in [false, true] {
             let all = states();
-            let state = all.iter().find(|state| state.name == wanted).expect("known");
+            let state = all
+                .iter()
+                .find(|state| state.name == wanted)
+                .expect("known");
             let code = if unknown {
                 // The text is not in the body.
-                format!("execute (select text from texts)")
+                "execute (select text from texts)".to_owned()
             } else {
                 state.code.clone()
             };
             root.execute("drop table if exists texts").expect("texts");
-            root.execute("create table texts (text text)").expect("texts");
+            root.execute("create table texts (text text)")
+                .expect("texts");
             root.execute("grant all on texts to public").expect("texts");
             let text = state.sql.replace('\'', "''");
             root.execute(&format!("insert into texts values ('{text}')"))
                 .expect("texts");
             root.execute(&function("act", &code)).expect("act");
             for route in ROUTES {
-                let setup = format!("{}; grant all on all tables in schema public to public", route.setup);
-                let result = place.check(MEMBER, &setup, route.run, state, !unknown || state.visible);
+                let setup = format!(
+                    "{}; grant all on all tables in schema public to public",
+                    route.setup
+                );
+                let result =
+                    place.check(MEMBER, &setup, route.run, state, !unknown || state.visible);
                 if let Err(error) = result {
                     failures.push(format!("{wanted} by {} ({unknown}): {error:#}", route.name));
                 }
@@ -527,7 +525,10 @@ fn a_statement_that_fails_may_leave_something_all_the_same() {
     let probe = locks.expect("known").probe;
     let check = || -> Result<()> {
         let mut client = Connection::open(&place.proxy.server)?;
-        client.execute(&function("act", "execute 'select pg_advisory' || '_lock(7)'"))?;
+        client.execute(&function(
+            "act",
+            "execute 'select pg_advisory' || '_lock(7)'",
+        ))?;
         let (code, _) = client.failure("select act() / 0")?;
         ensure!(code == "22012", "{code}");
         let seen = client.execute(probe)?;
@@ -544,18 +545,38 @@ fn a_statement_that_fails_may_leave_something_all_the_same() {
 #[test]
 fn values_of_sequences_stay_with_their_session() {
     let place = Place::start().expect("servers start");
-    let state = sequence();
-    let mut failures = Vec::new();
-    for (kind, run) in [
-        ("function", "select act()"),
-        ("block", "do 'begin perform setval(''counter'', 4711); end'"),
+    for (kind, setup, run) in [
+        (
+            "function",
+            function("act", "perform nextval('counter')"),
+            "select act()",
+        ),
+        (
+            "block",
+            "select 1".to_owned(),
+            "do 'begin perform nextval(''counter''); end'",
+        ),
     ] {
-        let setup = function("act", &state.code);
-        if let Err(error) = place.check(MEMBER, &setup, run, &state, false) {
-            failures.push(format!("{kind}: {error:#}"));
-        }
+        check_sequences(&place, &setup, run).expect(kind);
     }
-    report(failures);
+}
+
+fn check_sequences(place: &Place, setup: &str, run: &str) -> Result<()> {
+    const LAST: &str = "select last_value_of_session()";
+    let mut client = Connection::open(&place.proxy.server)?;
+    let mut other = Connection::open(&place.proxy.server)?;
+    client.execute(setup)?;
+    client.execute("begin")?;
+    client.execute(run)?;
+    let seen = client.execute(LAST)?;
+    ensure!(seen.as_deref() != Some("none"), "its own value is lost");
+    client.execute("commit")?;
+    let seen = other.execute(LAST)?;
+    ensure!(
+        seen.as_deref() == Some("none"),
+        "the next client sees {seen:?}"
+    );
+    Ok(())
 }
 
 #[test]
@@ -563,9 +584,8 @@ fn what_no_command_takes_back_ends_with_the_connection() {
     let place = Place::start().expect("servers start");
     let server = &place.plain.server;
     let port = server.port().expect("a port");
-    let far = format!(
-        "host=127.0.0.1 port={port} dbname={DATABASE} user={USER} password='{PASSWORD}'"
-    );
+    let far =
+        format!("host=127.0.0.1 port={port} dbname={DATABASE} user={USER} password='{PASSWORD}'");
     let call = format!("dblink_connect('far', $c${far}$c$)");
     let state = State {
         name: "dblink",
@@ -580,7 +600,12 @@ fn what_no_command_takes_back_ends_with_the_connection() {
     let on_text = format!("select act_on_text($q${}$q$)", state.sql);
     for (kind, setup, run, kept) in [
         ("text", "select 1".to_owned(), state.sql.clone(), true),
-        ("function", function("act", &state.code), "select act()".to_owned(), true),
+        (
+            "function",
+            function("act", &state.code),
+            "select act()".to_owned(),
+            true,
+        ),
         ("unknown text", dynamic.to_owned(), on_text, false),
     ] {
         if let Err(error) = place.check(USER, &setup, &run, &state, kept) {
@@ -625,7 +650,10 @@ fn check_costs(place: &Place) -> Result<()> {
     ] {
         client.execute(text)?;
     }
-    let before = (counter(&place.proxy, RESETS)?, counter(&place.proxy, CLOSED)?);
+    let before = (
+        counter(&place.proxy, RESETS)?,
+        counter(&place.proxy, CLOSED)?,
+    );
     let process = client.execute("select pg_backend_pid()")?;
     for id in 0..10 {
         client.execute(&format!("insert into t (id) values ({id})"))?;
@@ -635,7 +663,10 @@ fn check_costs(place: &Place) -> Result<()> {
         client.execute("select pg_advisory_xact_lock(1)")?;
         other.execute("select calm(1), random()")?;
     }
-    let after = (counter(&place.proxy, RESETS)?, counter(&place.proxy, CLOSED)?);
+    let after = (
+        counter(&place.proxy, RESETS)?,
+        counter(&place.proxy, CLOSED)?,
+    );
     ensure!(before == after, "resets and closes: {before:?}, {after:?}");
     // dblink is there, so code that is not known might have used it.
     client.execute("select unknown('select 1')")?;
@@ -662,7 +693,10 @@ fn a_session_can_let_go_of_what_it_kept() {
 /// After DISCARD ALL the session needs its connection no longer, so that others get it.
 fn check_letting_go(place: &Place) -> Result<()> {
     let mut client = Connection::open(&place.proxy.server)?;
-    client.execute(&function("act", "perform set_config('app.tenant', '7', false), setseed(0.5)"))?;
+    client.execute(&function(
+        "act",
+        "perform set_config('app.tenant', '7', false), setseed(0.5)",
+    ))?;
     client.execute("select act()")?;
     let seen = client.execute("select current_setting('app.tenant')")?;
     ensure!(seen.as_deref() == Some("7"), "{seen:?}");

@@ -167,6 +167,11 @@ const DYNAMIC_PREFIXES: &[&str] = &[
 ];
 /// Words of statements that change rows.
 const CHANGES: &[&str] = &["insert", "update", "delete", "merge", "truncate", "copy"];
+/// Words of statements that may set off event triggers.
+const DEFINES: &[&str] = &[
+    "create", "alter", "drop", "grant", "revoke", "comment", "refresh", "reindex", "import",
+    "security",
+];
 /// Words of code in which a sequence may be moved.
 const MOVES_SEQUENCE: &[&str] = &["nextval", "setval", "insert", "merge", "copy"];
 /// Extensions of which functions are in the document for what they read, and keep nothing.
@@ -176,7 +181,11 @@ const NESTED_MAX: usize = 4;
 
 /// Judges all functions, and all names by them.
 pub(super) fn judge(sources: &Sources<'_>) -> Residues {
-    let codes: Vec<Code> = sources.functions.iter().map(|one| code(one, sources)).collect();
+    let codes: Vec<Code> = sources
+        .functions
+        .iter()
+        .map(|one| code(one, sources))
+        .collect();
     let mut verdicts: Vec<Residue> = codes.iter().map(|code| code.own).collect();
     let places: HashMap<u32, usize> = sources
         .functions
@@ -231,8 +240,16 @@ fn by_name(sources: &Sources<'_>, of: &dyn Fn(&u32) -> Residue) -> Residues {
     let (reads, writes) = by_relation(sources, of);
     for relation in &sources.relations {
         let at = |list: &HashMap<u32, Residue>| list.get(&relation.oid).copied();
-        add(&mut residues.reads, relation.name, at(&reads).unwrap_or_default());
-        add(&mut residues.writes, relation.name, at(&writes).unwrap_or_default());
+        add(
+            &mut residues.reads,
+            relation.name,
+            at(&reads).unwrap_or_default(),
+        );
+        add(
+            &mut residues.writes,
+            relation.name,
+            at(&writes).unwrap_or_default(),
+        );
     }
     residues.any_lasting = residues.functions.values().any(|one| one.lasting);
     residues
@@ -296,7 +313,6 @@ fn of_extension(name: &str, extension: &str) -> Residue {
         },
         "dblink" if name.starts_with("dblink_connect") => Residue::KEEPS_LASTING,
         "dblink" => Residue::NONE,
-        known if STATELESS.contains(&known) => Residue::NONE,
         _ => Residue::UNKNOWN_CODE,
     }
 }
@@ -318,8 +334,17 @@ fn code(function: &Function, sources: &Sources<'_>) -> Code {
         own,
         ..Code::default()
     };
-    if let Some(extension) = &function.extension {
-        return only(of_extension(&function.name, extension));
+    match function.extension.as_deref() {
+        None => {}
+        Some("dblink") => return only(of_extension(&function.name, "dblink")),
+        Some(known) if STATELESS.contains(&known) => return Code::default(),
+        // Those are in the document because they run SQL given as text.
+        Some(_) => {
+            return Code {
+                dynamic: true,
+                ..Code::default()
+            };
+        }
     }
     match (function.language.as_str(), &function.body) {
         ("sql" | "plpgsql", Some(body)) => Code::of_body(body, 0),
@@ -373,7 +398,15 @@ impl Residues {
         if code.dynamic {
             residue |= self.of_unknown();
         }
-        let relations = if code.changes { &self.writes } else { &self.reads };
+        let defines = || DEFINES.iter().any(|word| code.names.contains(*word));
+        if self.definitions != Residue::NONE && defines() {
+            residue |= self.definitions;
+        }
+        let relations = if code.changes {
+            &self.writes
+        } else {
+            &self.reads
+        };
         for (names, map) in [
             (&code.names, &self.functions),
             (&code.names, relations),
@@ -410,8 +443,8 @@ impl Code {
             code.note_command(&reader, at, nested);
         }
         code.own.keeps |= reader.makes_temporary();
-        let moves = |word: &&str| code.names.contains(*word);
-        code.own.moves_sequence |= MOVES_SEQUENCE.iter().any(|word| moves(&word));
+        let mut words = MOVES_SEQUENCE.iter();
+        code.own.moves_sequence |= words.any(|word| code.names.contains(*word));
         // What is behind a token without an end is not known, and neither is an escaped name.
         let complete = list.last().is_none_or(|last| {
             let rest = text[last.end..].trim_start();
@@ -471,7 +504,11 @@ impl Code {
         if KEEPING_LASTING.contains(&name) {
             self.own |= Residue::KEEPS_LASTING;
         }
-        let prefixed = || DYNAMIC_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        let prefixed = || {
+            DYNAMIC_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
         self.dynamic |= DYNAMIC.contains(&name) || prefixed();
     }
 
@@ -527,10 +564,16 @@ impl Code {
             Some(next) if next.kind == TokenKind::Punctuation(';') => true,
             Some(_) => {
                 let word = reader.word(at + 1);
-                matches!(word.as_deref(), Some("into" | "using" | "loop" | "language"))
+                matches!(
+                    word.as_deref(),
+                    Some("into" | "using" | "loop" | "language")
+                )
             }
         };
-        let text = reader.list.get(at).and_then(|token| reader.plain_string(*token));
+        let text = reader
+            .list
+            .get(at)
+            .and_then(|token| reader.plain_string(*token));
         match text.filter(|_| ends && nested < NESTED_MAX) {
             None => self.dynamic = true,
             Some(text) => {

@@ -98,6 +98,19 @@ impl Session {
         Ok(index)
     }
 
+    /// After a failure: another connection in the place of one that broke before the server has
+    /// read anything of the statement, where nothing but the statement was on it. `None`: the
+    /// statement must not be sent again.
+    pub(super) async fn link_again(&mut self, index: usize) -> Option<usize> {
+        let link = &self.links[index];
+        if !link.server.unread || link.begun || link.pinned || self.transaction.is_open() {
+            return None;
+        }
+        let shard = link.server.shard_id();
+        self.links.remove(index).server.close();
+        self.link(shard).await.ok()
+    }
+
     /// The statement that runs next may leave this behind in whatever server sessions it uses.
     pub(super) fn expect_residue(&mut self, residue: Residue) {
         self.residue |= residue;
@@ -250,7 +263,10 @@ impl Session {
         if !self.pinned {
             self.pinned = true;
             self.links.iter_mut().for_each(|link| link.pinned = true);
-            tracing::debug!(session = self.card.id, "session keeps its server connections");
+            tracing::debug!(
+                session = self.card.id,
+                "session keeps its server connections"
+            );
         }
     }
 
@@ -264,8 +280,9 @@ impl Session {
     /// session keeps its connections, as it does after a statement that says so itself.
     async fn look_for_residue(&mut self) {
         for index in 0..self.links.len() {
-            if !self.pinned && self.links[index].server.residue.stays() {
-                let server = &mut self.links[index].server;
+            let server = &mut self.links[index].server;
+            // What is in the middle of something is closed anyway.
+            if !self.pinned && server.residue.stays() && server.is_idle() {
                 let text = look(&server.settings, &self.user.name);
                 server.query(&text, true);
                 let mut left = false;

@@ -646,9 +646,7 @@ impl Session {
     /// Loads the catalog as this transaction sees it, from the home shard.
     pub(super) async fn reload_own_catalog(&mut self) -> Outcome {
         let home = self.home();
-        let text = self
-            .query_value(home, store::DOCUMENT)
-            .await?;
+        let text = self.query_value(home, store::DOCUMENT).await?;
         let catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
             Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")
                 .detail(error.to_string())

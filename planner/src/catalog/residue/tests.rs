@@ -97,9 +97,18 @@ fn bodies_that_are_not_known() {
 
 #[test]
 fn what_is_set_by_a_text_that_is_put_together_cannot_be_seen_afterwards() {
-    check("begin execute 'set ' || x; end", "keeps may_keep moves reads");
-    check("begin execute format('set %I = 1', x); end", "keeps may_keep moves reads");
-    check("begin execute x || 'set_config('; end", "keeps may_keep moves reads");
+    check(
+        "begin execute 'set ' || x; end",
+        "keeps may_keep moves reads",
+    );
+    check(
+        "begin execute format('set %I = 1', x); end",
+        "keeps may_keep moves reads",
+    );
+    check(
+        "begin execute x || 'set_config('; end",
+        "keeps may_keep moves reads",
+    );
 }
 
 #[test]
@@ -134,8 +143,10 @@ fn code_in_other_languages_is_not_known_and_neither_is_what_may_run_it() {
 #[test]
 fn state_comes_by_every_route() {
     let keeping = function(20000, "keeping", "begin set role x; end");
-    let table = |oid: u32, name: &str| json!({"oid": oid, "schema": "public", "name": name, "kind": "r"});
-    let view = |oid: u32, name: &str| json!({"oid": oid, "schema": "public", "name": name, "kind": "v"});
+    let table =
+        |oid: u32, name: &str| json!({"oid": oid, "schema": "public", "name": name, "kind": "r"});
+    let view =
+        |oid: u32, name: &str| json!({"oid": oid, "schema": "public", "name": name, "kind": "v"});
     let mut guarded = table(30004, "guarded");
     guarded["row_security"] = json!(true);
     let catalog = catalog(json!({
@@ -146,6 +157,7 @@ fn state_comes_by_every_route() {
             function(20003, "reader", "begin perform 1 from watched; end"),
             {"oid": 20004, "name": "total", "language": "internal"},
             function(20005, "Odd Name", "select keeping()"),
+            function(20006, "definer", "begin create table x (); end"),
         ],
         "function_calls": [[20004, 20000]],
         "operators": [["+++", 20000]],
@@ -177,9 +189,14 @@ fn state_comes_by_every_route() {
         "select * from guarded",
         "insert into defaults default values",
         "prepare p as select keeping()",
+        "select definer()",
     ] {
         assert_eq!(of(text), "keeps", "{text}");
     }
+    let block = catalog
+        .residues
+        .of_block("plpgsql", "begin create table x (); end");
+    assert_eq!(flags(block), "keeps");
     assert_eq!(of("select writer()"), "keeps moves");
     for text in [
         "select * from watched",

@@ -20,9 +20,10 @@ use super::{
 };
 use crate::{
     error::{Failure, Outcome},
+    failpoint,
     message::{self, Bind, Named},
     process::lock,
-    relay,
+    relay::{self, Relayed},
     server::{Expected, Step, statement_name},
     telemetry::Tier,
     types,
@@ -207,24 +208,19 @@ impl Session {
             self.expect_residue(planned.session.residue);
         }
         let index = self.link(shard).await?;
-        let mut names_tables = false;
-        for planned in forward.planned() {
-            names_tables |= planned.names != 0;
-            self.note_effects(index, planned.session)?;
-        }
-        self.links[index].used = used || names_tables;
-        for statement in forward.of_step.iter().flatten() {
-            types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
-        }
-        let uses = self.links[index].server.uses();
         let described = described_statement(&steps, &forward.of_step);
-        self.links[index].server.shape = described.as_ref().map(|_| None);
-        for (step, statement) in steps.into_iter().zip(forward.of_step) {
-            self.forward_step(index, shard, step, statement);
-        }
-        self.links[index].server.sync();
-        let result = self.exchange_with_copy(index, true).await;
-        let relayed = result?;
+        let describes = described.is_some();
+        let sent = self.send_batch(index, used, &forward, &steps, describes);
+        let (index, (uses, relayed)) = match sent.await {
+            Ok(sent) => (index, sent),
+            Err(failure) => match Box::pin(self.link_again(index)).await {
+                None => return Err(failure),
+                Some(index) => {
+                    let sent = self.send_batch(index, used, &forward, &steps, describes);
+                    (index, Box::pin(sent).await?)
+                }
+            },
+        };
         self.hidden_error(index)?;
         self.process
             .telemetry
@@ -265,6 +261,37 @@ impl Session {
         Err(Failure::Told)
     }
 
+    /// Sends the batch and passes the answers on. Also gives the number of the last use of a prepared
+    /// statement before it.
+    async fn send_batch(
+        &mut self,
+        index: usize,
+        used: bool,
+        forward: &Forward,
+        steps: &[BatchStep],
+        describes: bool,
+    ) -> Outcome<(u64, Relayed)> {
+        let mut names_tables = false;
+        for planned in forward.planned() {
+            names_tables |= planned.names != 0;
+            self.note_effects(index, planned.session)?;
+        }
+        self.links[index].used = used || names_tables;
+        for statement in forward.of_step.iter().flatten() {
+            types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
+        }
+        let uses = self.links[index].server.uses();
+        self.links[index].server.shape = describes.then_some(None);
+        for (step, statement) in steps.iter().zip(&forward.of_step) {
+            self.forward_step(index, step, statement.as_ref());
+        }
+        let server = &mut self.links[index].server;
+        server.sync();
+        failpoint::reach("statement.before_send", Some(server)).await;
+        let relayed = self.exchange_with_copy(index, true).await?;
+        Ok((uses, relayed))
+    }
+
     fn note_forwarded(&self, bound: &[Arc<Statement>]) {
         let mut activity = lock(&self.card.activity);
         activity.statements += bound.len() as u64;
@@ -295,13 +322,7 @@ impl Session {
 
     /// Queues one message of the batch, with names as the server knows them.
     /// `statement` is the one that Parse, Bind and Describe mean.
-    fn forward_step(
-        &mut self,
-        index: usize,
-        shard: ShardId,
-        step: BatchStep,
-        statement: Option<Arc<Statement>>,
-    ) {
+    fn forward_step(&mut self, index: usize, step: &BatchStep, statement: Option<&Arc<Statement>>) {
         match (step, statement) {
             (BatchStep::Parse(parse), Some(statement)) => {
                 self.statements
@@ -320,35 +341,35 @@ impl Session {
                 }
             }
             (BatchStep::Bind(bind), Some(statement)) => {
-                let name = self.on_server(index, &bind.statement, &statement);
+                let name = self.on_server(index, &bind.statement, statement);
                 let server = &mut self.links[index].server;
                 message::put_bind(&mut server.wire.output, &bind.portal, &name, &bind.rest);
                 server.expect(Step::Bind, true);
                 let portal = Portal {
-                    statement,
-                    bind,
-                    shard: Some(shard),
+                    statement: statement.clone(),
+                    bind: bind.clone(),
+                    shard: Some(server.shard_id()),
                 };
                 self.portals.insert(portal.bind.portal.clone(), portal);
             }
             (BatchStep::Describe(Named::Statement(name)), Some(statement)) => {
-                let name = self.on_server(index, &name, &statement);
+                let name = self.on_server(index, name, statement);
                 let server = &mut self.links[index].server;
                 message::put_describe(&mut server.wire.output, b'S', &name);
                 server.expect(Step::Describe, true);
             }
             (BatchStep::Describe(Named::Portal(name)), _) => {
                 let server = &mut self.links[index].server;
-                message::put_describe(&mut server.wire.output, b'P', &name);
+                message::put_describe(&mut server.wire.output, b'P', name);
                 server.expect(Step::Describe, true);
             }
             (BatchStep::Execute { portal, limit }, _) => {
-                let (binary, statement) = self.rows_of(&portal);
+                let (binary, statement) = self.rows_of(portal);
                 let server = &mut self.links[index].server;
-                server.execute(&portal, limit, true, binary, statement);
+                server.execute(portal, *limit, true, binary, statement);
             }
             (BatchStep::Close(named), _) => {
-                let portal = self.close(named);
+                let portal = self.close(named.clone());
                 let server = &mut self.links[index].server;
                 match portal {
                     Some(portal) => {
