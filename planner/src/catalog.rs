@@ -16,9 +16,11 @@ use crate::{
 
 mod document;
 mod portable;
+mod residue;
 mod safety;
 mod split;
 
+pub use residue::{Residue, Residues};
 pub use split::{Owner, Ranges, Split};
 
 /// A shard's number, as in `automator67.shard`.
@@ -85,6 +87,8 @@ pub struct Catalog {
     /// True when some relation is distributed or a reference table: only then can a statement
     /// need more than the home shard.
     pub has_placed_relations: bool,
+    /// What statements may leave in a server session, by the names in them.
+    pub residues: Residues,
 }
 
 /// A server that holds a share of the rows.

@@ -24,6 +24,8 @@ use crate::{
 mod procedure;
 mod table;
 
+pub(crate) use procedure::block_code;
+
 /// The plan of a change of the schema, or of any statement that is not a query.
 pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     match statement.node {
@@ -68,6 +70,34 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         | NodeEnum::DropTableSpaceStmt(_) => Ok(broadcast(true)),
         _ => Ok(broadcast(false)),
     }
+}
+
+/// Defines or removes something, and runs nothing of what it names.
+pub(crate) fn runs_nothing(node: &NodeEnum) -> bool {
+    matches!(
+        node,
+        NodeEnum::CreateFunctionStmt(_)
+            | NodeEnum::AlterFunctionStmt(_)
+            | NodeEnum::CreateTrigStmt(_)
+            | NodeEnum::CreateEventTrigStmt(_)
+            | NodeEnum::CreateStmt(_)
+            | NodeEnum::CreateSeqStmt(_)
+            | NodeEnum::CreateDomainStmt(_)
+            | NodeEnum::CreateCastStmt(_)
+            | NodeEnum::CreatePolicyStmt(_)
+            | NodeEnum::AlterPolicyStmt(_)
+            | NodeEnum::CreateRoleStmt(_)
+            | NodeEnum::DefineStmt(_)
+            | NodeEnum::ViewStmt(_)
+            | NodeEnum::RuleStmt(_)
+            | NodeEnum::DropStmt(_)
+            | NodeEnum::GrantStmt(_)
+            | NodeEnum::GrantRoleStmt(_)
+            | NodeEnum::CommentStmt(_)
+            | NodeEnum::RenameStmt(_)
+            | NodeEnum::AlterOwnerStmt(_)
+            | NodeEnum::AlterObjectSchemaStmt(_)
+    )
 }
 
 fn broadcast(outside_transaction: bool) -> Draft {

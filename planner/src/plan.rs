@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use crate::catalog::{KeyType, QualifiedName};
+use crate::catalog::{KeyType, QualifiedName, Residue};
 
 mod admin;
 mod calls;
@@ -68,6 +68,8 @@ pub struct SessionEffects {
     /// May write to a table with a global unique index: what it has changed must be brought to the
     /// index before it is done.
     pub indexed: bool,
+    /// What code that it runs inside a server may leave behind there.
+    pub residue: Residue,
 }
 
 /// The ways a statement runs.

@@ -8,7 +8,7 @@ use crate::{
     admin,
     analysis::{self, Analysis},
     budget::Budget,
-    catalog::{Catalog, Placement, Relation},
+    catalog::{Catalog, Placement, Relation, Residue},
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
@@ -191,6 +191,7 @@ fn plan_one(
         false => draft,
     };
     draft.session.indexed = unique::changes(&statement, &draft.plan);
+    draft.session.residue = residue(&statement, &draft.plan);
     let names = names::of(&parsed.node, &draft.plan);
     let redefines = match draft.plan {
         Plan::Ddl(_) => ddl::redefined(&statement),
@@ -202,6 +203,24 @@ fn plan_one(
         redefines,
         ..finish(draft, parsed.span)
     })
+}
+
+/// What code that the statement runs may leave in its server session.
+fn residue(statement: &Statement<'_>, plan: &Plan) -> Residue {
+    let residues = &statement.catalog.residues;
+    match (statement.node, plan) {
+        (NodeEnum::DoStmt(block), _) => {
+            let (language, code) = ddl::block_code(block);
+            residues.of_block(&language, &code)
+        }
+        (NodeEnum::LoadStmt(_), _) => Residue::KEEPS_LASTING,
+        (_, Plan::Transaction(_) | Plan::Setting(_) | Plan::Empty) => Residue::NONE,
+        (node, _) if ddl::runs_nothing(node) => residues.of_statement("", true),
+        (_, plan) => {
+            let defines = matches!(plan, Plan::Ddl(_) | Plan::CreateTableAs { .. });
+            residues.of_statement(statement.own_text(), defines)
+        }
+    }
 }
 
 /// The statement waits for the values of its calls; what it is without them is planned, too.
@@ -411,6 +430,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         writes: traits.writes || analysis.writes_in_with || writes,
         changes_catalog: false,
         indexed: false,
+        residue: Residue::NONE,
     }
 }
 
@@ -420,6 +440,7 @@ fn unparsed(catalog: &Catalog, text: &str, failure: ParseFailure) -> Result<Plan
     let planned = finish(
         Draft::home("other").session(SessionEffects {
             writes: true,
+            residue: catalog.residues.of_unknown(),
             ..Default::default()
         }),
         (0, text.len()),

@@ -397,6 +397,86 @@ begin
 end
 $$;
 
+-- The snapshot with the ways in which functions run that nothing in a statement names. Of extensions
+-- only those count whose functions are not known to keep nothing in the session.
+alter function automator67.catalog_document() rename to document_without_routes;
+
+create function automator67.catalog_document() returns text
+language sql stable set search_path = pg_catalog, pg_temp set jit = off
+as $$
+with call as materialized (
+    select d.classid, d.objid, d.refobjid as function from pg_depend d
+    where d.refclassid = 'pg_proc'::regclass
+        and d.refobjid >= 16384 and d.deptype <> 'e'
+    union
+    select d.classid, d.objid, o.oprcode::oid from pg_depend d
+    join pg_operator o on o.oid = d.refobjid
+    where d.refclassid = 'pg_operator'::regclass
+        and d.refobjid >= 16384 and d.deptype <> 'e' and o.oprcode::oid >= 16384
+)
+select left(document, -1) || ', "routes": ' || json_build_object(
+    'implicit', (
+        select json_agg(function::bigint) from (
+            select castfunc as function from pg_cast
+            union select amproc::oid from pg_amproc
+            union select rngsubdiff::oid from pg_range
+            union select c.function from call c
+            join pg_constraint n on n.oid = c.objid and n.contypid <> 0
+            where c.classid = 'pg_constraint'::regclass
+            union select c.function from call c
+            join pg_type t on t.oid = c.objid and t.typtype = 'd'
+            where c.classid = 'pg_type'::regclass
+        ) f
+        join pg_proc p on p.oid = f.function
+        join pg_language l on l.oid = p.prolang
+        where f.function >= 16384 and l.lanname not in ('c', 'internal')
+    ),
+    'definitions', (
+        select json_agg(evtfoid::bigint) from pg_event_trigger
+        where evtenabled <> 'D'
+    ),
+    'follows', (
+        select json_agg(json_build_array(a::bigint, b::bigint)) from (
+            select confrelid as a, conrelid as b from pg_constraint
+            where contype = 'f' and confrelid <> conrelid
+                and (confupdtype in ('c', 'n', 'd') or confdeltype in ('c', 'n', 'd'))
+            union select inhparent, inhrelid from pg_inherits
+            union select w.ev_class, d.refobjid from pg_rewrite w
+            join pg_depend d
+                on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+            where w.oid >= 16384 and d.refobjid <> w.ev_class
+                and d.refclassid = 'pg_class'::regclass
+        ) pairs
+    ),
+    'internal', (
+        select json_agg(p.oid::bigint) from pg_proc p
+        join pg_language l on l.oid = p.prolang
+        where p.oid >= 16384 and l.lanname = 'internal' and p.prosrc <> 'aggregate_dummy'
+            and p.prosrc !~ '^(multi)?range_constructor'
+    ),
+    'extension_functions', (
+        select json_agg(json_build_array(p.proname, e.extname))
+        from pg_proc p
+        join pg_depend d
+            on d.classid = 'pg_proc'::regclass and d.objid = p.oid
+                and d.deptype = 'e'
+        join pg_extension e on e.oid = d.refobjid
+        where p.oid >= 16384 and p.provolatile = 'v' and e.extname <> all (array[
+            'adminpack', 'amcheck', 'autoinc', 'bloom', 'btree_gin', 'btree_gist', 'citext',
+            'cube', 'dblink', 'dict_int', 'dict_xsyn', 'earthdistance', 'file_fdw',
+            'fuzzystrmatch', 'hll', 'hstore', 'insert_username', 'intagg', 'intarray', 'lo',
+            'ltree', 'moddatetime', 'old_snapshot', 'pageinspect', 'pg_buffercache', 'pg_cron',
+            'pg_freespacemap', 'pg_prewarm', 'pg_repack', 'pg_stat_statements', 'pg_surgery',
+            'pg_visibility', 'pg_walinspect', 'pgaudit', 'pgcrypto', 'pgrowlocks',
+            'pgstattuple', 'plperl', 'plpgsql', 'plpython3u', 'pltcl', 'postgis',
+            'postgis_raster', 'postgis_topology', 'postgres_fdw', 'refint', 'seg', 'sslinfo',
+            'tcn', 'tsm_system_rows', 'tsm_system_time', 'unaccent', 'uuid-ossp', 'vector'
+        ]::name[])
+    )
+)::text || '}'
+from automator67.document_without_routes() document
+$$;
+
 -- The snapshot, for a transaction that has changed the schema. It names values of shard keys.
 create function automator67.own_document(proof text) returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp

@@ -26,6 +26,11 @@ impl SettingMap {
         self.entries.get(name).map(String::as_str)
     }
 
+    /// The names of all settings.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
     /// True when both hold the same settings; one comparison of pointers in the common case.
     pub fn same(&self, other: &SettingMap) -> bool {
         Arc::ptr_eq(&self.entries, &other.entries) || self.entries == other.entries

@@ -3,6 +3,8 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    io,
+    mem::MaybeUninit,
     ops::{Deref, DerefMut},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,6 +14,7 @@ use std::{
 
 use automator67_planner::catalog::ShardId;
 use metrics::{Counter, Histogram};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, ReadBuf},
     sync::oneshot,
@@ -19,6 +22,8 @@ use tokio::{
 
 use crate::{
     error::{Report, sqlstate},
+    frame::{self, FRAME_BYTES_MAX, HEADER_BYTES},
+    message,
     server::{self, ConnectError, Server},
     settings::User,
     shard::Shard,
@@ -36,14 +41,40 @@ pub struct Pool {
     wait_seconds: Histogram,
 }
 
+/// A connection that was lent this short a time ago is not asked whether the server has closed it:
+/// whoever had it would have seen that.
+const TRUSTED: Duration = Duration::from_millis(1);
+/// First and longest pause before a shard that has no place for another connection is asked again.
+const FULL_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
 #[derive(Default)]
 struct State {
-    idle: Vec<Server>,
+    idle: Vec<Idle>,
     /// Idle, lent and being opened.
     open: usize,
     waiters: VecDeque<oneshot::Sender<Lease>>,
+    /// Those who may open a connection, on a shard that has no place for it.
+    refused: VecDeque<oneshot::Sender<Server>>,
     waits: u64,
     waited: Duration,
+}
+
+struct Idle {
+    server: Server,
+    since: Instant,
+}
+
+/// Why a connection could not be opened.
+enum OpenError {
+    /// The shard has no place for another one, in its own words.
+    Full(String),
+    Failed(Report),
+}
+
+impl From<Report> for OpenError {
+    fn from(report: Report) -> Self {
+        OpenError::Failed(report)
+    }
 }
 
 /// What a pool looks like now, for `automator67.pools`.
@@ -96,31 +127,37 @@ impl Pool {
         }
         let mut lease = match self.take_or_queue() {
             Ok(lease) => lease,
-            Err(turn) => self.wait(turn).await?,
+            Err(turn) => {
+                let mut lease = self.wait(turn).await?;
+                if lease.server.as_mut().is_some_and(went_stale) {
+                    lease.server = None;
+                }
+                lease
+            }
         };
-        let stale = lease.server.as_mut().is_none_or(went_stale);
-        if stale {
-            // The slot stays ours; a fresh connection takes the dead one's place.
-            lease.server = None;
-            lease.server = Some(self.open().await?);
+        if lease.server.is_none() {
+            // The slot stays ours; a fresh connection takes a dead one's place.
+            lease.server = Some(self.open_or_take().await?);
         }
         Ok(lease)
     }
 
     fn take_or_queue(self: &Arc<Self>) -> Result<Lease, oneshot::Receiver<Lease>> {
+        let lend = |server| Lease {
+            server,
+            pool: Some(self.clone()),
+        };
         let mut state = self.lock();
-        if let Some(server) = state.idle.pop() {
-            return Ok(Lease {
-                server: Some(server),
-                pool: Some(self.clone()),
-            });
+        while let Some(Idle { mut server, since }) = state.idle.pop() {
+            let heard = went_stale(&mut server);
+            if !heard && (since.elapsed() < TRUSTED || !was_closed(&server)) {
+                return Ok(lend(Some(server)));
+            }
+            state.open -= 1;
         }
         if state.open < self.size_max {
             state.open += 1;
-            return Ok(Lease {
-                server: None,
-                pool: Some(self.clone()),
-            });
+            return Ok(lend(None));
         }
         let (sender, turn) = oneshot::channel();
         state.waiters.push_back(sender);
@@ -154,27 +191,79 @@ impl Pool {
         .hint("Keep transactions short, or raise the shard's pool_size (and the server's max_connections).")
     }
 
+    /// Opens a connection. Where the shard has no place for it, tries again, and takes one that
+    /// comes back meanwhile.
+    async fn open_or_take(&self) -> Result<Server, Report> {
+        let start = Instant::now();
+        let mut pause = FULL_PAUSE.0;
+        loop {
+            let cause = match self.open().await {
+                Ok(server) => return Ok(server),
+                Err(OpenError::Failed(report)) => return Err(report),
+                Err(OpenError::Full(cause)) => cause,
+            };
+            if pause == FULL_PAUSE.0 {
+                self.waits.increment(1);
+            }
+            let left = self.wait_timeout.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Err(self.full(&cause));
+            }
+            let (sender, turn) = oneshot::channel();
+            {
+                let mut state = self.lock();
+                // Those who have gone on without an answer.
+                state.refused.retain(|sender| !sender.is_closed());
+                state.refused.push_back(sender);
+            }
+            if let Ok(Ok(mut server)) = tokio::time::timeout(pause.min(left), turn).await
+                && !went_stale(&mut server)
+            {
+                return Ok(server);
+            }
+            pause = (pause * 2).min(FULL_PAUSE.1);
+        }
+    }
+
+    fn full(&self, cause: &str) -> Report {
+        let name = &self.shard.settings.name;
+        Report::error(
+            sqlstate::TOO_MANY_CONNECTIONS,
+            format!("too many connections to shard \"{name}\""),
+        )
+        .detail(format!(
+            "The shard has refused another connection for {} ms: {cause}.",
+            self.wait_timeout.as_millis()
+        ))
+        .hint("Close other connections to the shard, or raise its max_connections above what its users' pools and others need together.")
+    }
+
     /// Opens a connection when it is this login's turn; see [`Shard::login`].
-    async fn open(&self) -> Result<Server, Report> {
+    async fn open(&self) -> Result<Server, OpenError> {
         let turn = tokio::time::timeout(self.wait_timeout, self.shard.login());
         let _turn = turn.await.map_err(|_| self.exhausted())?;
         // Those before us may have found that nobody answers.
         if !self.shard.is_up() {
-            return Err(self.shard.unreachable(&self.shard.last_error()));
+            return Err(self.shard.unreachable(&self.shard.last_error()).into());
         }
         match server::connect(&self.shard, &self.user).await {
             Ok(server) => Ok(server),
+            Err(ConnectError::Server(report))
+                if report.sqlstate == sqlstate::TOO_MANY_CONNECTIONS =>
+            {
+                Err(OpenError::Full(report.message))
+            }
             Err(ConnectError::Server(report)) if !report.sqlstate.starts_with("57P") => {
                 let name = &self.shard.settings.name;
                 let detail = format!("Shard \"{name}\" refused the connection.");
-                Err(Report {
+                Err(OpenError::Failed(Report {
                     detail: Some(report.detail.clone().unwrap_or(detail)),
                     ..*report
-                })
+                }))
             }
             Err(error) => {
                 self.shard.mark_down(&error.to_string());
-                Err(self.shard.unreachable(&error.to_string()))
+                Err(self.shard.unreachable(&error.to_string()).into())
             }
         }
     }
@@ -185,6 +274,7 @@ impl Pool {
 
     /// Gives a connection, or the right to open one, to the first in the queue that still waits.
     fn give_back(self: &Arc<Self>, server: Option<Server>) {
+        let server = server.and_then(|server| self.give_to_refused(server));
         let mut lease = Lease {
             server,
             pool: Some(self.clone()),
@@ -193,7 +283,10 @@ impl Pool {
             let mut state = self.lock();
             let Some(waiter) = state.waiters.pop_front() else {
                 match lease.server.take() {
-                    Some(server) => state.idle.push(server),
+                    Some(server) => state.idle.push(Idle {
+                        server,
+                        since: Instant::now(),
+                    }),
                     None => state.open -= 1,
                 }
                 lease.pool = None;
@@ -203,6 +296,20 @@ impl Pool {
             match waiter.send(lease) {
                 Ok(()) => return,
                 Err(unwanted) => lease = unwanted,
+            }
+        }
+    }
+
+    /// Gives a connection to who has the right to one but found no place for it on the shard.
+    fn give_to_refused(&self, server: Server) -> Option<Server> {
+        let mut server = server;
+        loop {
+            let Some(refused) = self.lock().refused.pop_front() else {
+                return Some(server);
+            };
+            match refused.send(server) {
+                Ok(()) => return None,
+                Err(unwanted) => server = unwanted,
             }
         }
     }
@@ -226,29 +333,68 @@ impl Pool {
     }
 }
 
-/// An idle connection on which something has arrived was closed, or is being closed, by the
-/// server.
-fn went_stale(server: &mut Server) -> bool {
-    let mut space = [0; 64];
-    let mut buffer = ReadBuf::new(&mut space);
-    let mut context = Context::from_waker(Waker::noop());
-    let polled = match &mut server.wire.stream {
-        Stream::Tcp(stream) => Pin::new(stream).poll_read(&mut context, &mut buffer),
-        Stream::Unix(stream) => Pin::new(stream).poll_read(&mut context, &mut buffer),
-        Stream::TlsClient(stream) => Pin::new(stream).poll_read(&mut context, &mut buffer),
+/// Whether the server has ended the connection, or says something, as the kernel knows it: the
+/// runtime may not have heard of it yet.
+fn was_closed(server: &Server) -> bool {
+    let socket = match &server.wire.stream {
+        Stream::Tcp(stream) => SockRef::from(stream),
+        Stream::Unix(stream) => SockRef::from(stream),
+        Stream::TlsClient(stream) => SockRef::from(stream.get_ref().0),
         Stream::TlsServer(_) | Stream::Closed => return true,
     };
-    match polled {
-        Poll::Pending => false,
-        Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-            // A notice or a changed parameter is kept for whoever reads next; an error is a
-            // farewell.
-            let farewell = buffer.filled()[0] == b'E';
-            server.wire.input.extend_from_slice(buffer.filled());
-            farewell || !matches!(buffer.filled()[0], b'S' | b'N')
-        }
-        Poll::Ready(_) => true,
+    match socket.peek(&mut [MaybeUninit::uninit()]) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
+}
+
+/// An idle connection that was closed by the server, or is being closed: an error is a farewell,
+/// and so is a notice that says so, which servers send when another of their processes crashed.
+fn went_stale(server: &mut Server) -> bool {
+    let mut space = [0; 1024];
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        let mut buffer = ReadBuf::new(&mut space);
+        match Pin::new(&mut server.wire.stream).poll_read(&mut context, &mut buffer) {
+            Poll::Pending => break,
+            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                server.wire.input.extend_from_slice(buffer.filled());
+            }
+            Poll::Ready(_) => return true,
+        }
+    }
+    // Other notices and changed parameters are kept for whoever reads next.
+    let mut rest = &server.wire.input[..];
+    while !rest.is_empty() {
+        let Ok(Some((tag, size))) = frame::peek(rest, FRAME_BYTES_MAX) else {
+            return true;
+        };
+        let Some(body) = rest.get(HEADER_BYTES..size) else {
+            return true;
+        };
+        let shutdown = message::error_field(body, b'C').is_some_and(|it| it.starts_with("57P"));
+        if !matches!(tag, b'S' | b'N') || tag == b'N' && shutdown {
+            return true;
+        }
+        rest = &rest[size..];
+    }
+    false
+}
+
+/// Takes back what is left of a client's statements, then gives the connection back.
+pub async fn clean(lease: Lease) {
+    let mut lease = lease;
+    let shard = lease.shard.settings.name.clone();
+    let limit = lease.shard.connect_timeout;
+    if !lease.residue.lasting
+        && let Ok(Ok(())) = tokio::time::timeout(limit, lease.reset()).await
+    {
+        metrics::counter!("automator67_connections_reset_total", "shard" => shard).increment(1);
+        return;
+    }
+    // What no command takes back, or none did in time, ends with the connection.
+    metrics::counter!("automator67_connections_closed_total", "shard" => shard).increment(1);
+    lease.close();
 }
 
 impl Lease {

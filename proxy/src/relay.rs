@@ -151,9 +151,13 @@ pub async fn fill(client: &mut Client, server: &mut Server) -> Outcome {
 
 /// Sends what is queued for the shard.
 pub async fn send(server: &mut Server) -> Outcome {
+    let queued = server.wire.output.len();
     match server.wire.flush().await {
         Ok(()) => Ok(()),
-        Err(error) => Err(lost(server, &error.to_string())),
+        Err(error) => {
+            server.unread = server.wire.output.len() == queued;
+            Err(lost(server, &error.to_string()))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use automator67_planner::catalog::ShardId;
+use automator67_planner::catalog::{Residue, ShardId};
 use bytes::{Buf, BufMut, BytesMut};
 use postgres_protocol::authentication::{
     md5_hash,
@@ -179,6 +179,10 @@ pub struct Server {
     pub passing: usize,
     /// The session whose `nextval` calls this server session remembers; `None` when several.
     pub sequence_owner: SequenceOwner,
+    /// It broke before a byte of what was queued last was sent: the server has read none of it.
+    pub unread: bool,
+    /// What statements may have left here that the next client must not see.
+    pub residue: Residue,
     /// Columns of the rows that are coming, where these must be rewritten for the client.
     pub columns: Option<types::Columns>,
     /// Prepared statements whose results never hold OIDs.
@@ -223,8 +227,14 @@ impl Server {
         self.shard.id
     }
 
-    /// True when nothing is under way and no transaction is open: it may be given to others.
+    /// True when nothing is under way, no transaction is open and nothing is left of one: it may be
+    /// given to others.
     pub fn is_clean(&self) -> bool {
+        self.is_idle() && !self.residue.stays()
+    }
+
+    /// True when nothing is under way and no transaction is open.
+    pub fn is_idle(&self) -> bool {
         self.expected.is_empty()
             && self.passing == 0
             && self.status == b'I'
@@ -448,6 +458,24 @@ impl Server {
         }
     }
 
+    /// Takes back what statements may have left: all that DISCARD ALL does, except that what the
+    /// proxy has prepared stays. Not for what is [`Residue::lasting`].
+    pub async fn reset(&mut self) -> Result<(), ConnectError> {
+        message::put_query(&mut self.wire.output, &format!("{RESET}{}", reseed()));
+        self.wire.flush().await?;
+        while login_frame(&mut self.wire).await?.tag != b'Z' {}
+        self.unnamed = None;
+        self.settings = SettingMap::default();
+        self.is_reset();
+        Ok(())
+    }
+
+    /// Notes that nothing is left of what statements have set.
+    pub fn is_reset(&mut self) {
+        self.sequence_owner = SequenceOwner::Nobody;
+        self.residue = Residue::NONE;
+    }
+
     /// Takes one whole frame that has arrived.
     pub fn take_frame(&mut self) -> Result<Option<Frame>, frame::FrameError> {
         frame::take(&mut self.wire.input, FRAME_BYTES_MAX + 1)
@@ -461,6 +489,16 @@ impl Server {
             SequenceOwner::Session(_) | SequenceOwner::Mixed => SequenceOwner::Mixed,
         };
     }
+}
+
+/// What a server session has beside prepared statements, back to what it was after the login.
+const RESET: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; \
+    UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; ";
+
+/// Makes what `random()` gives unforeseeable again: no other command undoes `setseed`.
+pub fn reseed() -> String {
+    let seed: f64 = rand::random_range(-1.0..=1.0);
+    format!("SELECT pg_catalog.setseed({seed})")
 }
 
 /// The name of a prepared statement on every server connection.
@@ -540,6 +578,8 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         copying: false,
         passing: 0,
         sequence_owner: SequenceOwner::Nobody,
+        unread: false,
+        residue: Residue::NONE,
         columns: None,
         plain: types::PlainStatements::new(),
         prepared: HashMap::new(),

@@ -43,7 +43,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use automator67_planner::{catalog::ShardId, normalise::Normalised, plan::Plan};
+use automator67_planner::{
+    catalog::{Residue, ShardId},
+    normalise::Normalised,
+    plan::Plan,
+};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -100,6 +104,8 @@ pub struct Session {
     scratch: Normalised,
     /// Keeps its server connections between transactions.
     pinned: bool,
+    /// What the statement that runs may leave in server sessions.
+    residue: Residue,
     /// Its temporary relations on the home shard.
     temporary_names: Vec<String>,
     /// Statements made by PREPARE, and the epoch they were judged at.
@@ -236,6 +242,7 @@ impl Session {
             no_types: Arc::from([]),
             scratch: Normalised::default(),
             pinned: false,
+            residue: Residue::NONE,
             temporary_names: Vec::new(),
             sql_prepared: Vec::new(),
             sql_prepared_epoch: 0,
@@ -423,7 +430,7 @@ impl Session {
 
     /// ReadyForQuery, with everything sent and connections given back.
     async fn ready(&mut self) -> Outcome {
-        self.release_links();
+        self.release_links().await;
         let status = self.transaction.status();
         self.note_state(status);
         message::put_ready(self.client.output(), status);
@@ -439,7 +446,9 @@ impl Session {
         }
     }
 
-    fn note_statement(&self, request: &Request<'_>) {
+    fn note_statement(&mut self, request: &Request<'_>) {
+        self.residue = Residue::NONE;
+        self.expect_residue(request.planned.session.residue);
         let mut activity = lock(&self.card.activity);
         activity.state = "active";
         activity.statement_kind = request.planned.kind;

@@ -108,6 +108,13 @@ impl Plain {
         Ok(())
     }
 
+    /// Ends it with a signal, as `pg_ctl stop` does.
+    pub fn stop(&mut self, signal: Signal) -> Result<()> {
+        self.group.signal(signal)?;
+        self.group.wait(START_LIMIT)?;
+        Ok(())
+    }
+
     /// Starts it again on the same data and port, and waits until it answers.
     pub fn start_again(&mut self) -> Result<()> {
         let directory = self.directory.path();

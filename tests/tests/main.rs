@@ -4,6 +4,7 @@ mod arrows;
 mod bank;
 mod bounds;
 mod changes;
+mod clean;
 mod commits;
 mod corpus;
 mod deadlocks;

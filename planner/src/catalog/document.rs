@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::{
     Catalog, Column, DocumentError, ForeignKey, FunctionSafety, KeyType, Placement, QualifiedName,
     Ranges, Relation, RelationKind, Shard, ShardId, Split, UniqueIndex, portable,
+    residue::{self, Residues, Routes, Rows, Sources},
     safety::{self, Names},
 };
 use crate::{key, ring::Ring};
@@ -41,6 +42,9 @@ struct Document {
     cascades: Option<Vec<(u32, u32)>>,
     splits: Option<Vec<StoredSplit>>,
     tenants: Option<Vec<(String, u32)>>,
+    /// Ways in which functions run that nothing in a statement names.
+    #[serde(default)]
+    routes: Routes,
 }
 
 /// A colocation group that is not split by hash.
@@ -307,10 +311,12 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         document.view_reads.as_deref().unwrap_or_default(),
     );
 
+    let residues = residues(&document, &stored, &functions, &calls);
     let unique_indexes = unique_indexes(&document, &stored);
     let indexed = indexed(&unique_indexes, &document, &stored);
     let placed = |relation: &Relation| relation.placement != Placement::Local;
     Ok(Catalog {
+        residues,
         unique_indexes,
         indexed,
         epoch: document.epoch,
@@ -334,6 +340,34 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
             .collect(),
         foreign_keys,
         schemas: document.schemas.unwrap_or_default(),
+    })
+}
+
+fn residues(
+    document: &Document,
+    stored: &[StoredRelation],
+    functions: &[Function],
+    calls: &[(u32, u32)],
+) -> Residues {
+    let relations = stored.iter().map(|relation| {
+        let kind = relation.kind;
+        let view = matches!(kind, StoredKind::View | StoredKind::MaterializedView);
+        Rows {
+            oid: relation.oid,
+            name: &relation.name,
+            calls_when_read: view || relation.row_security,
+        }
+    });
+    let triggers = document.triggers.iter().flatten();
+    residue::judge(&Sources {
+        functions,
+        calls,
+        operators: document.operators.as_deref().unwrap_or_default(),
+        relations: relations.collect(),
+        triggers: triggers.map(|one| (one.relation, one.function)).collect(),
+        relation_calls: document.relation_calls.as_deref().unwrap_or_default(),
+        view_reads: document.view_reads.as_deref().unwrap_or_default(),
+        routes: &document.routes,
     })
 }
 

@@ -27,21 +27,8 @@ pub(super) fn block(
     statement: &Statement<'_>,
     block: &protobuf::DoStmt,
 ) -> Result<Draft, PlanError> {
-    let mut code = String::new();
-    let mut language = "plpgsql".to_owned();
-    for node in nodes(&block.args) {
-        let NodeEnum::DefElem(option) = node else {
-            continue;
-        };
-        let value = inner(&option.arg)
-            .and_then(constant_text)
-            .unwrap_or_default();
-        match option.defname.as_str() {
-            "as" => code = value.to_lowercase(),
-            "language" => language = value,
-            _ => {}
-        }
-    }
+    let (language, code) = block_code(block);
+    let code = code.to_lowercase();
     let words: Vec<&str> = code
         .split(|letter: char| !(letter.is_alphanumeric() || letter == '_' || letter == '$'))
         .filter(|word| !word.is_empty())
@@ -72,6 +59,26 @@ pub(super) fn block(
         );
     }
     Ok(Draft::home("do").writes())
+}
+
+/// A block's language and its text.
+pub(crate) fn block_code(block: &protobuf::DoStmt) -> (String, String) {
+    let mut code = String::new();
+    let mut language = "plpgsql".to_owned();
+    for node in nodes(&block.args) {
+        let NodeEnum::DefElem(option) = node else {
+            continue;
+        };
+        let value = inner(&option.arg)
+            .and_then(constant_text)
+            .unwrap_or_default();
+        match option.defname.as_str() {
+            "as" => code = value,
+            "language" => language = value,
+            _ => {}
+        }
+    }
+    (language, code)
 }
 
 /// Why code with these words may reach placed tables, as a sentence.

@@ -41,6 +41,9 @@ fn flags(planned: &Planned) -> String {
         (session.writes, "writes"),
         (session.changes_catalog, "changes_catalog"),
         (session.indexed, "indexed"),
+        (session.residue.keeps, "keeps"),
+        (session.residue.may_keep, "may_keep"),
+        (session.residue.lasting, "lasting"),
     ];
     let set: Vec<&str> = all
         .into_iter()

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    message,
+    failpoint, message,
     relay::{self, Relayed},
     server::{Server, Step},
     telemetry::Tier,
@@ -23,6 +23,7 @@ use crate::{
 impl Session {
     /// Runs one statement to its CommandComplete. Returns the tier that answered it.
     pub(super) async fn execute(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+        self.expect_residue(request.planned.session.residue);
         let indexed = request.planned.session.indexed && !self.transaction.is_failed();
         if indexed {
             // What it changes and what its indexes are told are one transaction.
@@ -166,14 +167,16 @@ impl Session {
     ) -> Outcome {
         let used = self.is_used(shard);
         let index = self.link(shard).await?;
-        self.links[index].used = used || request.planned.names != 0;
-        self.note_effects(index, request.planned.session)?;
-        types::learn_for_shard(&self.links[index].server.shard, request.parameter_types()).await?;
-        let server = &mut self.links[index].server;
-        queue(server, text, request.bound, true);
-        let relayed = self
-            .exchange_with_copy(index, request.bound.is_some())
-            .await?;
+        let (index, relayed) = match self.send_text(index, used, request, text).await {
+            Ok(relayed) => (index, relayed),
+            Err(failure) => match Box::pin(self.link_again(index)).await {
+                Some(index) => {
+                    let sent = Box::pin(self.send_text(index, used, request, text));
+                    (index, sent.await?)
+                }
+                None => return Err(failure),
+            },
+        };
         self.process
             .telemetry
             .bytes_to_clients
@@ -191,6 +194,23 @@ impl Session {
             self.announce_change().await?;
         }
         Ok(())
+    }
+
+    async fn send_text(
+        &mut self,
+        index: usize,
+        used: bool,
+        request: &Request<'_>,
+        text: &str,
+    ) -> Outcome<Relayed> {
+        self.links[index].used = used || request.planned.names != 0;
+        self.note_effects(index, request.planned.session)?;
+        types::learn_for_shard(&self.links[index].server.shard, request.parameter_types()).await?;
+        let server = &mut self.links[index].server;
+        queue(server, text, request.bound, true);
+        failpoint::reach("statement.before_send", Some(server)).await;
+        self.exchange_with_copy(index, request.bound.is_some())
+            .await
     }
 
     /// An exchange in which the shard may ask for COPY data.

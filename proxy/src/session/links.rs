@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
-use automator67_planner::{catalog::ShardId, plan::SessionEffects};
+use automator67_planner::{
+    catalog::{Residue, ShardId},
+    plan::SessionEffects,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Session, shutting_down, snapshot::View};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    guc::SettingMap,
-    pool::{Lease, Pool},
+    guc::{self, SettingMap},
+    pool::{self, Lease, Pool},
     process::{Process, lock},
     relay,
     server::{self, SequenceOwner},
@@ -38,7 +41,7 @@ impl Link {
 
     /// The client has left: the slot is free at once, and the shard stops what it was doing.
     pub fn abandon(self, process: &Arc<Process>) {
-        let busy = !self.server.is_clean();
+        let busy = !self.server.is_idle();
         let key = self.server.key.clone();
         if !busy && !self.pinned {
             return;
@@ -91,7 +94,48 @@ impl Session {
                 self.apply_settings(index, &before).await?;
             }
         }
+        self.note_residue(index);
         Ok(index)
+    }
+
+    /// After a failure: another connection in the place of one that broke before the server has
+    /// read anything of the statement, where nothing but the statement was on it. `None`: the
+    /// statement must not be sent again.
+    pub(super) async fn link_again(&mut self, index: usize) -> Option<usize> {
+        let link = &self.links[index];
+        if !link.server.unread || link.begun || link.pinned || self.transaction.is_open() {
+            return None;
+        }
+        let shard = link.server.shard_id();
+        self.links.remove(index).server.close();
+        self.link(shard).await.ok()
+    }
+
+    /// The statement that runs next may leave this behind in whatever server sessions it uses.
+    pub(super) fn expect_residue(&mut self, residue: Residue) {
+        self.residue |= residue;
+        if residue.keeps {
+            self.pin();
+        }
+    }
+
+    /// Notes on a connection what the statement may leave there.
+    fn note_residue(&mut self, index: usize) {
+        let residue = self.residue;
+        if residue == Residue::NONE {
+            return;
+        }
+        let session = self.card.id;
+        let server = &mut self.links[index].server;
+        server.residue |= residue;
+        if residue.reads_sequence && server.sequence_owner != SequenceOwner::Session(session) {
+            // What others have drawn here is not what the code may see.
+            server.query("DISCARD SEQUENCES", false);
+            server.sequence_owner = SequenceOwner::Nobody;
+        }
+        if residue.moves_sequence {
+            server.move_sequence(session);
+        }
     }
 
     /// The transaction has seen tables of this shard.
@@ -208,12 +252,22 @@ impl Session {
             link.server.move_sequence(session);
             self.memory.moved_on(&link.server.key);
         }
-        if effects.pins && !self.pinned {
-            self.pinned = true;
-            self.links.iter_mut().for_each(|link| link.pinned = true);
-            tracing::debug!(session, "session keeps its server connections");
+        if effects.pins {
+            self.pin();
         }
         Ok(())
+    }
+
+    /// The session keeps its connections from now on.
+    fn pin(&mut self) {
+        if !self.pinned {
+            self.pinned = true;
+            self.links.iter_mut().for_each(|link| link.pinned = true);
+            tracing::debug!(
+                session = self.card.id,
+                "session keeps its server connections"
+            );
+        }
     }
 
     /// The session no longer needs its own connections.
@@ -222,10 +276,39 @@ impl Session {
         self.links.iter_mut().for_each(|link| link.pinned = false);
     }
 
+    /// Where code may have left something in a server session, looks whether it did: then the
+    /// session keeps its connections, as it does after a statement that says so itself.
+    async fn look_for_residue(&mut self) {
+        for index in 0..self.links.len() {
+            let server = &mut self.links[index].server;
+            // What is in the middle of something is closed anyway.
+            if !self.pinned && server.residue.stays() && server.is_idle() {
+                let text = look(&server.settings, &self.user.name);
+                server.query(&text, true);
+                let mut left = false;
+                let looked = relay::collect(&mut self.client, server, |_, frame| {
+                    left |= frame.tag == b'D' && frame.body().ends_with(b"t");
+                    Ok(())
+                });
+                match looked.await {
+                    Ok(()) if !left => {}
+                    // Where one cannot look, something may be.
+                    Ok(()) | Err(Failure::Shard(_)) => self.pin(),
+                    // The connection is lost, and with it what was left there.
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+
     /// Gives connections back, unless a transaction is open or the session is pinned.
-    pub(super) fn release_links(&mut self) {
+    pub(super) async fn release_links(&mut self) {
         if self.links.is_empty() || self.transaction.is_open() {
             return;
+        }
+        self.residue = Residue::NONE;
+        if !self.pinned && self.links.iter().any(|link| link.server.residue.stays()) {
+            Box::pin(self.look_for_residue()).await;
         }
         let tainted = {
             let mut activity = lock(&self.card.activity);
@@ -238,6 +321,8 @@ impl Session {
                 if tainted {
                     // A cancel request may still be on its way to this connection.
                     link.server.close();
+                } else if link.server.residue.stays() {
+                    self.process.tasks.spawn(pool::clean(link.server));
                 }
             }
             return;
@@ -292,6 +377,36 @@ impl Session {
             }
         }
     }
+}
+
+/// Asks a server session whether it has anything that the session's own settings do not explain.
+/// What cannot be seen from outside (settings that no module has defined) is not in the answer.
+fn look(settings: &SettingMap, user: &str) -> String {
+    let role = match settings.get("role") {
+        Some(_) => "",
+        None => "or pg_catalog.current_setting('role') <> 'none'",
+    };
+    let names: Vec<String> = settings.names().map(guc::quote_literal).collect();
+    format!(
+        "select session_user <> {user} {role}
+        or exists (select from pg_catalog.pg_settings where source = 'session'
+            and pg_catalog.lower(name) <> all (array[{names}]::text[]))
+        or exists (select from pg_catalog.pg_listening_channels())
+        or exists (select from pg_catalog.pg_cursors where is_holdable)
+        or exists (select from pg_catalog.pg_prepared_statements where name !~ '^a67_')
+        or case when pg_catalog.pg_my_temp_schema() <> 0 then
+            exists (select from pg_catalog.pg_class
+                where relnamespace = pg_catalog.pg_my_temp_schema())
+            or exists (select from pg_catalog.pg_proc
+                where pronamespace = pg_catalog.pg_my_temp_schema())
+            or exists (select from pg_catalog.pg_type
+                where typnamespace = pg_catalog.pg_my_temp_schema())
+        end is true
+        or exists (select from pg_catalog.pg_locks
+            where locktype = 'advisory' and pid = pg_catalog.pg_backend_pid())",
+        user = guc::quote_literal(user),
+        names = names.join(", "),
+    )
 }
 
 pub fn cancelled() -> Failure {

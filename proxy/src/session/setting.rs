@@ -13,6 +13,7 @@ use crate::{
     message,
     process::lock,
     relay,
+    server::reseed,
     settings::Consistency,
     telemetry::Tier,
 };
@@ -283,10 +284,19 @@ impl Session {
                 server.query("DISCARD ALL", true);
                 relay::collect(&mut self.client, server, message::pass_status).await?;
                 self.hidden_error(index)?;
-                self.links[index].server.settings = SettingMap::default();
-                self.links[index].server.forget_prepared(None);
+                let server = &mut self.links[index].server;
+                server.settings = SettingMap::default();
+                server.forget_prepared(None);
+                if server.residue.stays() && !server.residue.lasting {
+                    server.query(&reseed(), false);
+                    relay::exchange(&mut self.client, server).await?;
+                    self.hidden_error(index)?;
+                    self.links[index].server.is_reset();
+                }
             }
             self.unpin();
+            // What is left on others goes with the connection.
+            self.links.retain(|link| link.server.is_clean());
         }
         self.run_reset(RESET_ALL, "DISCARD ALL", before).await
     }

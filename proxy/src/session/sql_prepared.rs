@@ -144,6 +144,7 @@ impl Session {
         effects: SessionEffects,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
+        self.expect_residue(effects.residue);
         let mut planned = request.planned.clone();
         let session = &mut planned.session;
         session.moves_sequence |= effects.moves_sequence;

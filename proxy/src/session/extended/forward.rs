@@ -6,7 +6,10 @@ use std::{
     time::Instant,
 };
 
-use automator67_planner::{catalog::ShardId, plan::Plan};
+use automator67_planner::{
+    catalog::{Residue, ShardId},
+    plan::{Plan, Planned},
+};
 
 use super::{
     super::{
@@ -17,9 +20,10 @@ use super::{
 };
 use crate::{
     error::{Failure, Outcome, sqlstate},
+    failpoint,
     message::{self, Bind, Named},
     process::lock,
-    relay,
+    relay::{self, Relayed},
     server::{Expected, Step, statement_name},
     telemetry::Tier,
     types,
@@ -45,6 +49,14 @@ impl Forward {
         self.bound
             .iter()
             .fold(0, |names, statement| names | statement.prepared.names())
+    }
+
+    /// The plans of what is executed.
+    fn planned(&self) -> impl Iterator<Item = &Planned> {
+        let statements = self.bound.iter();
+        statements
+            .flat_map(|statement| &statement.prepared.statements)
+            .map(|planned| &**planned)
     }
 }
 
@@ -225,31 +237,34 @@ impl Session {
         }
         let shard = forward.shard.unwrap_or_else(|| self.any_copy());
         let used = self.is_used(shard);
+        self.residue = Residue::NONE;
+        for planned in forward.planned() {
+            self.expect_residue(planned.session.residue);
+        }
         let index = self.link(shard).await?;
-        let mut names_tables = false;
-        for statement in &forward.bound {
-            for planned in &statement.prepared.statements {
-                names_tables |= planned.names != 0;
-                self.note_effects(index, planned.session)?;
-            }
-        }
-        self.links[index].used = used || names_tables;
-        for statement in forward.of_step.iter().flatten() {
-            types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
-        }
-        let uses = self.links[index].server.uses();
         let described = described_statement(&steps, &forward.of_step);
-        self.links[index].server.shape = described.as_ref().map(|_| None);
-        for (step, statement) in steps.into_iter().zip(forward.of_step) {
-            self.forward_step(index, shard, step, statement);
+        let describes = described.is_some();
+        let mut index = index;
+        let mut uses = self.links[index].server.uses();
+        let mut sent = self
+            .send_batch(index, used, &forward, &steps, describes)
+            .await;
+        if sent.is_err()
+            && let Some(again) = Box::pin(self.link_again(index)).await
+        {
+            index = again;
+            uses = self.links[index].server.uses();
+            let batch = self.send_batch(index, used, &forward, &steps, describes);
+            sent = Box::pin(batch).await;
         }
-        self.links[index].server.sync();
-        let result = self.exchange_with_copy(index, true).await;
-        let relayed = match result {
+        let relayed = match sent {
             Ok(relayed) => relayed,
             Err(failure) => {
                 self.forget_unparsed(&forward.statements);
-                if self.links[index].server.expected.is_empty() {
+                // It may be gone, and another one in its place.
+                if self.links.get(index).is_some_and(|link| {
+                    link.server.shard_id() == shard && link.server.expected.is_empty()
+                }) {
                     self.forget_uncertain(index, uses).await?;
                 }
                 return Err(failure);
@@ -309,6 +324,34 @@ impl Session {
         }
     }
 
+    /// Sends the batch and passes the answers on.
+    async fn send_batch(
+        &mut self,
+        index: usize,
+        used: bool,
+        forward: &Forward,
+        steps: &[BatchStep],
+        describes: bool,
+    ) -> Outcome<Relayed> {
+        let mut names_tables = false;
+        for planned in forward.planned() {
+            names_tables |= planned.names != 0;
+            self.note_effects(index, planned.session)?;
+        }
+        self.links[index].used = used || names_tables;
+        for statement in forward.of_step.iter().flatten() {
+            types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
+        }
+        self.links[index].server.shape = describes.then_some(None);
+        for (step, statement) in steps.iter().zip(&forward.of_step) {
+            self.forward_step(index, step, statement.as_ref());
+        }
+        let server = &mut self.links[index].server;
+        server.sync();
+        failpoint::reach("statement.before_send", Some(server)).await;
+        self.exchange_with_copy(index, true).await
+    }
+
     fn note_forwarded(&self, bound: &[Arc<Statement>]) {
         let mut activity = lock(&self.card.activity);
         activity.statements += bound.len() as u64;
@@ -339,13 +382,7 @@ impl Session {
 
     /// Queues one message of the batch, with names as the server knows them.
     /// `statement` is the one that Parse, Bind and Describe mean.
-    fn forward_step(
-        &mut self,
-        index: usize,
-        shard: ShardId,
-        step: BatchStep,
-        statement: Option<Arc<Statement>>,
-    ) {
+    fn forward_step(&mut self, index: usize, step: &BatchStep, statement: Option<&Arc<Statement>>) {
         match (step, statement) {
             (BatchStep::Parse(parse), Some(statement)) => {
                 self.statements
@@ -364,35 +401,35 @@ impl Session {
                 }
             }
             (BatchStep::Bind(bind), Some(statement)) => {
-                let name = self.on_server(index, &bind.statement, &statement);
+                let name = self.on_server(index, &bind.statement, statement);
                 let server = &mut self.links[index].server;
                 message::put_bind(&mut server.wire.output, &bind.portal, &name, &bind.rest);
                 server.expect(Step::Bind, true);
                 let portal = Portal {
-                    statement,
-                    bind,
-                    shard: Some(shard),
+                    statement: statement.clone(),
+                    bind: bind.clone(),
+                    shard: Some(server.shard_id()),
                 };
                 self.portals.insert(portal.bind.portal.clone(), portal);
             }
             (BatchStep::Describe(Named::Statement(name)), Some(statement)) => {
-                let name = self.on_server(index, &name, &statement);
+                let name = self.on_server(index, name, statement);
                 let server = &mut self.links[index].server;
                 message::put_describe(&mut server.wire.output, b'S', &name);
                 server.expect(Step::Describe, true);
             }
             (BatchStep::Describe(Named::Portal(name)), _) => {
                 let server = &mut self.links[index].server;
-                message::put_describe(&mut server.wire.output, b'P', &name);
+                message::put_describe(&mut server.wire.output, b'P', name);
                 server.expect(Step::Describe, true);
             }
             (BatchStep::Execute { portal, limit }, _) => {
-                let (binary, statement) = self.rows_of(&portal);
+                let (binary, statement) = self.rows_of(portal);
                 let server = &mut self.links[index].server;
-                server.execute(&portal, limit, true, binary, statement);
+                server.execute(portal, *limit, true, binary, statement);
             }
             (BatchStep::Close(named), _) => {
-                let portal = self.close(named);
+                let portal = self.close(named.clone());
                 let server = &mut self.links[index].server;
                 match portal {
                     Some(portal) => {

@@ -1,0 +1,710 @@
+//! What code leaves in a server session when its transaction is over: settings, the role, locks,
+//! temporary objects ...
+//!
+//! Server connections are shared, so what one client's statement leaves behind would be the next
+//! client's. The text of a statement does not tell: functions, triggers, defaults, policies do it
+//! as well. So every routine is judged by its body, and a statement by the names in its text. A
+//! name too many costs a reset of the connection; a name too few would be a leak, so whatever runs
+//! code that is not known counts as [`Residue::may_keep`].
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::{BitOr, BitOrAssign},
+};
+
+use serde::Deserialize;
+
+use super::document::Function;
+use crate::{
+    gather::folded,
+    normalise::{Token, TokenKind, tokens},
+};
+
+/// What a statement may leave in its server session beyond its transaction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Residue {
+    /// Known to leave something that a server keeps for the session.
+    pub keeps: bool,
+    /// Runs code that is not known, so it may.
+    pub may_keep: bool,
+    /// No command takes it back, only the end of the connection.
+    pub lasting: bool,
+    /// Code in a server may move sequences, of which `lastval` would speak.
+    pub moves_sequence: bool,
+    /// Code in a server calls `currval` or `lastval`.
+    pub reads_sequence: bool,
+}
+
+impl Residue {
+    /// Nothing.
+    pub const NONE: Residue = Residue {
+        keeps: false,
+        may_keep: false,
+        lasting: false,
+        moves_sequence: false,
+        reads_sequence: false,
+    };
+    /// Something that no command takes back.
+    pub(crate) const KEEPS_LASTING: Residue = Residue {
+        keeps: true,
+        lasting: true,
+        ..Residue::NONE
+    };
+    /// Code in a language that is not looked into.
+    const UNKNOWN_CODE: Residue = Residue {
+        may_keep: true,
+        lasting: true,
+        moves_sequence: true,
+        reads_sequence: true,
+        keeps: false,
+    };
+
+    /// The connection must not go to another client as it is.
+    pub fn stays(self) -> bool {
+        self.keeps || self.may_keep
+    }
+}
+
+impl BitOr for Residue {
+    type Output = Residue;
+
+    fn bitor(self, other: Residue) -> Residue {
+        Residue {
+            keeps: self.keeps | other.keeps,
+            may_keep: self.may_keep | other.may_keep,
+            lasting: self.lasting | other.lasting,
+            moves_sequence: self.moves_sequence | other.moves_sequence,
+            reads_sequence: self.reads_sequence | other.reads_sequence,
+        }
+    }
+}
+
+impl BitOrAssign for Residue {
+    fn bitor_assign(&mut self, other: Residue) {
+        *self = *self | other;
+    }
+}
+
+/// The part of the catalog document that only this file needs. Lists without members are null.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Routes {
+    /// Functions that run without being named: of casts, operator classes, ranges and domains.
+    implicit: Option<Vec<u32>>,
+    /// Functions of event triggers.
+    definitions: Option<Vec<u32>>,
+    /// Writing to the first relation may write to the second: rules, children, foreign keys.
+    follows: Option<Vec<(u32, u32)>>,
+    /// Volatile functions of extensions that are not known to keep nothing: name, extension.
+    extension_functions: Option<Vec<(String, String)>>,
+    /// Functions in language `internal` that are not made by CREATE TYPE or CREATE AGGREGATE.
+    internal: Option<Vec<u32>>,
+}
+
+/// A relation as this file sees it.
+pub(super) struct Rows<'a> {
+    pub oid: u32,
+    pub name: &'a str,
+    /// A view, or a table with policies: reading it runs what it calls.
+    pub calls_when_read: bool,
+}
+
+/// Everything the judgement is made of.
+pub(super) struct Sources<'a> {
+    pub functions: &'a [Function],
+    /// Function -> function.
+    pub calls: &'a [(u32, u32)],
+    pub operators: &'a [(String, u32)],
+    pub relations: Vec<Rows<'a>>,
+    /// Relation -> function of a trigger.
+    pub triggers: Vec<(u32, u32)>,
+    /// Relation -> function of a view, rule, default, check, index or policy.
+    pub relation_calls: &'a [(u32, u32)],
+    /// View -> relation.
+    pub view_reads: &'a [(u32, u32)],
+    pub routes: &'a Routes,
+}
+
+/// What each name in a statement may leave behind.
+#[derive(Debug, Clone, Default)]
+pub struct Residues {
+    functions: HashMap<String, Residue>,
+    operators: HashMap<String, Residue>,
+    reads: HashMap<String, Residue>,
+    writes: HashMap<String, Residue>,
+    /// Of functions that nothing in a text names.
+    implicit: Residue,
+    /// Of event triggers.
+    definitions: Residue,
+    /// There is code whose residue only the end of the connection takes away.
+    any_lasting: bool,
+}
+
+/// Operators that key words stand for: IN, BETWEEN, LIKE, USING, DISTINCT ...
+const UNNAMED_OPERATORS: &[&str] = &[
+    "=", "<>", "<", ">", "<=", ">=", "~~", "!~~", "~~*", "!~~*", "~", "!~",
+];
+
+/// Built-in functions that change the session.
+const KEEPING: &[&str] = &["setseed"];
+/// Those whose trace no command takes back.
+const KEEPING_LASTING: &[&str] = &[
+    "pg_replication_origin_session_setup",
+    "pg_create_physical_replication_slot",
+    "pg_create_logical_replication_slot",
+    "pg_copy_physical_replication_slot",
+    "pg_copy_logical_replication_slot",
+    "pg_backup_start",
+    "pg_start_backup",
+];
+/// Built-in functions that run SQL given as text.
+const DYNAMIC: &[&str] = &["ts_stat", "ts_rewrite"];
+const DYNAMIC_PREFIXES: &[&str] = &[
+    "query_to_xml",
+    "table_to_xml",
+    "cursor_to_xml",
+    "schema_to_xml",
+    "database_to_xml",
+];
+/// Words of statements that change rows.
+const CHANGES: &[&str] = &["insert", "update", "delete", "merge", "truncate", "copy"];
+/// Words of statements that may set off event triggers.
+const DEFINES: &[&str] = &[
+    "create", "alter", "drop", "grant", "revoke", "comment", "refresh", "reindex", "import",
+    "security",
+];
+/// Words of code in which a sequence may be moved.
+const MOVES_SEQUENCE: &[&str] = &["nextval", "setval", "insert", "merge", "copy"];
+/// Extensions of which functions are in the document for what they read, and keep nothing.
+const STATELESS: &[&str] = &["autoinc", "lo", "refint"];
+/// A string that is executed may hold another, and so on.
+const NESTED_MAX: usize = 4;
+
+/// Judges all functions, and all names by them.
+pub(super) fn judge(sources: &Sources<'_>) -> Residues {
+    let codes: Vec<Code> = sources
+        .functions
+        .iter()
+        .map(|one| code(one, sources))
+        .collect();
+    let mut verdicts: Vec<Residue> = codes.iter().map(|code| code.own).collect();
+    let places: HashMap<u32, usize> = sources
+        .functions
+        .iter()
+        .enumerate()
+        .map(|(place, function)| (function.oid, place))
+        .collect();
+    // Each round adds at least one of the five flags to a verdict.
+    loop {
+        let of = |oid: &u32| places.get(oid).map_or(Residue::NONE, |at| verdicts[*at]);
+        let residues = by_name(sources, &of);
+        let mut next: Vec<Residue> = codes
+            .iter()
+            .zip(&verdicts)
+            .map(|(code, verdict)| *verdict | residues.of_code(code))
+            .collect();
+        for (caller, callee) in sources.calls {
+            if let Some(at) = places.get(caller) {
+                next[*at] |= of(callee);
+            }
+        }
+        if next == verdicts {
+            return residues;
+        }
+        verdicts = next;
+    }
+}
+
+/// What names stand for, if functions leave behind what `of` says.
+fn by_name(sources: &Sources<'_>, of: &dyn Fn(&u32) -> Residue) -> Residues {
+    let routes = sources.routes;
+    let mut residues = Residues::default();
+    let all = |list: &Option<Vec<u32>>| {
+        let list = list.iter().flatten();
+        list.fold(Residue::NONE, |all, oid| all | of(oid))
+    };
+    residues.implicit = all(&routes.implicit);
+    residues.definitions = all(&routes.definitions);
+    for function in sources.functions {
+        add(&mut residues.functions, &function.name, of(&function.oid));
+    }
+    for (name, extension) in routes.extension_functions.iter().flatten() {
+        add(&mut residues.functions, name, of_extension(name, extension));
+    }
+    for (name, function) in sources.operators {
+        let residue = of(function);
+        add(&mut residues.operators, name, residue);
+        if UNNAMED_OPERATORS.contains(&name.as_str()) {
+            residues.implicit |= residue;
+        }
+    }
+    let (reads, writes) = by_relation(sources, of);
+    for relation in &sources.relations {
+        let at = |list: &HashMap<u32, Residue>| list.get(&relation.oid).copied();
+        add(
+            &mut residues.reads,
+            relation.name,
+            at(&reads).unwrap_or_default(),
+        );
+        add(
+            &mut residues.writes,
+            relation.name,
+            at(&writes).unwrap_or_default(),
+        );
+    }
+    residues.any_lasting = residues.functions.values().any(|one| one.lasting);
+    residues
+}
+
+fn add(map: &mut HashMap<String, Residue>, name: &str, residue: Residue) {
+    if residue != Residue::NONE {
+        *map.entry(name.to_owned()).or_default() |= residue;
+    }
+}
+
+/// What reading and what writing to each relation may leave behind.
+fn by_relation(
+    sources: &Sources<'_>,
+    of: &dyn Fn(&u32) -> Residue,
+) -> (HashMap<u32, Residue>, HashMap<u32, Residue>) {
+    let mut reads: HashMap<u32, Residue> = HashMap::new();
+    let mut writes: HashMap<u32, Residue> = HashMap::new();
+    let called_when_read: HashSet<u32> = sources
+        .relations
+        .iter()
+        .filter(|relation| relation.calls_when_read)
+        .map(|relation| relation.oid)
+        .collect();
+    for (relation, function) in sources.triggers.iter().chain(sources.relation_calls) {
+        *writes.entry(*relation).or_default() |= of(function);
+    }
+    for (relation, function) in sources.relation_calls {
+        if called_when_read.contains(relation) {
+            *reads.entry(*relation).or_default() |= of(function);
+        }
+    }
+    let follows = sources.routes.follows.as_deref().unwrap_or_default();
+    let spread = |map: &mut HashMap<u32, Residue>, pairs: &[(u32, u32)]| {
+        let mut spread = false;
+        for (from, to) in pairs {
+            let after = map.get(to).copied().unwrap_or_default();
+            let before = map.get(from).copied().unwrap_or_default();
+            if before | after != before {
+                map.insert(*from, before | after);
+                spread = true;
+            }
+        }
+        spread
+    };
+    while spread(&mut reads, sources.view_reads) {}
+    while spread(&mut writes, sources.view_reads) | spread(&mut writes, follows) {}
+    for (relation, residue) in &reads {
+        *writes.entry(*relation).or_default() |= *residue;
+    }
+    (reads, writes)
+}
+
+/// A function of an extension that is not looked into.
+fn of_extension(name: &str, extension: &str) -> Residue {
+    match extension {
+        // set_limit sets a setting.
+        "pg_trgm" => Residue {
+            lasting: false,
+            ..Residue::UNKNOWN_CODE
+        },
+        "dblink" if name.starts_with("dblink_connect") => Residue::KEEPS_LASTING,
+        "dblink" => Residue::NONE,
+        _ => Residue::UNKNOWN_CODE,
+    }
+}
+
+/// Words and operators of a text, and what it does by itself.
+#[derive(Debug, Default)]
+struct Code {
+    names: HashSet<String>,
+    operators: HashSet<String>,
+    own: Residue,
+    /// It runs a text that is not known.
+    dynamic: bool,
+    /// It changes rows.
+    changes: bool,
+}
+
+fn code(function: &Function, sources: &Sources<'_>) -> Code {
+    let only = |own| Code {
+        own,
+        ..Code::default()
+    };
+    match function.extension.as_deref() {
+        None => {}
+        Some("dblink") => return only(of_extension(&function.name, "dblink")),
+        Some(known) if STATELESS.contains(&known) => return Code::default(),
+        // Those are in the document because they run SQL given as text.
+        Some(_) => {
+            return Code {
+                dynamic: true,
+                ..Code::default()
+            };
+        }
+    }
+    match (function.language.as_str(), &function.body) {
+        ("sql" | "plpgsql", Some(body)) => Code::of_body(body, 0),
+        // CREATE TYPE and CREATE AGGREGATE make such functions.
+        ("internal", _) => {
+            let internal = sources.routes.internal.as_deref().unwrap_or_default();
+            only(if internal.contains(&function.oid) {
+                Residue::UNKNOWN_CODE
+            } else {
+                Residue::NONE
+            })
+        }
+        _ => only(Residue::UNKNOWN_CODE),
+    }
+}
+
+impl Residues {
+    /// What a statement may leave behind, by the names in its text.
+    pub(crate) fn of_statement(&self, text: &str, defines: bool) -> Residue {
+        let code = Code::of_statement(text);
+        let definitions = if defines {
+            self.definitions
+        } else {
+            Residue::NONE
+        };
+        let changes = code.changes || defines;
+        self.of_code(&Code { changes, ..code }) | definitions
+    }
+
+    /// The same for a DO block.
+    pub(crate) fn of_block(&self, language: &str, body: &str) -> Residue {
+        match language {
+            "sql" | "plpgsql" => self.of_code(&Code::of_body(body, 0)),
+            _ => Residue::UNKNOWN_CODE,
+        }
+    }
+
+    /// A statement of which nothing is known.
+    pub(crate) fn of_unknown(&self) -> Residue {
+        Residue {
+            keeps: false,
+            may_keep: true,
+            lasting: self.any_lasting,
+            moves_sequence: true,
+            reads_sequence: true,
+        }
+    }
+
+    fn of_code(&self, code: &Code) -> Residue {
+        let mut residue = code.own | self.implicit;
+        if code.dynamic {
+            residue |= self.of_unknown();
+        }
+        let defines = || DEFINES.iter().any(|word| code.names.contains(*word));
+        if self.definitions != Residue::NONE && defines() {
+            residue |= self.definitions;
+        }
+        let relations = if code.changes {
+            &self.writes
+        } else {
+            &self.reads
+        };
+        for (names, map) in [
+            (&code.names, &self.functions),
+            (&code.names, relations),
+            (&code.operators, &self.operators),
+        ] {
+            if !map.is_empty() {
+                let found = names.iter().filter_map(|name| map.get(name));
+                residue = found.fold(residue, |all, one| all | *one);
+            }
+        }
+        residue
+    }
+}
+
+impl Code {
+    /// A statement of a client: what it says itself is known to whoever runs it, except for the
+    /// functions that change the session unseen.
+    fn of_statement(text: &str) -> Code {
+        let list = tokens(text);
+        let mut code = Code::default();
+        for at in 0..list.len() {
+            code.note_token(text, &list, at);
+        }
+        code
+    }
+
+    /// The body of a routine.
+    fn of_body(text: &str, nested: usize) -> Code {
+        let list = tokens(text);
+        let mut code = Code::default();
+        let reader = Reader { text, list: &list };
+        for at in 0..list.len() {
+            code.note_token(text, &list, at);
+            code.note_command(&reader, at, nested);
+        }
+        code.own.keeps |= reader.makes_temporary();
+        let mut words = MOVES_SEQUENCE.iter();
+        code.own.moves_sequence |= words.any(|word| code.names.contains(*word));
+        // What is behind a token without an end is not known, and neither is an escaped name.
+        let complete = list.last().is_none_or(|last| {
+            let rest = text[last.end..].trim_start();
+            rest.is_empty() || rest.starts_with("--") || rest.starts_with("/*")
+        });
+        code.dynamic |= !complete;
+        // Of a text that is put together, what is set cannot be seen afterwards.
+        code.own.keeps |= code.dynamic && list.iter().any(|token| reader.sets_in_string(*token));
+        code
+    }
+
+    fn note_token(&mut self, text: &str, list: &[Token], at: usize) {
+        let spelled = &text[list[at].start..list[at].end];
+        match list[at].kind {
+            TokenKind::Operator => self.note_operator(text, list, at),
+            TokenKind::Word => {
+                let word = folded(spelled);
+                self.changes |= CHANGES.contains(&word.as_str());
+                if calls(list, at) {
+                    self.note_call(&word);
+                }
+                self.names.insert(word);
+            }
+            TokenKind::QuotedIdentifier => {
+                let name = folded(spelled);
+                // U&"...": whatever it may be.
+                self.dynamic |= !spelled.starts_with('"');
+                if calls(list, at) {
+                    self.note_call(&name);
+                }
+                self.names.insert(name);
+            }
+            TokenKind::String
+            | TokenKind::Number
+            | TokenKind::Parameter
+            | TokenKind::Punctuation(_) => {}
+        }
+    }
+
+    /// Where signs stand side by side, where one operator ends depends on all of them: any run of
+    /// them may be one.
+    fn note_operator(&mut self, text: &str, list: &[Token], at: usize) {
+        let start = list[at].start;
+        let mut end = start;
+        for token in &list[at..] {
+            if token.kind != TokenKind::Operator || token.start != end {
+                break;
+            }
+            end = token.end;
+            self.operators.insert(text[start..end].to_owned());
+        }
+    }
+
+    /// Built-in functions that change the session, or run a text.
+    fn note_call(&mut self, name: &str) {
+        self.own.keeps |= KEEPING.contains(&name);
+        if KEEPING_LASTING.contains(&name) {
+            self.own |= Residue::KEEPS_LASTING;
+        }
+        let prefixed = || {
+            DYNAMIC_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        };
+        self.dynamic |= DYNAMIC.contains(&name) || prefixed();
+    }
+
+    /// What a body does that a client's own text would be seen to do.
+    fn note_command(&mut self, reader: &Reader<'_>, at: usize, nested: usize) {
+        let call = calls(reader.list, at);
+        let quoted = reader.list[at].kind == TokenKind::QuotedIdentifier;
+        let name = match reader.word(at) {
+            None if quoted && call => Some(folded(reader.spelled(reader.list[at]))),
+            word => word,
+        };
+        let Some(word) = name else { return };
+        match word.as_str() {
+            "set" if reader.starts_statement(at) => {
+                let scope = reader.word(at + 1);
+                let local = ["local", "constraints", "transaction"];
+                self.own.keeps |= !scope.is_some_and(|scope| local.contains(&scope.as_str()));
+            }
+            "reset" | "discard" | "listen" | "unlisten" | "prepare" | "deallocate"
+                if reader.starts_statement(at) =>
+            {
+                self.own.keeps = true;
+            }
+            "load" if reader.starts_statement(at) => self.own |= Residue::KEEPS_LASTING,
+            "hold" => self.own.keeps |= reader.word_before(at, 1).as_deref() == Some("with"),
+            "set_config" if call => self.own.keeps |= !reader.third_argument_is_true(at + 1),
+            "currval" | "lastval" if call => self.own.reads_sequence = true,
+            "execute" => self.note_execute(reader, at, nested),
+            "do" if reader.starts_statement(at) => self.note_text(reader, at + 1, nested),
+            lock if call
+                && (lock.starts_with("pg_advisory_") || lock.starts_with("pg_try_advisory_"))
+                && !lock.contains("_xact_") =>
+            {
+                self.own.keeps = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// EXECUTE of a text; other uses of the word run nothing now.
+    fn note_execute(&mut self, reader: &Reader<'_>, at: usize, nested: usize) {
+        let after = reader.word(at + 1);
+        let of_trigger = matches!(after.as_deref(), Some("function" | "procedure" | "on"));
+        if !of_trigger {
+            self.note_text(reader, at + 1, nested);
+        }
+    }
+
+    /// The text at a place is run: if it is one plain string, it is known.
+    fn note_text(&mut self, reader: &Reader<'_>, at: usize, nested: usize) {
+        let ends = match reader.list.get(at + 1) {
+            None => true,
+            Some(next) if next.kind == TokenKind::Punctuation(';') => true,
+            Some(_) => {
+                let word = reader.word(at + 1);
+                matches!(
+                    word.as_deref(),
+                    Some("into" | "using" | "loop" | "language")
+                )
+            }
+        };
+        let text = reader
+            .list
+            .get(at)
+            .and_then(|token| reader.plain_string(*token));
+        match text.filter(|_| ends && nested < NESTED_MAX) {
+            None => self.dynamic = true,
+            Some(text) => {
+                let inner = Code::of_body(&text, nested + 1);
+                self.names.extend(inner.names);
+                self.operators.extend(inner.operators);
+                self.own |= inner.own;
+                self.dynamic |= inner.dynamic;
+                self.changes |= inner.changes;
+            }
+        }
+    }
+}
+
+/// A parenthesis follows the name.
+fn calls(list: &[Token], at: usize) -> bool {
+    let next = list.get(at + 1);
+    next.is_some_and(|next| next.kind == TokenKind::Punctuation('('))
+}
+
+/// A text and its tokens.
+struct Reader<'a> {
+    text: &'a str,
+    list: &'a [Token],
+}
+
+impl Reader<'_> {
+    fn spelled(&self, token: Token) -> &str {
+        &self.text[token.start..token.end]
+    }
+
+    fn word(&self, at: usize) -> Option<String> {
+        let token = self.list.get(at)?;
+        (token.kind == TokenKind::Word).then(|| self.spelled(*token).to_ascii_lowercase())
+    }
+
+    fn word_before(&self, at: usize, distance: usize) -> Option<String> {
+        self.word(at.checked_sub(distance)?)
+    }
+
+    /// Where a statement of SQL or PL/pgSQL can begin.
+    fn starts_statement(&self, at: usize) -> bool {
+        let Some(before) = at.checked_sub(1).map(|before| self.list[before]) else {
+            return true;
+        };
+        match before.kind {
+            TokenKind::Punctuation(';') => true,
+            // <<label>>
+            TokenKind::Operator => self.spelled(before).ends_with(">>"),
+            TokenKind::Word => {
+                let word = self.spelled(before).to_ascii_lowercase();
+                matches!(word.as_str(), "begin" | "then" | "else" | "loop" | "atomic")
+            }
+            _ => false,
+        }
+    }
+
+    /// `(a, b, true)`, where the parenthesis is at `open`.
+    fn third_argument_is_true(&self, open: usize) -> bool {
+        let depth = self.list[open].depth;
+        let inside = self.list[open + 1..]
+            .iter()
+            .take_while(|token| token.depth > depth);
+        let mut commas = 0;
+        let mut third = Vec::new();
+        for token in inside {
+            if token.depth == depth + 1 && token.kind == TokenKind::Punctuation(',') {
+                commas += 1;
+            } else if commas == 2 {
+                third.push(*token);
+            }
+        }
+        let [only] = third.as_slice() else {
+            return false;
+        };
+        only.kind == TokenKind::Word && self.spelled(*only).eq_ignore_ascii_case("true")
+    }
+
+    /// A temporary object that outlives the transaction.
+    fn makes_temporary(&self) -> bool {
+        let mut made = 0;
+        let mut dropped = 0;
+        let mut creates = false;
+        let mut in_schema = false;
+        for at in 0..self.list.len() {
+            match self.word(at).as_deref() {
+                Some("create") => creates = true,
+                Some("pg_temp") => in_schema = true,
+                Some("temp" | "temporary") => {
+                    let before = self.word_before(at, 1);
+                    let makes = ["create", "local", "global", "into", "replace"];
+                    made += usize::from(before.is_some_and(|it| makes.contains(&it.as_str())));
+                }
+                Some("drop") => {
+                    let on_commit = self.word_before(at, 1).as_deref() == Some("commit");
+                    dropped += usize::from(on_commit);
+                }
+                _ => {}
+            }
+        }
+        made > dropped || creates && in_schema
+    }
+
+    /// A string that looks like a SET for the session, or a part of one.
+    fn sets_in_string(&self, token: Token) -> bool {
+        let spelled = self.spelled(token).to_ascii_lowercase();
+        let text = spelled.trim_start_matches(['e', '\'', '$']).trim_start();
+        token.kind == TokenKind::String
+            && (text.contains("set_config")
+                || text.starts_with("set ") && !text.starts_with("set local "))
+    }
+
+    /// The value of `'...'` or `$tag$...$tag$`.
+    fn plain_string(&self, token: Token) -> Option<String> {
+        if token.kind != TokenKind::String {
+            return None;
+        }
+        let spelled = self.spelled(token);
+        if let Some(inner) = spelled.strip_prefix('\'') {
+            let inner = inner.strip_suffix('\'')?;
+            let undoubled = inner.replace("''", "'");
+            // A string that is continued on another line has a quote in between.
+            let quotes = inner.matches('\'').count();
+            return (quotes % 2 == 0 && !inner.contains('\n')).then_some(undoubled);
+        }
+        let (tag, _) = spelled.strip_prefix('$')?.split_once('$')?;
+        let tag = format!("${tag}$");
+        let inner = spelled.strip_prefix(&tag)?.strip_suffix(&tag)?;
+        Some(inner.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests;
