@@ -58,15 +58,16 @@ enum Abuse {
 
 /// Its flags.
 #[derive(Args)]
+#[group(id = "abuse_flags")]
 pub struct Flags {
     /// Only this abuse; may be given several times.
-    #[arg(long = "abuse", value_enum)]
-    only: Vec<Abuse>,
+    #[arg(long, value_enum)]
+    abuse: Vec<Abuse>,
 }
 
 /// Runs this part and keeps its report. `before` is an older binary.
 pub fn run(common: &Common, flags: &Flags, before: Option<&Path>) -> Result<()> {
-    let includes = |abuse| flags.only.is_empty() || flags.only.contains(&abuse);
+    let includes = |abuse| flags.abuse.is_empty() || flags.abuse.contains(&abuse);
     let ground = Ground::prepare(common)?;
     let mut book = Book::default();
     if includes(Abuse::Point) {
@@ -190,13 +191,14 @@ impl Answer {
 fn ask(server: &wire::Server, send: impl FnOnce(&mut Connection) -> Result<()>) -> Result<Answer> {
     let mut connection = Connection::open(server)?;
     connection.set_read_limit(ANSWER_LIMIT)?;
+    connection.sender()?.set_write_timeout(Some(ANSWER_LIMIT))?;
     let started = Instant::now();
-    // A server may close the connection before it has read all; what it said then comes first.
+    // A server may refuse before it has read all, so its words count whether or not all was sent.
     let sent = send(&mut connection);
-    let error = last_words(&mut connection).or_else(|error| match sent {
-        Err(sent) if error.is::<Closed>() => Ok(Some(format!("{sent:#}"))),
-        _ => Ok::<_, anyhow::Error>(Some(format!("{error:#}"))),
-    })?;
+    let error = match (last_words(&mut connection), sent) {
+        (Ok(words), _) => words,
+        (Err(_), Err(error)) | (Err(error), Ok(())) => Some(format!("{error:#}")),
+    };
     let took = started.elapsed();
     Ok(Answer { took, error })
 }
@@ -322,7 +324,8 @@ impl Row {
 fn duration(duration: Duration) -> String {
     let milliseconds = duration.as_secs_f64() * 1e3;
     match milliseconds {
-        0.0..10.0 => format!("{milliseconds:.1} ms"),
+        ..1.0 => format!("{:.0} µs", milliseconds * 1e3),
+        1.0..10.0 => format!("{milliseconds:.1} ms"),
         10.0..1e4 => format!("{milliseconds:.0} ms"),
         _ => format!("{:.0} s", milliseconds / 1e3),
     }

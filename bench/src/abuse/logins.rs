@@ -21,6 +21,8 @@ use super::{Book, Ground, bystander::beside, duration};
 use crate::servers::USER;
 
 const SILENT: usize = 10_000;
+/// A connection that finds the server's queue full is tried again after a second, so several are.
+const OPENERS: usize = 16;
 /// For how long they are opened, at most.
 const OPENING_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -42,14 +44,8 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Opens connections that say nothing, then logs in beside them.
 pub fn silent(ground: &Ground<'_>, book: &mut Book) -> Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ground.proxy.port));
     let started = Instant::now();
-    let mut silent = Vec::with_capacity(SILENT);
-    while silent.len() < SILENT && started.elapsed() < OPENING_LIMIT {
-        if let Ok(stream) = TcpStream::connect_timeout(&address, CONNECT_LIMIT) {
-            silent.push(stream);
-        }
-    }
+    let silent = open_silent(ground.proxy.port);
     book.note(format!(
         "silent connections: {} opened in {}",
         silent.len(),
@@ -67,6 +63,25 @@ pub fn silent(ground: &Ground<'_>, book: &mut Book) -> Result<()> {
         refused.is_none() && slowest <= LOGIN_MAX,
     );
     Ok(())
+}
+
+fn open_silent(port: u16) -> Vec<TcpStream> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let started = Instant::now();
+    let some = || {
+        let mut streams = Vec::new();
+        while streams.len() < SILENT / OPENERS && started.elapsed() < OPENING_LIMIT {
+            streams.extend(TcpStream::connect_timeout(&address, CONNECT_LIMIT).ok());
+        }
+        streams
+    };
+    thread::scope(|scope| {
+        let openers: Vec<_> = (0..OPENERS).map(|_| scope.spawn(some)).collect();
+        openers
+            .into_iter()
+            .flat_map(|opener| opener.join().unwrap_or_default())
+            .collect()
+    })
 }
 
 /// How long the slowest login took, with its repetitions, and why one was refused.
