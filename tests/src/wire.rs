@@ -352,6 +352,15 @@ impl Connection {
         Ok(())
     }
 
+    /// Changes how long a write may take.
+    pub fn set_write_limit(&mut self, limit: Duration) -> Result<()> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_write_timeout(Some(limit))?,
+            Stream::Unix(stream) => stream.set_write_timeout(Some(limit))?,
+        }
+        Ok(())
+    }
+
     fn fill(&mut self) -> Result<()> {
         let mut chunk = [0; 16 * 1024];
         match self.stream.read(&mut chunk) {
