@@ -13,7 +13,7 @@ cat >"$folder/src/main.rs" <<'RUST'
 fn main() {
     for terms in [47, 48, 1000] {
         let sql = format!("SELECT {}", vec!["1"; terms].join(" + "));
-        match pg_query::parse(&sql) {
+        match pg_query::parse(&sql, pg_query::ParserOptions::default()) {
             Ok(_) => println!("{terms}: parsed"),
             Err(error) => {
                 let text = error.to_string();

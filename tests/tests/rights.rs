@@ -1,7 +1,7 @@
 //! Nobody gets rights through what the proxy has put on the shards: not directly on a shard, not
 //! through the proxy, not by code of their own that somebody else's rights would run.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use automator67_tests::{
@@ -397,6 +397,7 @@ fn refuse_foreign_schema(plain: &Plain) -> Result<()> {
         plain.server.url()?
     );
     fs::write(&file, text)?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     let refused = |why: &str| -> Result<()> {
         let output = std::process::Command::new(automator::binary()?)
             .args(["serve", "--config"])

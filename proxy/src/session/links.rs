@@ -239,7 +239,9 @@ impl Session {
         let alone = owner == SequenceOwner::Nobody || owner == SequenceOwner::Session(session);
         let known = self.memory.is_on(&link.server.key, owner, session)
             || self.memory.never_on_a_server() && self.pinned && alone;
-        if effects.reads_sequence && !(known && (self.pinned || link.begun)) {
+        // Without a transaction that has drawn, it would be luck to meet the same connection.
+        let drew = link.begun && self.transaction.drew;
+        if effects.reads_sequence && !(known && (self.pinned || drew)) {
             return Err(Report::error(
                 sqlstate::FEATURE_NOT_SUPPORTED,
                 "currval and lastval need the server session that called nextval",
@@ -251,6 +253,7 @@ impl Session {
         if effects.moves_sequence {
             link.server.move_sequence(session);
             self.memory.moved_on(&link.server.key);
+            self.transaction.drew |= self.transaction.is_open();
         }
         if effects.pins {
             self.pin();

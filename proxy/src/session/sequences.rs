@@ -156,6 +156,7 @@ impl Session {
                     && let Some(index) = self.link_position(self.home())
                 {
                     self.memory.moved_on(&self.links[index].server.key);
+                    self.transaction.drew |= self.transaction.is_open();
                 }
                 values
             }

@@ -51,6 +51,8 @@ pub struct Transaction {
     pub doomed: bool,
     /// The schema has changed since `catalog` was loaded.
     pub stale: bool,
+    /// It has drawn values from sequences on a server.
+    pub drew: bool,
     /// What its statements so far have named, see [`names`](automator67_planner::names).
     pub touched: u64,
     /// It changes the placement or definition of tables.
