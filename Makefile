@@ -1,5 +1,6 @@
 # make run: start three local shards and the proxy. make test: everything that must hold.
-# make bench: side by side with plain Postgres and PgBouncer.
+# make bench: side by side with plain Postgres and PgBouncer. make fresh: that a bare Debian needs no
+# more than this (as root).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,7 +12,7 @@ FUZZ_SECONDS ?= 60
 BENCH_NAME ?= $(shell date -u +%Y-%m-%d)
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint unit doc fuzz bench soak
+.PHONY: run build test lint unit doc fuzz bench soak fresh
 
 run: build
 	$(CARGO_TARGET_DIR)/release/automator67 dev
@@ -23,7 +24,7 @@ build:
 test: lint unit doc fuzz
 
 lint:
-	scripts/setup build
+	scripts/setup lint
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
@@ -37,9 +38,11 @@ unit:
 	fi
 
 doc:
+	scripts/setup build
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 
 fuzz:
+	scripts/setup test
 	fuzz/run $(FUZZ_SECONDS)
 
 # Long forms: 100,000 generated statements on every cluster and tier, 100,000 changes, 100 rounds of
@@ -60,3 +63,8 @@ bench: build
 	scripts/setup bench
 	cargo run --release --locked --package automator67-bench -- \
 		--binary $(CARGO_TARGET_DIR)/release/automator67 --name $(BENCH_NAME) $(BENCH_FLAGS)
+
+# FRESH='--make run llvm' runs parts of it: see scripts/fresh.
+FRESH ?=
+fresh:
+	scripts/fresh $(FRESH)
