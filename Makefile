@@ -1,6 +1,6 @@
 # make run: start three local shards and the proxy. make test: everything that must hold.
-# make bench: side by side with plain Postgres and PgBouncer. make fresh: that a bare Debian needs no
-# more than this (as root).
+# make bench: side by side with plain Postgres and PgBouncer. make abuse: what one client's hostile
+# load does to the others. make fresh: that a bare Debian needs no more than this (as root).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 BENCH_NAME ?= $(shell date -u +%Y-%m-%d)
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint unit doc fuzz bench soak fresh
+.PHONY: run build test lint unit doc fuzz bench abuse soak fresh
 
 run: build
 	$(CARGO_TARGET_DIR)/release/automator67 dev
@@ -62,6 +62,11 @@ soak:
 bench: build
 	scripts/setup bench
 	cargo run --release --locked --package automator67-bench -- \
+		--binary $(CARGO_TARGET_DIR)/release/automator67 --name $(BENCH_NAME) $(BENCH_FLAGS)
+
+# BENCH_FLAGS='--before BINARY' compares what a point query costs with an older release binary.
+abuse: build
+	cargo run --release --locked --package automator67-bench -- --only abuse \
 		--binary $(CARGO_TARGET_DIR)/release/automator67 --name $(BENCH_NAME) $(BENCH_FLAGS)
 
 # FRESH='--make run llvm' runs parts of it: see scripts/fresh.

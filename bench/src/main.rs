@@ -1,6 +1,7 @@
 //! Measures the proxy beside plain Postgres and PgBouncer on this machine, in alternating rounds,
 //! and keeps the run under `bench/runs/<date>/`.
 
+mod abuse;
 mod load;
 mod report;
 mod scatter;
@@ -33,6 +34,8 @@ enum Part {
     Scatter,
     /// Transactions, consistent reads and large INSERTs over three shards, beside plain Postgres.
     Transactions,
+    /// What one client's hostile load does to the others; only if it is asked for.
+    Abuse,
 }
 
 /// Side by side with plain Postgres and PgBouncer.
@@ -67,6 +70,8 @@ struct Arguments {
     before: Option<PathBuf>,
     #[command(flatten)]
     tpch: tpch::Flags,
+    #[command(flatten)]
+    abuse: abuse::Flags,
 }
 
 impl Arguments {
@@ -105,6 +110,9 @@ fn main() -> Result<()> {
     }
     if arguments.includes(Part::Transactions) {
         transactions::run(&common, arguments.before.as_deref())?;
+    }
+    if arguments.only.contains(&Part::Abuse) {
+        abuse::run(&common, &arguments.abuse, arguments.before.as_deref())?;
     }
     if arguments.includes(Part::Peers) {
         peers(arguments, &common.directory)?;

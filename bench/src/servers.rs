@@ -52,6 +52,12 @@ impl Server {
     pub fn peak_resident_bytes(&self) -> Result<u64> {
         memory(&self.child.id().to_string(), "VmHWM:")
     }
+
+    /// From now on [`Server::peak_resident_bytes`] is the most from now on (proc(5), `clear_refs`).
+    pub fn forget_peak(&self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.child.id());
+        fs::write(&path, "5").with_context(|| path)
+    }
 }
 
 /// The most resident memory this program ever had, in bytes.
@@ -239,6 +245,17 @@ pub fn automator67(
     database: &str,
     clusters: &[&Server],
 ) -> Result<Server> {
+    automator67_with(binary, directory, database, clusters, &[])
+}
+
+/// The same, with arguments of its own.
+pub fn automator67_with(
+    binary: &Path,
+    directory: &Path,
+    database: &str,
+    clusters: &[&Server],
+    arguments: &[&str],
+) -> Result<Server> {
     let port = free_port()?;
     let mut config = format!(
         "[sql]\nlisten = \"127.0.0.1:{port}\"\ndatabase = \"{database}\"\n\
@@ -259,6 +276,7 @@ pub fn automator67(
     let child = Command::new(binary)
         .args(["serve", "--config"])
         .arg(&path)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log)?)

@@ -294,6 +294,14 @@ impl Connection {
         self.stream.write_all(bytes).context("write to the server")
     }
 
+    /// Another handle to send with, while this one receives.
+    pub fn sender(&self) -> Result<TcpStream> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.try_clone().context("a second handle"),
+            Stream::Unix(_) => bail!("only a TCP connection has a second handle"),
+        }
+    }
+
     /// Takes one byte that is not part of a frame (the answer to SSLRequest).
     pub fn receive_byte(&mut self) -> Result<u8> {
         while self.buffer.is_empty() {
