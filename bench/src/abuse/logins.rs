@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpStream},
     thread,
     time::{Duration, Instant},
@@ -23,6 +24,8 @@ use crate::servers::USER;
 const SILENT: usize = 10_000;
 /// A connection that finds the server's queue full is tried again after a second, so several are.
 const OPENERS: usize = 16;
+/// What the proxy has closed is opened again.
+const OPENING_ROUNDS: u32 = 5;
 /// For how long they are opened, at most.
 const OPENING_LIMIT: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -45,9 +48,17 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Opens connections that say nothing, then logs in beside them.
 pub fn silent(ground: &Ground<'_>, book: &mut Book) -> Result<()> {
     let started = Instant::now();
-    let silent = open_silent(ground.proxy.port);
+    let mut silent = Vec::new();
+    let mut closed = 0;
+    for _ in 0..OPENING_ROUNDS {
+        let missing = SILENT - silent.len();
+        silent.extend(open_silent(ground.proxy.port, missing, started));
+        let opened = silent.len();
+        silent.retain(is_open);
+        closed += opened - silent.len();
+    }
     book.note(format!(
-        "silent connections: {} opened in {}",
+        "silent connections: {} open after {}, {closed} were closed by the proxy",
         silent.len(),
         duration(started.elapsed())
     ));
@@ -65,23 +76,34 @@ pub fn silent(ground: &Ground<'_>, book: &mut Book) -> Result<()> {
     Ok(())
 }
 
-fn open_silent(port: u16) -> Vec<TcpStream> {
+fn open_silent(port: u16, count: usize, started: Instant) -> Vec<TcpStream> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let started = Instant::now();
-    let some = || {
+    let some = |count: usize| {
         let mut streams = Vec::new();
-        while streams.len() < SILENT / OPENERS && started.elapsed() < OPENING_LIMIT {
+        while streams.len() < count && started.elapsed() < OPENING_LIMIT {
             streams.extend(TcpStream::connect_timeout(&address, CONNECT_LIMIT).ok());
         }
         streams
     };
+    let some = &some;
     thread::scope(|scope| {
-        let openers: Vec<_> = (0..OPENERS).map(|_| scope.spawn(some)).collect();
+        let openers: Vec<_> = (0..OPENERS)
+            .map(|number| (count + number) / OPENERS)
+            .map(|share| scope.spawn(move || some(share)))
+            .collect();
         openers
             .into_iter()
             .flat_map(|opener| opener.join().unwrap_or_default())
             .collect()
     })
+}
+
+/// Nothing is expected to come, so what comes is the proxy's last word.
+fn is_open(stream: &TcpStream) -> bool {
+    let looked = stream
+        .set_nonblocking(true)
+        .and_then(|()| stream.peek(&mut [0]));
+    looked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
 }
 
 /// How long the slowest login took, with its repetitions, and why one was refused.
