@@ -45,7 +45,7 @@ create function automator67.bump(proof text) returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'bump');
     return automator67.make_newer();
 end
 $$;
@@ -63,7 +63,7 @@ declare
     key_number smallint;
     group_id integer := place_distributed.colocation;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'place_distributed');
     perform automator67.check_owner(relation);
     select a.attnum into key_number from pg_attribute a
     where a.attrelid = relation and a.attname = key_column and a.attnum > 0 and not a.attisdropped;
@@ -94,7 +94,7 @@ create function automator67.place_reference(proof text, relation regclass) retur
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'place_reference');
     perform automator67.check_owner(relation);
     insert into automator67.placement (relation, kind) values (place_reference.relation, 'reference');
 end
@@ -107,7 +107,7 @@ create function automator67.unplace(proof text, relation regclass) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'unplace');
     perform automator67.check_owner(relation);
     delete from automator67.placement p where p.relation = unplace.relation;
 end
@@ -120,7 +120,7 @@ create function automator67.mark_safe(proof text, function_name text) returns vo
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'mark_safe');
     if not exists (select from pg_proc p where p.proname = function_name) then
         raise undefined_function using
             message = format('function "%s" does not exist', function_name);
@@ -145,7 +145,7 @@ as $$
 declare
     group_id integer;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'default_group');
     select c.id into group_id from automator67.colocation c
     where c.is_default and c.key_type = default_group.key_type;
     if group_id is null then
@@ -165,7 +165,7 @@ as $$
 declare
     group_id integer;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'range_group');
     insert into automator67.colocation (key_type, method)
     values (range_group.key_type, 'range') returning id into group_id;
     insert into automator67.range_start (colocation, lower, shard)
@@ -183,7 +183,7 @@ as $$
 declare
     group_id integer;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'directory_group');
     insert into automator67.colocation (key_type, method)
     values (directory_group.key_type, 'directory') returning id into group_id;
     return group_id;
@@ -198,7 +198,7 @@ returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'start_range');
     perform automator67.check_group_owner(group_id);
     insert into automator67.range_start (colocation, lower, shard)
     values (group_id, start_range.lower, start_range.shard);
@@ -217,7 +217,7 @@ as $$
 declare
     assigned integer;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'assign');
     select d.shard into assigned from automator67.directory d
     where d.colocation = group_id and d.value = wanted;
     if assigned is not null then
@@ -256,7 +256,7 @@ as $$
 declare
     former integer;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'place_value');
     perform automator67.check_group_owner(group_id);
     insert into automator67.directory (colocation, value, shard)
     values (group_id, wanted, place_value.shard)
@@ -282,7 +282,7 @@ as $$
 declare
     group_id integer;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'add_tenant');
     perform automator67.check_schema_owner(schema);
     insert into automator67.colocation (method, shard)
     values ('schema', add_tenant.shard) returning id into group_id;
@@ -297,7 +297,7 @@ create function automator67.remove_tenant(proof text, schema regnamespace) retur
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'remove_tenant');
     perform automator67.check_schema_owner(schema);
     delete from automator67.tenant t where t.schema = remove_tenant.schema;
 end
@@ -311,7 +311,7 @@ returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'place_with_schema');
     perform automator67.check_owner(relation);
     insert into automator67.placement (relation, kind, colocation)
     values (place_with_schema.relation, 'schema', group_id);
@@ -325,7 +325,7 @@ create function automator67.note_sequences_set(proof text, sequences oid[]) retu
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'note_sequences_set');
     insert into automator67.sequence_set as s (sequence)
     select distinct coalesce(sequence, 0::oid) from unnest(sequences) sequence
     order by 1
@@ -350,16 +350,25 @@ drop function automator67.place_unique_index(text, regclass, text, text) cascade
 drop function automator67.forget_unique_indexes() cascade;
 
 -- Forgets indexes whose table or column is gone.
-create function automator67.forget_unique_indexes(proof text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
+create function automator67.forget_gone_indexes() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
     delete from automator67.unique_index i
     where not exists (
         select from pg_attribute a
         where a.attrelid = i.relation and a.attnum = i.column_number and not a.attisdropped
     );
+end
+$$;
+
+-- The same for a client's transaction.
+create function automator67.forget_unique_indexes(proof text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof, 'forget_unique_indexes');
+    perform automator67.forget_gone_indexes();
 end
 $$;
 
@@ -372,9 +381,9 @@ as $$
 declare
     new_id integer;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'place_unique_index');
     perform automator67.check_owner(relation);
-    perform automator67.forget_unique_indexes(proof);
+    perform automator67.forget_gone_indexes();
     insert into automator67.unique_index (name, relation, column_number, key_type)
     select place_unique_index.name, place_unique_index.relation, a.attnum, place_unique_index.key_type
     from pg_attribute a
@@ -391,7 +400,7 @@ create function automator67.unplace_unique_index(proof text, index_id integer) r
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'unplace_unique_index');
     perform automator67.check_owner(i.relation) from automator67.unique_index i where i.id = index_id;
     delete from automator67.unique_index i where i.id = index_id;
 end
@@ -482,7 +491,7 @@ create function automator67.own_document(proof text) returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'own_document');
     return automator67.catalog_document();
 end
 $$;

@@ -1,8 +1,8 @@
 -- Who may do what, from the ground. Clients work on shards with their own rights, and so does the
 -- proxy for them; what it does for itself on such a connection is done by functions with the rights
 -- of their owner. Each of those wants a proof first that it is the proxy that calls: a digest of a
--- key that only the owner can read, and of the server process. It is handed over as a parameter, so
--- that no view of running statements shows it. See docs/security.md.
+-- key that only the owner can read, of the server process and of the function. It is handed over as a
+-- parameter, so that no view of running statements shows it. See docs/security.md.
 
 create table automator67.proof_key (
     only_row    boolean primary key default true check (only_row),
@@ -11,8 +11,8 @@ create table automator67.proof_key (
 insert into automator67.proof_key (key)
 select sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()));
 
--- Fails unless `proof` is that of this server process.
-create function automator67.check_proof(proof text) returns void
+-- Fails unless `proof` is that of this server process, for this function.
+create function automator67.check_proof(proof text, called text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -20,7 +20,8 @@ begin
         select from automator67.proof_key k
         -- Compared as digests: how long it takes tells nothing.
         where sha256(convert_to(check_proof.proof, 'UTF8')) = sha256(convert_to(
-            encode(sha256(k.key || int4send(pg_backend_pid()) || k.key), 'hex'), 'UTF8'))
+            encode(sha256(k.key || int4send(pg_backend_pid()) || convert_to(called, 'UTF8') || k.key), 'hex'),
+            'UTF8'))
     ) then
         raise insufficient_privilege using
             message = 'permission denied: only the proxy may call this function',
@@ -68,7 +69,7 @@ create function automator67.note_commit(
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'note_commit');
     perform automator67.write_note(proxy, slot, number, last);
 end
 $$;
@@ -81,7 +82,7 @@ create function automator67.decide(
 returns void language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'decide');
     perform pg_advisory_xact_lock(automator67.gid_lock(gid));
     perform automator67.write_note(proxy, slot, number, last);
 end
@@ -99,7 +100,7 @@ declare
     place constant text := 'automator67_work_' || lpad(to_hex(number), 16, '0');
     worker text := current_setting('role');
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'open_work');
     if worker = 'none' then
         worker := session_user;
     end if;
@@ -115,7 +116,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 set client_min_messages = warning
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'close_work');
     execute format('drop schema %I cascade', 'automator67_work_' || lpad(to_hex(number), 16, '0'));
 end
 $$;
@@ -189,7 +190,7 @@ language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'a67_take_index_changes');
     return query
     with taken as (
         delete from automator67.index_change c
@@ -214,8 +215,10 @@ as $body$
 declare
     index automator67.index_part;
     plain text;
-    settings constant text := 'security definer set search_path = pg_catalog, pg_temp
-        set datestyle = ''ISO, YMD'' set timezone = ''UTC''';
+    -- A body is handed over as one literal: nothing in a name can end it.
+    made constant text := 'create or replace function automator67.%s
+        language plpgsql security definer set search_path = pg_catalog, pg_temp
+        set datestyle = ''ISO, YMD'' set timezone = ''UTC'' as %L';
     rows_of constant text := 'select %1$I::pg_catalog.text as held, %2$I::pg_catalog.text as owner
         from %3$s where %1$I is not null';
 begin
@@ -230,10 +233,7 @@ begin
     -- Notes what a statement has changed, some thousand values in each row. The columns must be
     -- those that the index was made for: a type that somebody else has made could bring a cast of
     -- its own.
-    execute format($make$
-        create or replace function automator67.a67_note_%1$s() returns trigger
-        language plpgsql %2$s
-        as $note$
+    execute format(made, format('a67_note_%s() returns trigger', part), format($body_of_note$
         begin
             if current_setting('automator67.proxy', true) is distinct from 'on' then
                 raise object_not_in_prerequisite_state using
@@ -245,11 +245,11 @@ begin
                 insert into automator67.index_change (part, amount) values (%1$s, 0);
                 return null;
             end if;
-            if tg_relid <> %5$s or 2 <> (
+            if tg_relid <> %4$s or 2 <> (
                 select count(*) from pg_attribute a
-                where a.attrelid = %5$s and not a.attisdropped and (
-                    a.attnum = %6$s and a.attname = %7$L and a.atttypid = %8$s
-                    or a.attnum = %9$s and a.attname = %10$L and a.atttypid = %11$s)
+                where a.attrelid = %4$s and not a.attisdropped and (
+                    a.attnum = %5$s and a.attname = %6$L and a.atttypid = %7$s
+                    or a.attnum = %8$s and a.attname = %9$L and a.atttypid = %10$s)
             ) then
                 raise object_not_in_prerequisite_state using
                     message = format('the columns of table "%%s" are not those of its global unique index', tg_table_name),
@@ -259,14 +259,14 @@ begin
                 insert into automator67.index_change (part, amount, held, owners)
                 select %1$s, 1, array_agg(held), array_agg(owner)
                 from (
-                    select *, (row_number() over () - 1) / 2000 as piece from (%3$s) as numbered
+                    select *, (row_number() over () - 1) / 2000 as piece from (%2$s) as numbered
                 ) as pieces
                 group by piece;
             elsif tg_op = 'DELETE' then
                 insert into automator67.index_change (part, amount, held, owners)
                 select %1$s, -1, array_agg(held), array_agg(owner)
                 from (
-                    select *, (row_number() over () - 1) / 2000 as piece from (%4$s) as numbered
+                    select *, (row_number() over () - 1) / 2000 as piece from (%3$s) as numbered
                 ) as pieces
                 group by piece;
             else
@@ -275,43 +275,39 @@ begin
                 from (
                     select *, (row_number() over (partition by sign) - 1) / 2000 as piece
                     from (
-                        select -1 as sign, * from (%4$s except all %3$s) as removed
+                        select -1 as sign, * from (%3$s except all %2$s) as removed
                         union all
-                        select 1, * from (%3$s except all %4$s) as added
+                        select 1, * from (%2$s except all %3$s) as added
                     ) as changed
                 ) as pieces
                 group by sign, piece;
             end if;
             return null;
         end
-        $note$
-        $make$,
-        part, settings,
+        $body_of_note$,
+        part,
         format(rows_of, index.column_name, index.owner_name, 'new_rows'),
         format(rows_of, index.column_name, index.owner_name, 'old_rows'),
         index.relation::oid,
         index.column_number, index.column_name, index.column_type,
-        index.owner_number, index.owner_name, index.owner_type);
+        index.owner_number, index.owner_name, index.owner_type));
 
     -- Removes values, then adds others. A transaction over several shards is visible on one of them
     -- a little before it is on another: a value that is not here yet is waited for.
-    execute format($make$
-        create or replace function automator67.a67_apply_%1$s(
+    execute format(made, format('a67_apply_%s(
             proof text, removed text[], removed_owners text[], added text[], added_owners text[]
-        ) returns void
-        language plpgsql %2$s
-        as $apply$
+        ) returns void', part), format($body_of_apply$
         declare
             late text[];
             late_owners text[];
             changed bigint;
         begin
-            perform automator67.check_proof(proof);
+            perform automator67.check_proof(proof, 'a67_apply_%1$s');
             if cardinality(removed) > 0 then
                 with gone as (
                     delete from automator67_index.index_%1$s i
                     using unnest(removed, removed_owners) r(held, owner)
-                    where i.value = r.held::%3$s and i.owner is not distinct from r.owner
+                    where i.value = r.held::%2$s and i.owner is not distinct from r.owner
                     returning r.held, r.owner
                 )
                 select array_agg(m.held), array_agg(m.owner) into late, late_owners
@@ -322,43 +318,39 @@ begin
             end if;
             if late is not null then
                 insert into automator67_index.index_%1$s (value, owner)
-                select r.held::%3$s, r.owner from unnest(late, late_owners) r(held, owner)
+                select r.held::%2$s, r.owner from unnest(late, late_owners) r(held, owner)
                 on conflict (value) do nothing;
                 get diagnostics changed = row_count;
                 if changed = 0 then
                     delete from automator67_index.index_%1$s i
                     using unnest(late, late_owners) r(held, owner)
-                    where i.value = r.held::%3$s and i.owner is not distinct from r.owner;
+                    where i.value = r.held::%2$s and i.owner is not distinct from r.owner;
                     get diagnostics changed = row_count;
                     changed := cardinality(late) - changed;
                 end if;
                 if changed <> 0 then
                     raise index_corrupted using
-                        message = format('global unique index "%%s" does not hold what its table holds', %4$L),
+                        message = format('global unique index "%%s" does not hold what its table holds', %3$L),
                         hint = 'Drop the index and create it again.';
                 end if;
             end if;
             if cardinality(added) > 0 then
                 insert into automator67_index.index_%1$s (value, owner)
-                select a.held::%3$s, a.owner from unnest(added, added_owners) a(held, owner);
+                select a.held::%2$s, a.owner from unnest(added, added_owners) a(held, owner);
             end if;
         end
-        $apply$
-        $make$,
-        part, settings, plain, index.name);
+        $body_of_apply$,
+        part, plain, index.name));
 
     -- The shard key of the row with a value. `known` is null where a transaction that is just
     -- becoming visible may have such a row.
-    execute format($make$
-        create or replace function automator67.a67_owner_%1$s(
+    execute format(made, format('a67_owner_%s(
             proof text, wanted text, out known boolean, out owner text
-        )
-        language plpgsql volatile %2$s
-        as $owner$
+        )', part), format($body_of_owner$
         begin
-            perform automator67.check_proof(proof);
+            perform automator67.check_proof(proof, 'a67_owner_%1$s');
             select true, i.owner into known, owner
-            from automator67_index.index_%1$s i where i.value = wanted::%3$s;
+            from automator67_index.index_%1$s i where i.value = wanted::%2$s;
             if found then
                 return;
             end if;
@@ -367,12 +359,11 @@ begin
                 return;
             end if;
             select true, i.owner into known, owner
-            from automator67_index.index_%1$s i where i.value = wanted::%3$s;
+            from automator67_index.index_%1$s i where i.value = wanted::%2$s;
             known := found;
         end
-        $owner$
-        $make$,
-        part, settings, plain);
+        $body_of_owner$,
+        part, plain));
 
     execute format('revoke all on function
             automator67.a67_note_%1$s(), automator67.a67_apply_%1$s(text, text[], text[], text[], text[]),
@@ -401,16 +392,45 @@ $$;
 
 drop function automator67.a67_renew_indexes() cascade;
 
+-- Renews one part.
+create function automator67.a67_renew_part(
+    part integer, column_now text, owner_now text, column_type_now oid, owner_type_now oid
+) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+declare
+    was automator67.index_part;
+begin
+    if column_now is null or owner_now is null then
+        perform automator67.a67_drop_part(part);
+        return;
+    end if;
+    select * into strict was from automator67.index_part p where p.id = part;
+    -- Somebody has changed the type behind the proxy's back. Their table takes no writes any more, as
+    -- the triggers see it.
+    if (automator67.a67_plain_type(column_type_now), automator67.a67_plain_type(owner_type_now))
+        is distinct from
+        (automator67.a67_plain_type(was.column_type), automator67.a67_plain_type(was.owner_type))
+    then
+        return;
+    end if;
+    update automator67.index_part p
+    set column_name = column_now, owner_name = owner_now,
+        column_type = column_type_now, owner_type = owner_type_now
+    where p.id = part;
+    perform automator67.a67_make_index_functions(part);
+end
+$$;
+
 -- After changes of the schema: parts of tables and columns that are gone go, too, and functions
 -- follow columns that have another name or type now.
-create function automator67.a67_renew_indexes(proof text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-set client_min_messages = warning
+create function automator67.a67_renew_parts() returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+set client_min_messages = warning set lock_timeout = '1s'
 as $$
 declare
     part record;
 begin
-    perform automator67.check_proof(proof);
     for part in
         select p.*, c.attname::text as column_now, o.attname::text as owner_now,
             c.atttypid as column_type_now, o.atttypid as owner_type_now
@@ -423,23 +443,25 @@ begin
             is distinct from (p.column_name::name, p.owner_name::name, p.column_type, p.owner_type)
         order by p.id
     loop
-        if part.column_now is null or part.owner_now is null then
-            perform automator67.a67_drop_part(part.id);
-            continue;
-        end if;
-        -- Somebody has changed the type behind the proxy's back. Their table takes no writes any
-        -- more, as the triggers see it; nobody else's change of the schema fails because of it.
-        continue when (
-            automator67.a67_plain_type(part.column_type_now), automator67.a67_plain_type(part.owner_type_now)
-        ) is distinct from (
-            automator67.a67_plain_type(part.column_type), automator67.a67_plain_type(part.owner_type)
-        );
-        update automator67.index_part p
-        set column_name = part.column_now, owner_name = part.owner_now,
-            column_type = part.column_type_now, owner_type = part.owner_type_now
-        where p.id = part.id;
-        perform automator67.a67_make_index_functions(part.id);
+        -- One whose table cannot be changed now stays as it is until the next time; nobody else's
+        -- change of the schema fails because of it.
+        begin
+            perform automator67.a67_renew_part(part.id, part.column_now, part.owner_now,
+                part.column_type_now, part.owner_type_now);
+        exception when others then
+            raise log 'automator67: part % of a global unique index was not renewed: %', part.id, sqlerrm;
+        end;
     end loop;
+end
+$$;
+
+-- The same for a client's transaction.
+create function automator67.a67_renew_indexes(proof text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform automator67.check_proof(proof, 'a67_renew_indexes');
+    perform automator67.a67_renew_parts();
 end
 $$;
 
@@ -456,9 +478,9 @@ declare
     held record;
     owner record;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'a67_make_index');
     perform automator67.a67_check_index_owner(relation);
-    perform automator67.a67_renew_indexes(proof);
+    perform automator67.a67_renew_parts();
     select a.attnum, a.atttypid, automator67.a67_plain_type(a.atttypid) as plain,
         coalesce(' collate ' || quote_ident(n.nspname) || '.' || quote_ident(c.collname), '') as collation
     into strict held
@@ -509,7 +531,7 @@ as $$
 declare
     indexed regclass;
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'a67_drop_index');
     select p.relation into indexed from automator67.index_part p where p.id = part;
     if found then
         perform automator67.a67_check_index_owner(indexed);
@@ -525,7 +547,7 @@ create function automator67.a67_empty_index(proof text, part integer) returns vo
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform automator67.check_proof(proof);
+    perform automator67.check_proof(proof, 'a67_empty_index');
     execute format('truncate automator67_index.index_%s', part);
 end
 $$;

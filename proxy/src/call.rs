@@ -1,9 +1,12 @@
 //! Calls of our own functions on a shard, over a connection that works with a client's rights.
 //!
 //! Such a function does what its owner may do, for whoever calls it, so it wants to be shown that
-//! the proxy calls: a digest of a key that only the owner can read there, and of the server
-//! process (`check_proof` in `migrations_of_shards/V3__rights.sql`). The digest travels as a
-//! parameter. Views of running statements, which the client's own code can read, show the text.
+//! the proxy calls: a digest of a key that only the owner can read there, of the server process and
+//! of the function's name (`check_proof` in `migrations_of_shards/V3__rights.sql`). The digest
+//! travels as a parameter. Views of running statements, which the client's own code can read, show
+//! the text. What a server may say of parameters, to who asks for it by a setting
+//! (`debug_print_plan`, `log_parameter_max_length_on_error`), never reaches a client: until the
+//! ReadyForQuery of a call, `relay` passes on no notice, and of an error no context.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -18,9 +21,10 @@ use crate::{
 /// A secret that the owner of our schemas shares with all proxies.
 pub type Key = [u8; 32];
 
-/// What the server process `pid` of a shard with this key takes for a proof.
-pub fn proof(key: &Key, pid: i32) -> String {
-    digest(key, &pid.to_be_bytes())
+/// What a function takes for a proof in the server process `pid` of a shard with this key.
+pub fn proof(key: &Key, pid: i32, function: &str) -> String {
+    let message = [&pid.to_be_bytes()[..], function.as_bytes()].concat();
+    digest(key, &message)
 }
 
 /// What only who has the key can make of a message, in 64 hexadecimal digits. SQL makes the same by
@@ -79,12 +83,12 @@ impl Call {
 }
 
 impl Server {
-    /// Queues a call, without Sync.
+    /// Queues a call, with its own Sync: what the server says of it ends there.
     pub fn call(&mut self, call: &Call, relay: bool) {
         message::put_parse(&mut self.wire.output, "", &call.text(), &[]);
-        self.expect(Step::Parse, relay);
+        self.expect(Step::CallParse, false);
         self.unnamed = None;
-        let proof = self.proof();
+        let proof = self.proof(&call.function);
         let mut rest = BytesMut::new();
         rest.put_u16(0);
         rest.put_u16(call.arguments.len() as u16 + 1);
@@ -94,8 +98,11 @@ impl Server {
         }
         rest.put_u16(0);
         message::put_bind(&mut self.wire.output, "", "", &rest);
-        self.expect(Step::Bind, relay);
-        self.execute("", 0, relay, false, None);
+        self.expect(Step::CallBind, false);
+        message::put_execute(&mut self.wire.output, "", 0);
+        self.expect(Step::CallExecute, relay);
+        message::put_sync(&mut self.wire.output);
+        self.expect(Step::CallSync, false);
     }
 
     /// Queues a statement without parameters, without Sync.
@@ -134,10 +141,16 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_of_one_key_and_one_process() {
+    fn a_proof_is_of_one_key_one_process_and_one_function() {
         let keys = [[1; 32], [2; 32]];
-        let proofs = [proof(&keys[0], 1), proof(&keys[0], 2), proof(&keys[1], 1)];
+        let proofs = [
+            proof(&keys[0], 1, "f"),
+            proof(&keys[0], 2, "f"),
+            proof(&keys[1], 1, "f"),
+            proof(&keys[0], 1, "g"),
+        ];
         assert_eq!(proofs[0].len(), 64);
-        assert!(proofs[0] != proofs[1] && proofs[0] != proofs[2]);
+        let different: std::collections::BTreeSet<_> = proofs.iter().collect();
+        assert_eq!(different.len(), proofs.len());
     }
 }

@@ -287,21 +287,45 @@ fn emit_local(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed)
 }
 
 fn take(server: &mut Server) -> Outcome<Option<Frame>> {
-    let taken = server.take_frame();
-    let frame = taken.map_err(|error| lost(server, &error.to_string()))?;
-    if let Some(frame) = &frame {
-        heed_farewell(server, frame)?;
+    loop {
+        let taken = server.take_frame();
+        let frame = taken.map_err(|error| lost(server, &error.to_string()))?;
+        let Some(mut frame) = frame else {
+            return Ok(None);
+        };
+        heed_farewell(server, &frame)?;
+        if !is_secret(server, &mut frame) {
+            return Ok(Some(frame));
+        }
     }
-    Ok(frame)
 }
 
 fn take_for_client(server: &mut Server) -> Outcome<Arrived> {
-    let taken = server.take_for_client();
-    let arrived = taken.map_err(|error| lost(server, &error.to_string()))?;
-    if let Arrived::Frame(frame) = &arrived {
-        heed_farewell(server, frame)?;
+    loop {
+        let taken = server.take_for_client();
+        let mut arrived = taken.map_err(|error| lost(server, &error.to_string()))?;
+        if let Arrived::Frame(frame) = &mut arrived {
+            heed_farewell(server, frame)?;
+            if is_secret(server, frame) {
+                continue;
+            }
+        }
+        return Ok(arrived);
     }
-    Ok(arrived)
+}
+
+/// What a server says beside the answer to a call of ours may show its parameters, if the session's
+/// settings ask for that: notices are thrown away, and of an error is left what the function says.
+fn is_secret(server: &Server, frame: &mut Frame) -> bool {
+    if !server.is_calling() {
+        return false;
+    }
+    if frame.tag == b'E' {
+        let report = Report::of_frame(&frame.bytes);
+        frame.bytes.clear();
+        report.write(&mut frame.bytes);
+    }
+    frame.tag == b'N'
 }
 
 /// A FATAL error is the last word of this server connection, and not of the client's session.
@@ -390,12 +414,12 @@ fn step(
             relayed.suspended = true;
             front == Some(Step::Execute)
         }
-        b'C' | b'I' => front == Some(Step::Execute),
+        b'C' | b'I' => matches!(front, Some(Step::Execute | Step::CallExecute)),
         b'1' => {
             relayed.parsed += usize::from(relay);
-            front == Some(Step::Parse)
+            matches!(front, Some(Step::Parse | Step::CallParse))
         }
-        b'2' => front == Some(Step::Bind),
+        b'2' => matches!(front, Some(Step::Bind | Step::CallBind)),
         b'3' => front == Some(Step::Close),
         b'T' if server.shape.is_some() => {
             server.shape = Some(Some(message::shape(frame.body())));
@@ -429,7 +453,7 @@ fn skip_to_ready(server: &mut Server) {
         if matches!(
             front,
             Expected::Answer {
-                step: Step::Query | Step::Sync,
+                step: Step::Query | Step::Sync | Step::CallSync,
                 ..
             }
         ) {

@@ -117,6 +117,31 @@ pub enum Step {
     Close,
     /// ReadyForQuery.
     Sync,
+    /// The same of a call of a function of ours, see [`call`].
+    CallParse,
+    /// BindComplete.
+    CallBind,
+    /// CommandComplete.
+    CallExecute,
+    /// ReadyForQuery.
+    CallSync,
+}
+
+impl Step {
+    /// What the server says meanwhile may show a proof.
+    fn is_of_call(self) -> bool {
+        match self {
+            Step::CallParse | Step::CallBind | Step::CallExecute | Step::CallSync => true,
+            Step::Query
+            | Step::Parse
+            | Step::Bind
+            | Step::Describe
+            | Step::Columns { .. }
+            | Step::Execute
+            | Step::Close
+            | Step::Sync => false,
+        }
+    }
 }
 
 /// What a CancelRequest for a server connection needs.
@@ -189,8 +214,6 @@ pub struct Server {
     plain: types::PlainStatements,
     prepared: HashMap<u64, u64>,
     uses: u64,
-    /// That of its process, once it was needed.
-    proof: Option<Box<str>>,
 }
 
 /// Whose `currval` a server session would answer.
@@ -340,16 +363,18 @@ impl Server {
         self.execute("", 0, relay, false, Some(id));
     }
 
-    /// Shows functions of ours on this connection that the proxy calls them.
-    pub fn proof(&mut self) -> Box<str> {
-        if let Some(proof) = &self.proof {
-            return proof.clone();
-        }
+    /// Shows a function of ours on this connection that the proxy calls it. Without the key the
+    /// server refuses, with a hint.
+    pub fn proof(&self, function: &str) -> String {
         let key = self.shard.proof_key();
-        // Without the key the server refuses, with a hint.
-        let proof = key.map(|key| call::proof(&key, self.key.pid()).into_boxed_str());
-        self.proof.clone_from(&proof);
-        proof.unwrap_or_default()
+        key.map_or_else(String::new, |key| {
+            call::proof(&key, self.key.pid(), function)
+        })
+    }
+
+    /// A call of a function of ours is being answered.
+    pub fn is_calling(&self) -> bool {
+        matches!(self.expected.front(), Some(Expected::Answer { step, .. }) if step.is_of_call())
     }
 
     /// Takes one whole frame that has arrived, with the OIDs of the home shard in it.
@@ -584,7 +609,6 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         plain: types::PlainStatements::new(),
         prepared: HashMap::new(),
         uses: 0,
-        proof: None,
     };
     loop {
         let frame = login_frame(&mut server.wire).await?;

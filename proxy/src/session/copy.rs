@@ -434,7 +434,6 @@ impl Session {
     pub(super) async fn call_apart(&mut self, call: &Call) -> Outcome<Option<String>> {
         let ask = |server: &mut Server| {
             server.call(call, true);
-            server.sync();
         };
         Ok(self.ask_apart(ask).await?.into_iter().next())
     }

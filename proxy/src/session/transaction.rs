@@ -691,7 +691,6 @@ impl Session {
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
         server.call(call, true);
-        server.sync();
         self.text_rows(index).await
     }
 

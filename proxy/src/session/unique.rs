@@ -168,7 +168,6 @@ impl Session {
         for (index, link) in self.links.iter_mut().enumerate() {
             if link.begun && link.wrote {
                 link.server.call(&Call::to("a67_take_index_changes"), true);
-                link.server.sync();
                 relay::send(&mut link.server).await?;
                 asked.push(index);
             }

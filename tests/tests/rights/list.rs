@@ -43,7 +43,8 @@ select p.oid::regprocedure::text, case
     when g.rights is null then 'nobody'
     when g.rights = 'EXECUTE' and not p.prosecdef then 'EXECUTE with their own rights'
     when g.rights = 'EXECUTE'
-        and p.prosrc ~ '\\mbegin\\s+perform automator67\\.check_proof\\(proof\\);' then 'EXECUTE with the proof'
+        and p.prosrc ~ format('\\mbegin\\s+perform automator67\\.check_proof\\(proof, ''%s''\\);', p.proname)
+        then 'EXECUTE with the proof'
     else g.rights
 end
 from pg_proc p left join given g on g.kind = 'function' and g.oid = p.oid
