@@ -121,14 +121,14 @@ impl TwoPhase {
         }
     }
 
-    /// What shards are told as the name.
-    pub fn gid(&self, name: &Name) -> String {
-        name.signed(&self.cluster.key)
+    /// What a shard is told as the name.
+    pub fn gid(&self, name: &Name, shard: ShardId) -> String {
+        name.signed(&self.cluster.key, shard)
     }
 
     /// Reads what a shard has prepared, at this second since 1970. `None`: no proxy has.
-    fn read(&self, gid: &str, prepared_at: f64) -> Option<Name> {
-        Name::parse_signed(gid, &self.cluster.key).or_else(|| {
+    fn read(&self, gid: &str, shard: ShardId, prepared_at: f64) -> Option<Name> {
+        Name::parse_signed(gid, &self.cluster.key, shard).or_else(|| {
             let old = prepared_at < self.cluster.signed_since;
             old.then(|| Name::parse(gid))?
         })
@@ -206,7 +206,7 @@ pub async fn list(process: &Process) -> Vec<(Part, &'static str)> {
         for part in recovery.parts(process, shard).await.unwrap_or_default() {
             let mut state = "in doubt";
             if let Some(mut anchor) = recovery.anchor(process, &part.name).await
-                && let Ok(verdict) = timely(ended(&mut anchor, &part.gid, &part.name, false)).await
+                && let Ok(verdict) = timely(ended(&mut anchor, &part.name, false)).await
             {
                 state = match verdict {
                     Verdict::Open => "committing",
@@ -272,7 +272,7 @@ impl Recovery {
         let mut parts = Vec::new();
         for row in &rows {
             let (gid, prepared_at): (String, f64) = (row.get(0), row.get(2));
-            let name = process.two_phase.read(&gid, prepared_at);
+            let name = process.two_phase.read(&gid, shard.id, prepared_at);
             let Some(name) = name.filter(|name| name.parts.contains(&shard.id)) else {
                 self.note_foreign(shard, gid);
                 continue;
@@ -338,7 +338,7 @@ impl Recovery {
             return;
         };
         failpoint::reach("recovery.before_lock", None).await;
-        let commit = match timely(ended(&mut anchor, &part.gid, name, seal)).await {
+        let commit = match timely(ended(&mut anchor, name, seal)).await {
             Ok(Verdict::Committed) => true,
             Ok(Verdict::RolledBack) => false,
             Ok(Verdict::Open | Verdict::Undecided) => {
@@ -438,12 +438,14 @@ enum Verdict {
 /// rolled back there: it cannot commit any more. A proxy that is slow may be about to.
 async fn ended(
     anchor: &mut Client,
-    gid: &str,
     name: &Name,
     seal: bool,
 ) -> Result<Verdict, tokio_postgres::Error> {
     let transaction = anchor.transaction().await?;
-    let free: bool = transaction.query_one(TRY_LOCK, &[&gid]).await?.get(0);
+    let free: bool = transaction
+        .query_one(TRY_LOCK, &[&name.to_string()])
+        .await?
+        .get(0);
     let verdict = if free {
         verdict(&transaction, name, seal).await?
     } else {
@@ -479,15 +481,10 @@ async fn verdict(
 
 /// True: the transaction is committed; false: it is not, and never will be; waits until that is
 /// known, at most until `deadline`. `None`: it cannot be known yet.
-pub async fn outcome(
-    shard: &Arc<Shard>,
-    gid: &str,
-    name: &Name,
-    deadline: Instant,
-) -> Option<bool> {
+pub async fn outcome(shard: &Arc<Shard>, name: &Name, deadline: Instant) -> Option<bool> {
     let ask = async {
         loop {
-            match ask_for_outcome(shard, gid, name).await {
+            match ask_for_outcome(shard, name).await {
                 Ok(Verdict::Committed) => return true,
                 Ok(Verdict::RolledBack) => return false,
                 Ok(Verdict::Open | Verdict::Undecided) | Err(_) => {}
@@ -498,15 +495,13 @@ pub async fn outcome(
     tokio::time::timeout_at(deadline, ask).await.ok()
 }
 
-async fn ask_for_outcome(
-    shard: &Arc<Shard>,
-    gid: &str,
-    name: &Name,
-) -> Result<Verdict, StoreError> {
+async fn ask_for_outcome(shard: &Arc<Shard>, name: &Name) -> Result<Verdict, StoreError> {
     let (mut client, connection) = store::connect(shard).await?;
     tokio::spawn(connection);
     let transaction = client.transaction().await?;
-    transaction.query_one(WAIT_FOR_LOCK, &[&gid]).await?;
+    transaction
+        .query_one(WAIT_FOR_LOCK, &[&name.to_string()])
+        .await?;
     let verdict = verdict(&transaction, name, true).await?;
     transaction.commit().await?;
     Ok(verdict)

@@ -105,6 +105,7 @@ fn what_is_ours_on_shards_is_as_the_docs_list_it() {
 fn no_function_of_ours_works_for_a_client() {
     let cluster = Cluster::start().expect("the cluster starts");
     attempts::all(&cluster).expect("nothing changes, nothing is read");
+    overheard(&cluster).expect("nothing shows a proof");
     forged(&cluster).expect("a forged part is left alone");
     guessed_locks(&cluster).expect("a lock that anybody can take stops nobody");
     work(&cluster).expect("no schema is left for others");
@@ -117,6 +118,7 @@ fn code_of_users_runs_with_their_own_rights() {
     evil_domain(&cluster, &mut mid).expect("a check of a domain");
     evil_cast(&cluster, &mut mid).expect("a cast of a type");
     evil_policy(&cluster, &mut mid).expect("a policy of a table");
+    evil_names(&cluster, &mut mid).expect("names of a table's columns");
     cluster.check_that_it_works("evil").expect("all works");
 }
 
@@ -262,6 +264,92 @@ fn evil_policy(cluster: &Cluster, mid: &mut Connection) -> Result<()> {
     mid.simple("select automator67.create_unique_index('mid.p', 'email')")?;
     mid.simple("select undistribute_table('mid.p')")?;
     check_evil(cluster, true)
+}
+
+/// Names of columns and indexes stand in functions that are made with the owner's rights.
+fn evil_names(cluster: &Cluster, mid: &mut Connection) -> Result<()> {
+    mid.execute("set check_function_bodies = off")?;
+    let tags = [
+        "$note$",
+        "$body$",
+        "$apply$",
+        "$owner$",
+        "$body_of_note$",
+        "$body_of_apply$",
+        "$make$",
+        "'",
+        "\"",
+    ];
+    for (number, tag) in tags.into_iter().enumerate() {
+        let evil = format!("{tag};alter role mid superuser;select {tag}");
+        let column = format!("\"{}\"", evil.replace('"', "\"\""));
+        mid.execute(&format!(
+            "create table mid.n{number} (id bigint primary key, {column} text)"
+        ))?;
+        mid.execute(&format!(
+            "select create_distributed_table('mid.n{number}', 'id')"
+        ))?;
+        let argument = |text: &str| text.replace('\'', "''");
+        mid.simple(&format!(
+            "select automator67.create_unique_index('mid.n{number}', '{}', 'named{number}')",
+            argument(&column)
+        ))?;
+        mid.simple(&format!(
+            "insert into mid.n{number} values (1, 'a'), (2, 'b'), (3, 'c')"
+        ))?;
+        let (code, _) = mid.failure(&format!("insert into mid.n{number} values (4, 'b')"))?;
+        ensure!(code == "23505", "{tag}: the index does not work: {code}");
+        mid.execute(&format!(
+            "create table mid.i{number} (id bigint primary key, e text)"
+        ))?;
+        mid.execute(&format!(
+            "select create_distributed_table('mid.i{number}', 'id')"
+        ))?;
+        mid.simple(&format!(
+            "select automator67.create_unique_index('mid.i{number}', 'e', '{}')",
+            argument(&format!("\"{}\"", evil.replace('"', "\"\"")))
+        ))?;
+        mid.simple(&format!(
+            "insert into mid.i{number} values (1, 'a'), (2, 'b')"
+        ))?;
+        cluster.directly(1, "mid")?.execute(&format!(
+            "alter table mid.i{number} rename column e to {column}"
+        ))?;
+        check_evil(cluster, false)?;
+    }
+    cluster.check_that_it_works("names")
+}
+
+/// A session's own settings make servers talk: of the parameters of a failed statement, of plans with
+/// the values in them. What they say of our calls stays here.
+fn overheard(cluster: &Cluster) -> Result<()> {
+    for settings in [
+        "set log_parameter_max_length_on_error = -1",
+        "set client_min_messages = log; set debug_print_plan = on; set debug_print_parse = on; \
+         set debug_print_rewritten = on",
+    ] {
+        let mut low = cluster.through("low")?;
+        low.execute(settings)?;
+        for statement in [
+            "select automator67.declare_safe('there is none')",
+            "insert into tenants values ('somebody new', 1)",
+            "select create_distributed_table('people', 'id')",
+            "create temporary table mine (a integer)",
+            "create table mid.no (a integer)",
+        ] {
+            let mut frames = low.simple(statement)?;
+            frames.append(&mut low.notices);
+            for frame in frames {
+                let text = String::from_utf8_lossy(&frame.body).into_owned();
+                let digits = text.split(|one: char| !one.is_ascii_hexdigit());
+                let proof = digits.into_iter().any(|run| run.len() == 64);
+                // A text of 64 bytes in a plan, with its header.
+                let planned = text.contains(":constvalue 68 [");
+                ensure!(!proof && !planned, "{settings}: {statement}: {text}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Who may log in to a shard prepares a transaction with a name like the proxies'. Once the recovery

@@ -198,22 +198,21 @@ impl Session {
             return Err(no_slot());
         };
         let name = self.process.two_phase.name(number, anchor, &parts);
-        let gid = self.process.two_phase.gid(&name);
-        if !two_phase::fits(&gid) {
+        if !two_phase::fits(&self.process.two_phase.gid(&name, anchor)) {
             turn.rolled_back();
             self.rollback_links().await?;
             return Err(too_many_shards());
         }
         let last = turn.note(number, writers);
         let note = name.note(Call::to("note_commit"), &last);
-        let decided = match self.prepare(&gid, &note, &parts).await {
-            Ok(()) => self.decide(&gid, &name, &last).await,
+        let decided = match self.prepare(&name, &note).await {
+            Ok(()) => self.decide(&name, &last).await,
             Err(failure) => Err(Undecided::RolledBack(failure)),
         };
         match decided {
             Ok(()) => {}
             Err(Undecided::RolledBack(failure)) => {
-                if self.undo(&gid, &parts).await {
+                if self.undo(&name).await {
                     turn.rolled_back();
                 }
                 self.rollback_links().await?;
@@ -223,10 +222,10 @@ impl Session {
                 self.abandon_links();
                 self.process.two_phase.look_now();
                 self.forget_transaction(false);
-                return Err(unknown_outcome(&gid));
+                return Err(unknown_outcome(&name));
             }
         }
-        if self.finish(&gid, anchor, &parts).await {
+        if self.finish(&name).await {
             turn.committed(number, writers);
         }
         failpoint::reach("commit.before_acknowledge", None).await;
@@ -234,15 +233,16 @@ impl Session {
     }
 
     /// Step 1.
-    async fn prepare(&mut self, gid: &str, note: &Call, parts: &[ShardId]) -> Outcome {
+    async fn prepare(&mut self, name: &Name, note: &Call) -> Outcome {
+        let parts = &name.parts;
         self.fail_at("commit.before_prepare", parts[0]).await;
-        let text = format!("PREPARE TRANSACTION '{gid}'");
         let mut failed = None;
         for shard in parts {
             if let Some(index) = self.link_position(*shard) {
+                let gid = self.process.two_phase.gid(name, *shard);
                 let server = &mut self.links[index].server;
                 server.call(note, true);
-                server.run(&text, true);
+                server.run(&format!("PREPARE TRANSACTION '{gid}'"), true);
                 server.sync();
                 if let Err(failure) = relay::send(server).await {
                     failed.get_or_insert(failure);
@@ -277,14 +277,14 @@ impl Session {
     }
 
     /// Step 2.
-    async fn decide(&mut self, gid: &str, name: &Name, last: &str) -> Result<(), Undecided> {
+    async fn decide(&mut self, name: &Name, last: &str) -> Result<(), Undecided> {
         let anchor = name.anchor;
         self.fail_at("commit.before_commit", anchor).await;
         let Some(index) = self.link_position(anchor) else {
             return Err(Undecided::Unknown);
         };
         let server: &mut Server = &mut self.links[index].server;
-        server.call(&name.note(Call::to("decide").with(gid), last), true);
+        server.call(&name.note(Call::to("decide").with(name), last), true);
         server.run("COMMIT", true);
         server.sync();
         // What cannot be sent is noticed when the answer is read.
@@ -297,7 +297,7 @@ impl Session {
                 return Err(Undecided::RolledBack(rolled_back(&name)));
             }
             Step::Failed(failure @ Failure::Report(_)) => {
-                return self.learn_decision(gid, name, failure).await;
+                return self.learn_decision(name, failure).await;
             }
             Step::Failed(failure) => return Err(Undecided::RolledBack(failure)),
         }
@@ -309,12 +309,7 @@ impl Session {
     }
 
     /// The anchor's answer was lost: has it committed?
-    async fn learn_decision(
-        &mut self,
-        gid: &str,
-        name: &Name,
-        failure: Failure,
-    ) -> Result<(), Undecided> {
+    async fn learn_decision(&mut self, name: &Name, failure: Failure) -> Result<(), Undecided> {
         let anchor = name.anchor;
         if let Some(index) = self.link_position(anchor) {
             self.links.remove(index).server.close();
@@ -322,7 +317,7 @@ impl Session {
         let Ok(shard) = self.process.shard(anchor).cloned() else {
             return Err(Undecided::Unknown);
         };
-        match two_phase::outcome(&shard, gid, name, Instant::now() + PATIENCE).await {
+        match two_phase::outcome(&shard, name, Instant::now() + PATIENCE).await {
             Some(true) => Ok(()),
             Some(false) => Err(Undecided::RolledBack(failure)),
             None => Err(Undecided::Unknown),
@@ -331,13 +326,14 @@ impl Session {
 
     /// Step 3. A shard that cannot be reached now is left to the recovery: it is committed. False:
     /// some are left.
-    async fn finish(&mut self, gid: &str, anchor: ShardId, parts: &[ShardId]) -> bool {
+    async fn finish(&mut self, name: &Name) -> bool {
+        let (anchor, parts) = (name.anchor, &name.parts);
         self.fail_at("commit.before_second_phase", parts[0]).await;
-        let text = format!("COMMIT PREPARED '{gid}'");
         for shard in parts {
             if let Some(index) = self.link_position(*shard) {
+                let gid = self.process.two_phase.gid(name, *shard);
                 let server = &mut self.links[index].server;
-                server.query(&text, true);
+                server.query(&format!("COMMIT PREPARED '{gid}'"), true);
                 let _ = relay::send(server).await;
             }
             self.fail_at("commit.one_second_sent", *shard).await;
@@ -348,7 +344,7 @@ impl Session {
                 Some(index) => self.answer_of(index, "COMMIT PREPARED", false).await,
                 None => Step::RolledBack,
             };
-            if !matches!(done, Step::Done) && !self.finish_elsewhere(gid, *shard).await {
+            if !matches!(done, Step::Done) && !self.finish_elsewhere(name, *shard).await {
                 left.push(self.shard_name(*shard));
             }
             self.fail_at("commit.after_one_second", *shard).await;
@@ -376,20 +372,20 @@ impl Session {
     }
 
     /// Commits a prepared part over another connection.
-    async fn finish_elsewhere(&mut self, gid: &str, shard: ShardId) -> bool {
+    async fn finish_elsewhere(&mut self, name: &Name, shard: ShardId) -> bool {
+        let gid = self.process.two_phase.gid(name, shard);
         let Ok(shard) = self.process.shard(shard).cloned() else {
             return false;
         };
         let deadline = Instant::now() + PATIENCE;
-        two_phase::finish_surely(&self.process, &shard, gid, true, deadline).await
+        two_phase::finish_surely(&self.process, &shard, &gid, true, deadline).await
     }
 
     /// Rolls back what was prepared. False: a part may be left.
-    async fn undo(&mut self, gid: &str, parts: &[ShardId]) -> bool {
+    async fn undo(&mut self, name: &Name) -> bool {
         failpoint::reach("rollback.before_prepared", None).await;
-        let text = format!("ROLLBACK PREPARED '{gid}'");
         let mut all = true;
-        for shard in parts {
+        for shard in &name.parts {
             let Some(index) = self.link_position(*shard) else {
                 all = false;
                 continue;
@@ -401,6 +397,8 @@ impl Session {
                 continue;
             }
             // Where the part was not prepared, because it failed, there is nothing of this name.
+            let gid = self.process.two_phase.gid(name, *shard);
+            let text = format!("ROLLBACK PREPARED '{gid}'");
             let answer = self.step_on(*shard, &text, "ROLLBACK PREPARED").await;
             all &= !matches!(answer, Step::Failed(Failure::Report(_)));
             if let Some(index) = self.link_position(*shard) {
@@ -558,12 +556,12 @@ fn rolled_back(shard: &str) -> Failure {
     .into()
 }
 
-fn unknown_outcome(gid: &str) -> Failure {
+fn unknown_outcome(name: &Name) -> Failure {
     Report::error(
         sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
         "the transaction's outcome is not known yet",
     )
-    .detail(format!("The shard that decides transaction \"{gid}\" does not answer. It has committed everywhere or nowhere."))
+    .detail(format!("The shard that decides transaction \"{name}\" does not answer. It has committed everywhere or nowhere."))
     .hint("Look at its rows when the shard is back; automator67.transactions shows it until it has ended.")
     .into()
 }

@@ -57,24 +57,25 @@ impl Name {
             .with(last)
     }
 
-    /// The name as shards have it: with a digest that only proxies of this cluster can make. So
-    /// nobody else can prepare what would be taken for theirs.
-    pub fn signed(&self, key: &Key) -> String {
+    /// The name as one shard has it: with a digest that only proxies of this cluster can make, and
+    /// that is another one on every shard. So nobody else can prepare what would be taken for
+    /// theirs, and who sees the name on one shard cannot take it on another.
+    pub fn signed(&self, key: &Key, shard: ShardId) -> String {
         let name = self.to_string();
-        let digest = digest(key, &name);
+        let digest = digest(key, &name, shard);
         format!("{name}_{digest}")
     }
 
-    /// Reads a name with its digest. `None`: it is not one of ours.
-    pub fn parse_signed(text: &str, key: &Key) -> Option<Name> {
+    /// Reads the name that a shard has. `None`: it is not one of ours.
+    pub fn parse_signed(text: &str, key: &Key, shard: ShardId) -> Option<Name> {
         let (name, given) = text.rsplit_once('_')?;
-        (given == digest(key, name)).then(|| Name::parse(name))?
+        (given == digest(key, name, shard)).then(|| Name::parse(name))?
     }
 }
 
 /// The first 16 digits say enough: nobody can try them out.
-fn digest(key: &Key, name: &str) -> String {
-    let mut digest = call::digest(key, name.as_bytes());
+fn digest(key: &Key, name: &str, shard: ShardId) -> String {
+    let mut digest = call::digest(key, format!("{name}@{shard}").as_bytes());
     digest.truncate(16);
     digest
 }
@@ -185,14 +186,15 @@ mod tests {
             prop_assume!(!parts.is_empty());
             let name = Name { cluster, proxy, number, anchor, parts };
             prop_assert_eq!(Name::parse(&name.to_string()), Some(name.clone()));
-            let gid = name.signed(&[7; 32]);
+            let gid = name.signed(&[7; 32], 3);
             prop_assert!(fits(&gid));
-            prop_assert_eq!(Name::parse_signed(&gid, &[7; 32]), Some(name.clone()));
-            prop_assert_eq!(Name::parse_signed(&gid, &[8; 32]), None);
-            prop_assert_eq!(Name::parse_signed(&name.to_string(), &[7; 32]), None);
+            prop_assert_eq!(Name::parse_signed(&gid, &[7; 32], 3), Some(name.clone()));
+            prop_assert_eq!(Name::parse_signed(&gid, &[8; 32], 3), None);
+            prop_assert_eq!(Name::parse_signed(&gid, &[7; 32], 4), None);
+            prop_assert_eq!(Name::parse_signed(&name.to_string(), &[7; 32], 3), None);
             let other = Name { number: name.number ^ 1, ..name };
             let (_, digest) = gid.rsplit_once('_').unwrap();
-            prop_assert_eq!(Name::parse_signed(&format!("{other}_{digest}"), &[7; 32]), None);
+            prop_assert_eq!(Name::parse_signed(&format!("{other}_{digest}"), &[7; 32], 3), None);
         }
 
         #[test]
