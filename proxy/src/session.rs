@@ -129,6 +129,9 @@ pub struct Session {
     memory: sequences::Memory,
 }
 
+/// How long a transaction that has changed the schema may be idle: nobody else can change it meanwhile.
+const SCHEMA_CHANGE_IDLE_MAX: Duration = Duration::from_secs(600);
+
 /// Message types that a client may send after login.
 const CLIENT_MESSAGES: &[u8] = b"QPBDECHSFXdcf";
 
@@ -297,8 +300,21 @@ impl Session {
                 "terminating connection due to idle-session timeout",
             )
         };
-        let limit = guc::duration(self.settings.map.get(name)?)?;
-        Some(Box::new((limit, Report::error(sqlstate, message))))
+        let report = Report::error(sqlstate, message);
+        let asked = self.settings.map.get(name).and_then(guc::duration);
+        let held_up = open && self.transaction.epoch.is_some();
+        match asked.filter(|limit| !held_up || *limit <= SCHEMA_CHANGE_IDLE_MAX) {
+            Some(limit) => Some(Box::new((limit, report))),
+            None if held_up => {
+                let report = report
+                    .detail(
+                        "The transaction has changed the schema, and held up all others that do.",
+                    )
+                    .hint("Commit changes of the schema soon after they are made.");
+                Some(Box::new((SCHEMA_CHANGE_IDLE_MAX, report)))
+            }
+            None => None,
+        }
     }
 
     /// A simple query: zero, one or more statements, then ReadyForQuery.
