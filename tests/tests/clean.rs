@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use automator67_tests::{
     automator::{self, Automator},
     postgres::{DATABASE, PASSWORD, Plain, USER},
+    wait,
     wire::{Connection, Server},
 };
 
@@ -670,7 +671,7 @@ fn check_costs(place: &Place) -> Result<()> {
     ensure!(before == after, "resets and closes: {before:?}, {after:?}");
     // dblink is there, so code that is not known might have used it.
     client.execute("select unknown('select 1')")?;
-    ensure!(counter(&place.proxy, CLOSED)? == before.1 + 1);
+    count_to(place, CLOSED, before.1 + 1)?;
     client.execute("drop extension dblink")?;
     let process_after = client.execute("select pg_backend_pid()")?;
     ensure!(process != process_after, "the connection was not closed");
@@ -679,9 +680,18 @@ fn check_costs(place: &Place) -> Result<()> {
         let same = other.execute("select pg_backend_pid()")?;
         ensure!(same == process_after, "a reset is no reason to close");
     }
-    ensure!(counter(&place.proxy, RESETS)? == before.0 + 3);
+    count_to(place, RESETS, before.0 + 3)?;
     ensure!(counter(&place.proxy, CLOSED)? == before.1 + 1);
     Ok(())
+}
+
+/// A connection is cleaned after its client was answered.
+fn count_to(place: &Place, name: &str, wanted: u64) -> Result<()> {
+    wait::until(
+        &format!("{name} to be {wanted}"),
+        Duration::from_secs(30),
+        || (counter(&place.proxy, name).ok()? == wanted).then_some(()),
+    )
 }
 
 #[test]
