@@ -152,7 +152,7 @@ impl Default for Http {
     }
 }
 
-/// A user; exactly one of the three says the password.
+/// A user; exactly one of the three says the password, and at most one the password on the shards.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Login {
@@ -160,6 +160,10 @@ struct Login {
     password: Option<String>,
     password_file: Option<PathBuf>,
     password_env: Option<String>,
+    /// On the shards, where that is another one.
+    shard_password: Option<String>,
+    shard_password_file: Option<PathBuf>,
+    shard_password_env: Option<String>,
 }
 
 impl std::fmt::Debug for Login {
@@ -330,7 +334,9 @@ impl Config {
         // A URL that cannot be read is refused later, and may hold one.
         let has_password =
             |shard: &Shard| !ServerUrl::parse(&shard.url).is_ok_and(|url| url.password.is_empty());
-        self.users.iter().any(|user| user.password.is_some())
+        self.users
+            .iter()
+            .any(|user| user.password.is_some() || user.shard_password.is_some())
             || self.shards.iter().any(has_password)
     }
 }
@@ -514,14 +520,30 @@ fn user(login: &Login, folder: &Path) -> Result<User, ConfigError> {
             )));
         }
     };
-    if password.is_empty() {
-        return Err(ConfigError::Value(format!(
-            "user \"{name}\": the password is empty"
-        )));
+    let given = (
+        &login.shard_password,
+        &login.shard_password_file,
+        &login.shard_password_env,
+    );
+    let shard_password = match given {
+        (None, None, None) => password.clone(),
+        (Some(password), None, None) => password.clone(),
+        (None, Some(file), None) => password_of_file(&folder.join(file))?,
+        (None, None, Some(variable)) => password_of_variable(&who, variable)?,
+        _ => {
+            return Err(ConfigError::Value(format!(
+                "{who} takes one of shard_password, shard_password_file, shard_password_env"
+            )));
+        }
+    };
+    let named = [("password", &password), ("shard password", &shard_password)];
+    if let Some((which, _)) = named.iter().find(|(_, password)| password.is_empty()) {
+        return Err(ConfigError::Value(format!("{who}: the {which} is empty")));
     }
     Ok(User {
         name: name.clone(),
         password,
+        shard_password,
     })
 }
 

@@ -191,6 +191,7 @@ fn served(
     let user = User {
         name: USER.to_owned(),
         password: password.to_owned(),
+        shard_password: password.to_owned(),
     };
     let shard = |cluster: &Cluster| ShardSettings {
         name: cluster.name.clone(),

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What the functions and operators of a statement do beside computing a value.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Traits {
     /// It must run on the home shard: why, as a sentence.
     pub(crate) home: Option<String>,
@@ -206,6 +206,11 @@ fn value_function(function: &protobuf::SqlValueFunction) -> Option<String> {
 }
 
 impl Traits {
+    /// Values are computed, and nothing else happens.
+    pub(crate) fn are_plain(&self) -> bool {
+        *self == Traits::default()
+    }
+
     /// Takes one node in; what hangs below it is the caller's.
     pub(crate) fn note(&mut self, catalog: &Catalog, node: &NodeEnum, in_view: bool) {
         if let Some((location, casts)) = clock_of(node) {

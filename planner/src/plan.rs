@@ -63,6 +63,8 @@ pub struct SessionEffects {
     pub reads_sequence: bool,
     /// May write rows (a failed or forgotten commit would matter).
     pub writes: bool,
+    /// Does nothing but read rows of tables: nobody sees when it ran, and it holds nobody up.
+    pub only_reads: bool,
     /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.
     pub changes_catalog: bool,
     /// May write to a table with a global unique index: what it has changed must be brought to the

@@ -8,7 +8,7 @@ use crate::{
     admin,
     analysis::{self, Analysis},
     budget::Budget,
-    catalog::{Catalog, Placement, Relation, Residue},
+    catalog::{Catalog, Placement, Relation, RelationKind, Residue},
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
@@ -422,7 +422,20 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         }
         _ => false,
     });
+    let of_tables = analysis.occurrences.iter().all(|one| {
+        let placed = one.found.placed();
+        placed.is_some_and(|relation| {
+            relation.kind == RelationKind::Table && relation.unsafe_reads.is_none()
+        })
+    });
+    let only_reads = of_tables
+        && !writes
+        && !analysis.writes_in_with
+        && !analysis.locks
+        && !analysis.strange
+        && traits.are_plain();
     SessionEffects {
+        only_reads,
         pins: traits.pins || traits.set_config,
         moves_sequence: traits.moves_sequence || draws,
         sets_sequence: traits.sets_sequence,

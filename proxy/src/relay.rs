@@ -172,10 +172,16 @@ fn lost(server: &mut Server, cause: &str) -> Failure {
 /// waits for COPY data. ReadyForQuery is never passed on: the session writes its own.
 pub async fn exchange(client: &mut Client, server: &mut Server) -> Outcome<Relayed> {
     send(server).await?;
+    receive(client, server, 0).await
+}
+
+/// Passes the answers on until no more than `left` are due. What has arrived of those stays where it
+/// is.
+pub async fn receive(client: &mut Client, server: &mut Server, left: usize) -> Outcome<Relayed> {
     let mut relayed = Relayed::default();
     loop {
-        let drained = drain(&mut client.wire.output, server, &mut relayed)?;
-        if server.expected.is_empty() || relayed.copy_in {
+        let drained = drain(&mut client.wire.output, server, left, &mut relayed)?;
+        if server.expected.len() <= left || relayed.copy_in {
             return Ok(relayed);
         }
         if client.wire.output.len() > FLUSH_BYTES {
@@ -244,9 +250,17 @@ pub async fn throw_away(client: &mut Client, server: &mut Server) -> Outcome {
     Ok(())
 }
 
-/// Moves what has arrived: to `output`, or away.
-fn drain(output: &mut BytesMut, server: &mut Server, relayed: &mut Relayed) -> Outcome<Drained> {
+/// Moves what has arrived before the last `left` answers: to `output`, or away.
+fn drain(
+    output: &mut BytesMut,
+    server: &mut Server,
+    left: usize,
+    relayed: &mut Relayed,
+) -> Outcome<Drained> {
     loop {
+        if left > 0 && server.expected.len() <= left {
+            return Ok(Drained::InputEmpty);
+        }
         emit_local(output, server, relayed);
         if output.len() > OUTPUT_BYTES_HIGH {
             return Ok(Drained::OutputFull);

@@ -551,6 +551,7 @@ pub async fn probe(shard: &Arc<Shard>, kept: &mut Option<Server>) -> Result<(), 
     let user = User {
         name: shard.settings.admin_user.clone(),
         password: shard.settings.admin_password.clone(),
+        shard_password: shard.settings.admin_password.clone(),
     };
     *kept = Some(connect(shard, &user).await?);
     Ok(())
@@ -717,17 +718,17 @@ async fn authenticate(
         let bad = |_| ConnectError::Protocol("SCRAM message");
         match body.get_i32() {
             0 => return Ok(()),
-            3 => put_password(wire, user.password.as_bytes()),
+            3 => put_password(wire, user.shard_password.as_bytes()),
             5 => {
                 let salt = body
                     .first_chunk::<4>()
                     .ok_or(ConnectError::Protocol("authentication salt"))?;
-                let hash = md5_hash(user.name.as_bytes(), user.password.as_bytes(), *salt);
+                let hash = md5_hash(user.name.as_bytes(), user.shard_password.as_bytes(), *salt);
                 put_password(wire, hash.as_bytes());
             }
             10 => {
                 let (mechanism, binding) = choose_mechanism(body, certificate_hash.clone());
-                let conversation = ScramSha256::new(user.password.as_bytes(), binding);
+                let conversation = ScramSha256::new(user.shard_password.as_bytes(), binding);
                 message::framed(&mut wire.output, b'p', |out| {
                     message::put_string(out, mechanism);
                     out.put_i32(conversation.message().len() as i32);

@@ -9,7 +9,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The one database name clients may ask for; others are answered with 3D000.
     pub database: String,
-    /// Who may log in. The same name and password log in to the shards.
+    /// Who may log in. The same name logs in to the shards.
     pub users: Vec<User>,
     /// The shards; the first is the home shard, which holds the catalog.
     pub shards: Vec<ShardSettings>,
@@ -112,8 +112,10 @@ impl Consistency {
 pub struct User {
     /// Role name, the same on every shard.
     pub name: String,
-    /// Its password, towards us and towards the shards.
+    /// What its clients log in with.
     pub password: String,
+    /// What we log in to the shards with, in its name.
+    pub shard_password: String,
 }
 
 impl std::fmt::Debug for User {

@@ -551,7 +551,7 @@ async fn finish_part(
                 return Err(error);
             };
             let (client, connection) =
-                store::connect_as(shard, &login.user.name, &login.user.password).await?;
+                store::connect_as(shard, &login.user.name, &login.user.shard_password).await?;
             tokio::spawn(connection);
             timely(client.batch_execute(&text)).await
         }

@@ -34,6 +34,54 @@ fn logins_have_limits() {
     );
 }
 
+#[test]
+fn clients_do_not_know_what_shards_want_to_hear() {
+    let dev = Dev::start(2).expect("dev starts");
+    checks::run(&dev, &[("a shard password", shard_password)]);
+}
+
+/// What a client logs in with is of use at the proxy only; what the proxy logs in with, on shards only.
+fn shard_password(dev: &Dev) -> Result<()> {
+    let mut owner = dev.connect()?;
+    owner.execute("create role ann login password 'inside'")?;
+    owner.execute("create schema ann authorization ann")?;
+    let user = "[[users]]\nname = \"ann\"\npassword = \"at the door\"\n";
+    let more = format!("{user}shard_password = \"inside\"\n");
+    let proxy = dev.second_proxy("doors", &more)?;
+    let ann = |server: &Server, password: &str| Server {
+        user: "ann".to_owned(),
+        password: password.to_owned(),
+        ..server.clone()
+    };
+    let mut connection = Connection::open(&ann(&proxy.server, "at the door"))?;
+    for text in [
+        "create table ann.spread (id bigint primary key, v integer)",
+        "select create_distributed_table('ann.spread', 'id')",
+        "begin",
+        "insert into ann.spread select g, g from generate_series(1, 20) g",
+        "update ann.spread set v = v + 1",
+        "commit",
+    ] {
+        connection.execute(text).context(text)?;
+    }
+    one(&mut connection, "select sum(v) from ann.spread", "230")?;
+    let refused = |server: &Server| -> Result<()> {
+        let error = Connection::raw(server)?.login(server)?;
+        let code = error.and_then(|error| error.field(b'C'));
+        ensure!(code.as_deref() == Some("28P01"), "{code:?}");
+        Ok(())
+    };
+    refused(&ann(&proxy.server, "inside")).context("the proxy")?;
+    for shard in dev.shards() {
+        refused(&ann(&shard.server, "at the door")).context("a shard")?;
+        let mut direct = Connection::open(&ann(&shard.server, "inside"))?;
+        one(&mut direct, "select current_user", "ann")?;
+        let count = direct.execute("select count(*) from ann.spread")?;
+        ensure!(count.as_deref() != Some("0"), "a shard without rows");
+    }
+    Ok(())
+}
+
 fn serve(dev: &Dev, name: &str, sql: &str) -> Result<Automator> {
     let mut text = format!(
         "[sql]\nlisten = \"127.0.0.1:0\"\nthreads = 1\n{sql}\n[http]\nlisten = \"127.0.0.1:0\"\n\

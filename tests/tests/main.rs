@@ -2,6 +2,7 @@
 
 mod arrows;
 mod bank;
+mod batches;
 mod bounds;
 mod changes;
 mod clean;

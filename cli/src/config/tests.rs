@@ -146,8 +146,38 @@ fn a_user_says_the_password_once() {
 }
 
 #[test]
+fn a_user_may_have_another_password_on_the_shards() {
+    let with = |lines: &str| {
+        format!("{SMALL}[[users]]\nname = 'ann'\npassword = 'at the door'\n{lines}\n")
+    };
+    let read = |lines: &str| {
+        let served = read_text(&with(lines), &Overrides::default()).expect("valid");
+        let user = served.settings.users[1].clone();
+        (user.password, user.shard_password)
+    };
+    let expected = |shard: &str| ("at the door".to_owned(), shard.to_owned());
+    assert_eq!(read(""), expected("at the door"));
+    assert_eq!(read("shard_password = 'inside'"), expected("inside"));
+    let path = std::env::var("PATH").expect("PATH");
+    assert_eq!(read("shard_password_env = 'PATH'"), expected(&path));
+    check_refused(
+        &with("shard_password = 'a'\nshard_password_env = 'PATH'"),
+        "user \"ann\" takes one of shard_password, shard_password_file, shard_password_env",
+    );
+    check_refused(
+        &with("shard_password = ''"),
+        "user \"ann\": the shard password is empty",
+    );
+    check_refused(
+        &with("shard_password_file = 'no-such'"),
+        "could not read /etc/automator67/no-such",
+    );
+}
+
+#[test]
 fn no_password_is_in_the_debug_form() {
-    let config: Config = toml::from_str(&SMALL.replace("pw", "hush")).expect("valid");
+    let text = SMALL.replace("\"pw\"", "\"hush\"\nshard_password = \"hush\"");
+    let config: Config = toml::from_str(&text.replace("pw", "hush")).expect("valid");
     assert!(!format!("{config:?}").contains("hush"));
     let served = resolve(config, &Overrides::default(), Path::new("")).expect("valid");
     assert!(!format!("{served:?}").contains("hush"));
@@ -198,6 +228,11 @@ fn a_file_with_secrets_is_closed_to_others() {
         );
     check(&elsewhere, 0o644, 0o600, None);
     check(&elsewhere, 0o644, 0o644, Some(&secret));
+    let inside = elsewhere.replace(
+        "password_file = \"secret\"\n[[shards]]",
+        "password_file = \"secret\"\nshard_password = \"pw\"\n[[shards]]",
+    );
+    check(&inside, 0o644, 0o600, Some(&file));
     let in_url = SMALL.replace("password = \"pw\"", "password_file = \"secret\"");
     check(&in_url, 0o644, 0o600, Some(&file));
     fs::remove_dir_all(&folder).expect("removed");

@@ -2,8 +2,10 @@
 //!
 //! A batch whose statements all belong to one shard goes there in one write, and its answers come
 //! back as they are (`forward`). Any other batch runs step by step (`step_by_step`), inside a
-//! transaction that Sync commits.
+//! transaction that Sync commits; statements of one shard each are then sent before the answers of
+//! those before them have come (`ahead`).
 
+mod ahead;
 mod forward;
 
 use std::{
@@ -238,7 +240,14 @@ impl Session {
     // ---- step by step ----
 
     async fn step_by_step(&mut self, steps: Vec<BatchStep>) -> Outcome {
-        for step in steps {
+        let mut rest = steps.as_slice();
+        while let Some((step, behind)) = rest.split_first() {
+            let done = self.send_ahead(rest).await?;
+            if done > 0 {
+                rest = &rest[done..];
+                continue;
+            }
+            rest = behind;
             match step {
                 BatchStep::Parse(parse) => {
                     let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
@@ -263,16 +272,16 @@ impl Session {
                         return Err(aborted());
                     }
                     self.parse_on_server(&statement).await?;
-                    self.statements.insert(parse.name, statement);
+                    self.statements.insert(parse.name.clone(), statement);
                 }
-                BatchStep::Bind(bind) => self.bind(bind).await?,
+                BatchStep::Bind(bind) => self.bind(bind.clone()).await?,
                 BatchStep::Describe(Named::Statement(name)) => {
-                    let statement = self.statement_now(&name).await?;
+                    let statement = self.statement_now(name).await?;
                     self.describe(&statement, None).await?;
                 }
-                BatchStep::Describe(Named::Portal(name)) => self.describe_portal(&name).await?,
-                BatchStep::Execute { portal, limit } => self.execute_portal(&portal, limit).await?,
-                BatchStep::Close(named) => self.close_step(named).await?,
+                BatchStep::Describe(Named::Portal(name)) => self.describe_portal(name).await?,
+                BatchStep::Execute { portal, limit } => self.execute_portal(portal, *limit).await?,
+                BatchStep::Close(named) => self.close_step(named.clone()).await?,
             }
             self.client.flush_if_high().await?;
         }

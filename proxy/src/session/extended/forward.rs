@@ -194,7 +194,11 @@ impl Session {
     }
 
     /// The one shard of a bound statement, if it has one and leaves nothing behind there.
-    fn forward_shard(&self, statement: &Arc<Statement>, bind: &Arc<Bind>) -> Option<ShardId> {
+    pub(super) fn forward_shard(
+        &self,
+        statement: &Arc<Statement>,
+        bind: &Arc<Bind>,
+    ) -> Option<ShardId> {
         let [planned] = statement.prepared.statements.as_slice() else {
             return None;
         };
@@ -352,7 +356,7 @@ impl Session {
         self.exchange_with_copy(index, true).await
     }
 
-    fn note_forwarded(&self, bound: &[Arc<Statement>]) {
+    pub(super) fn note_forwarded(&self, bound: &[Arc<Statement>]) {
         let mut activity = lock(&self.card.activity);
         activity.statements += bound.len() as u64;
         if let Some(planned) = bound
@@ -365,7 +369,7 @@ impl Session {
     }
 
     /// After a failed batch nobody knows which of its statements were prepared: none is.
-    async fn forget_uncertain(&mut self, index: usize, uses: u64) -> Outcome {
+    pub(super) async fn forget_uncertain(&mut self, index: usize, uses: u64) -> Outcome {
         let server = &mut self.links[index].server;
         let ids = server.prepared_since(uses);
         if ids.is_empty() {
@@ -448,7 +452,7 @@ impl Session {
     }
 
     /// Makes sure that a server connection has the statement; returns its name there.
-    fn on_server(&mut self, index: usize, name: &str, statement: &Statement) -> String {
+    pub(super) fn on_server(&mut self, index: usize, name: &str, statement: &Statement) -> String {
         let server = &mut self.links[index].server;
         if name.is_empty() {
             if server.unnamed != Some(statement.id) {
