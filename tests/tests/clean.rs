@@ -10,6 +10,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
