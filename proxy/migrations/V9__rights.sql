@@ -422,6 +422,86 @@ with call as materialized (
     join pg_operator o on o.oid = d.refobjid
     where d.refclassid = 'pg_operator'::regclass
         and d.refobjid >= 16384 and d.deptype <> 'e' and o.oprcode::oid >= 16384
+),
+-- Built-in functions that keep something in the session, or run a text. No dependency on them is
+-- recorded.
+built_in as materialized (
+    select p.oid, p.proname from pg_proc p
+    where p.oid < 16384 and p.pronamespace = 'pg_catalog'::regnamespace and (
+        p.proname = any (array[
+            'set_config', 'setseed', 'ts_stat', 'ts_rewrite',
+            'pg_replication_origin_session_setup', 'pg_create_physical_replication_slot',
+            'pg_create_logical_replication_slot', 'pg_copy_physical_replication_slot',
+            'pg_copy_logical_replication_slot', 'pg_backup_start', 'pg_start_backup'
+        ]::name[])
+        or p.proname ~ '^pg_(try_)?advisory_(?!xact_)'
+        or p.proname ~ '^(query|table|cursor|schema|database)_to_xml'
+    )
+),
+-- Stored expressions: the object they are of, whose they are, and when they run. What is planned
+-- may run some, as those of indexes and checks.
+expression (classid, objid, owner, runs, tree) as (
+    select 'pg_attrdef'::regclass::oid, f.oid, f.adrelid, 'write', f.adbin::text
+    from pg_attrdef f where f.oid >= 16384
+    union all
+    select 'pg_constraint'::regclass, n.oid,
+        case when n.contypid <> 0 then n.contypid else n.conrelid end,
+        case when n.contypid <> 0 then 'implicit' else 'read' end, n.conbin::text
+    from pg_constraint n where n.oid >= 16384 and n.conbin is not null
+    union all
+    select 'pg_type'::regclass, t.oid, t.oid, 'implicit', t.typdefaultbin::text
+    from pg_type t where t.oid >= 16384 and t.typdefaultbin is not null
+    union all
+    select 'pg_rewrite'::regclass, w.oid, w.ev_class,
+        case when c.relkind in ('v', 'm') then 'read' else 'write' end,
+        concat_ws(' ', w.ev_action::text, w.ev_qual::text)
+    from pg_rewrite w join pg_class c on c.oid = w.ev_class where w.oid >= 16384
+    union all
+    select 'pg_policy'::regclass, y.oid, y.polrelid, 'read',
+        concat_ws(' ', y.polqual::text, y.polwithcheck::text)
+    from pg_policy y
+    union all
+    select 'pg_trigger'::regclass, t.oid, t.tgrelid, 'write', t.tgqual::text
+    from pg_trigger t where t.oid >= 16384 and t.tgqual is not null
+    union all
+    select 'pg_class'::regclass, i.indexrelid, i.indrelid, 'read',
+        concat_ws(' ', i.indexprs::text, i.indpred::text)
+    from pg_index i
+    where i.indexrelid >= 16384 and (i.indexprs is not null or i.indpred is not null)
+    union all
+    -- A partition's constraint has the key of its parents.
+    select 'pg_class'::regclass, t.partrelid, r.relid, 'read', t.partexprs::text
+    from pg_partitioned_table t cross join lateral pg_partition_tree(t.partrelid) r
+    where t.partexprs is not null
+    union all
+    select 'pg_statistic_ext'::regclass, x.oid, x.stxrelid, 'read', x.stxexprs::text
+    from pg_statistic_ext x where x.stxexprs is not null
+    union all
+    select 'pg_proc'::regclass, p.oid, p.oid, 'call', p.proargdefaults::text
+    from pg_proc p where p.oid >= 16384 and p.proargdefaults is not null
+),
+-- Calls that `relation_calls` and `function_calls` do not have.
+stored_call (owner, runs, function) as (
+    select e.owner, e.runs, c.function from expression e join call c using (classid, objid)
+    where e.runs <> 'call'
+    union
+    select e.owner, e.runs, found.oids[1]::oid
+    from (
+        select format(':(?:op)?funcid (%s) ', string_agg(oid::text, '|')) as pattern from built_in
+    ) b
+    cross join expression e
+    cross join lateral regexp_matches(e.tree, b.pattern, 'g') found (oids)
+    union
+    select a.aggfnoid::oid, 'call', b.oid
+    from pg_aggregate a
+    join built_in b on b.oid in (
+        a.aggtransfn, a.aggfinalfn, a.aggcombinefn, a.aggserialfn, a.aggdeserialfn,
+        a.aggmtransfn, a.aggminvtransfn, a.aggmfinalfn
+    )
+    where a.aggfnoid::oid >= 16384
+    union
+    select s.oid, 'implicit', b.oid from pg_cast s join built_in b on b.oid = s.castfunc
+    where s.oid >= 16384
 )
 select left(document, -1) || ', "routes": ' || json_build_object(
     'implicit', (
@@ -457,6 +537,21 @@ select left(document, -1) || ', "routes": ' || json_build_object(
                 and d.refclassid = 'pg_class'::regclass
         ) pairs
     ),
+    'looks_up', (
+        select json_agg(json_build_array(a::bigint, b::bigint)) from (
+            select conrelid as a, confrelid as b from pg_constraint where contype = 'f'
+            union select confrelid, conrelid from pg_constraint where contype = 'f'
+        ) pairs
+    ),
+    'built_in', (select json_agg(json_build_array(oid::bigint, proname)) from built_in),
+    'stored_calls', (
+        select json_agg(json_build_array(owner::bigint, runs, function::bigint)) from stored_call
+    ),
+    'operators', (
+        select json_agg(json_build_array(o.oprname, b.oid::bigint))
+        from pg_operator o join built_in b on b.oid = o.oprcode
+        where o.oid >= 16384
+    ),
     'internal', (
         select json_agg(p.oid::bigint) from pg_proc p
         join pg_language l on l.oid = p.prolang
@@ -464,7 +559,7 @@ select left(document, -1) || ', "routes": ' || json_build_object(
             and p.prosrc !~ '^(multi)?range_constructor'
     ),
     'extension_functions', (
-        select json_agg(json_build_array(p.proname, e.extname))
+        select json_agg(json_build_array(p.proname, e.extname, p.oid::bigint))
         from pg_proc p
         join pg_depend d
             on d.classid = 'pg_proc'::regclass and d.objid = p.oid

@@ -208,6 +208,8 @@ pub struct Server {
     pub unread: bool,
     /// What statements may have left here that the next client must not see.
     pub residue: Residue,
+    /// Code that is not known may have made or dropped prepared statements since they were made.
+    pub doubtful: bool,
     /// Columns of the rows that are coming, where these must be rewritten for the client.
     pub columns: Option<types::Columns>,
     /// Prepared statements whose results never hold OIDs.
@@ -310,6 +312,11 @@ impl Server {
             message::put_close(&mut self.wire.output, b'S', &statement_name(oldest));
             self.expect(Step::Close, false);
         }
+        if self.residue.stays() {
+            // Code may have made a statement of this name. It is no error if not.
+            message::put_close(&mut self.wire.output, b'S', &statement_name(id));
+            self.expect(Step::Close, false);
+        }
         self.put_parse(&statement_name(id), text, types);
         self.expect(Step::Parse, relay);
         self.prepared.insert(id, self.uses);
@@ -354,10 +361,18 @@ impl Server {
     pub fn execute_own(&mut self, own: Own, relay: bool) {
         // Clients' statements count from 1.
         let id = u64::MAX - own as u64;
-        if !self.has_prepared(id) {
-            self.prepare(id, own.text(), &[], false);
-        }
-        let name = statement_name(id);
+        let name = if self.residue.stays() {
+            // Code may have given the name to another statement.
+            self.put_parse("", own.text(), &[]);
+            self.expect(Step::Parse, false);
+            self.unnamed = None;
+            String::new()
+        } else {
+            if !self.has_prepared(id) {
+                self.prepare(id, own.text(), &[], false);
+            }
+            statement_name(id)
+        };
         message::put_bind(&mut self.wire.output, "", &name, ALL_AS_TEXT);
         self.expect(Step::Bind, false);
         self.execute("", 0, relay, false, Some(id));
@@ -451,6 +466,19 @@ impl Server {
         self.unnamed = None;
     }
 
+    /// Code may have made and dropped prepared statements: queues their end, so that what is used
+    /// next is prepared again.
+    pub fn end_doubtful(&mut self) {
+        for id in self.prepared.keys() {
+            message::put_close(&mut self.wire.output, b'S', &statement_name(*id));
+            let step = Step::Close;
+            self.expected
+                .push_back(Expected::Answer { step, relay: false });
+        }
+        self.forget_prepared(None);
+        self.doubtful = false;
+    }
+
     /// Ids prepared here, most recent first, that a failed batch may have left unprepared.
     pub fn prepared_since(&self, uses: u64) -> Vec<u64> {
         self.prepared
@@ -483,13 +511,14 @@ impl Server {
         }
     }
 
-    /// Takes back what statements may have left: all that DISCARD ALL does, except that what the
-    /// proxy has prepared stays. Not for what is [`Residue::lasting`].
+    /// Takes back what statements may have left: all that DISCARD ALL does. What the proxy has
+    /// prepared goes as well: code may have put something else in its place. Not for what is
+    /// [`Residue::lasting`].
     pub async fn reset(&mut self) -> Result<(), ConnectError> {
         message::put_query(&mut self.wire.output, &format!("{RESET}{}", reseed()));
         self.wire.flush().await?;
         while login_frame(&mut self.wire).await?.tag != b'Z' {}
-        self.unnamed = None;
+        self.forget_prepared(None);
         self.settings = SettingMap::default();
         self.is_reset();
         Ok(())
@@ -499,6 +528,7 @@ impl Server {
     pub fn is_reset(&mut self) {
         self.sequence_owner = SequenceOwner::Nobody;
         self.residue = Residue::NONE;
+        self.doubtful = false;
     }
 
     /// Takes one whole frame that has arrived.
@@ -516,8 +546,9 @@ impl Server {
     }
 }
 
-/// What a server session has beside prepared statements, back to what it was after the login.
+/// A server session back to what it was after the login.
 const RESET: &str = "SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; CLOSE ALL; \
+    DEALLOCATE ALL; \
     UNLISTEN *; SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; ";
 
 /// Makes what `random()` gives unforeseeable again: no other command undoes `setseed`.
@@ -606,6 +637,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         sequence_owner: SequenceOwner::Nobody,
         unread: false,
         residue: Residue::NONE,
+        doubtful: false,
         columns: None,
         plain: types::PlainStatements::new(),
         prepared: HashMap::new(),

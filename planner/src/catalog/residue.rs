@@ -59,6 +59,16 @@ impl Residue {
         keeps: false,
     };
 
+    /// The same of code that may run with statements that do not name it: it is looked for
+    /// afterwards, so that not every session keeps its connections.
+    fn looked_for(self) -> Residue {
+        Residue {
+            keeps: false,
+            may_keep: self.stays(),
+            ..self
+        }
+    }
+
     /// The connection must not go to another client as it is.
     pub fn stays(self) -> bool {
         self.keeps || self.may_keep
@@ -94,10 +104,33 @@ pub(super) struct Routes {
     definitions: Option<Vec<u32>>,
     /// Writing to the first relation may write to the second: rules, children, foreign keys.
     follows: Option<Vec<(u32, u32)>>,
+    /// Writing to the first relation reads the second: foreign keys, from both sides.
+    looks_up: Option<Vec<(u32, u32)>>,
     /// Volatile functions of extensions that are not known to keep nothing: name, extension.
-    extension_functions: Option<Vec<(String, String)>>,
+    extension_functions: Option<Vec<(String, String, u32)>>,
+    /// Built-in functions that keep something, or run a text.
+    built_in: Option<Vec<(u32, String)>>,
+    /// Operators that are such functions.
+    operators: Option<Vec<(String, u32)>>,
+    /// What expressions that are stored call beside what `relation_calls` has: whose they are, when
+    /// they run, and the function.
+    stored_calls: Option<Vec<(u32, Runs, u32)>>,
     /// Functions in language `internal` that are not made by CREATE TYPE or CREATE AGGREGATE.
     internal: Option<Vec<u32>>,
+}
+
+/// When a stored expression runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Runs {
+    /// With what writes to a relation.
+    Write,
+    /// And with what reads it, be it only while that is planned.
+    Read,
+    /// With calls of a function.
+    Call,
+    /// With any statement: it is a domain's or a cast's.
+    Implicit,
 }
 
 /// A relation as this file sees it.
@@ -133,6 +166,8 @@ pub struct Residues {
     writes: HashMap<String, Residue>,
     /// Of functions that nothing in a text names.
     implicit: Residue,
+    /// Of commands that go through relations without naming them: ANALYZE, VACUUM ...
+    maintenance: Residue,
     /// Of event triggers.
     definitions: Residue,
     /// There is code whose residue only the end of the connection takes away.
@@ -172,6 +207,26 @@ const DEFINES: &[&str] = &[
     "create", "alter", "drop", "grant", "revoke", "comment", "refresh", "reindex", "import",
     "security",
 ];
+/// Words of commands that run expressions of all tables, or of a table by the name of its index.
+const MAINTAINS: &[&str] = &["analyze", "analyse", "vacuum", "cluster", "reindex"];
+/// What CREATE may be followed by where it makes something in the first schema of `search_path`,
+/// which may be the temporary one.
+const MAKES: &[&str] = &[
+    "aggregate",
+    "collation",
+    "domain",
+    "foreign",
+    "function",
+    "operator",
+    "or",
+    "procedure",
+    "recursive",
+    "sequence",
+    "table",
+    "type",
+    "unlogged",
+    "view",
+];
 /// Words of code in which a sequence may be moved.
 const MOVES_SEQUENCE: &[&str] = &["nextval", "setval", "insert", "merge", "copy"];
 /// Extensions of which functions are in the document for what they read, and keep nothing.
@@ -193,24 +248,67 @@ pub(super) fn judge(sources: &Sources<'_>) -> Residues {
         .enumerate()
         .map(|(place, function)| (function.oid, place))
         .collect();
+    let others = others(sources.routes);
     // Each round adds at least one of the five flags to a verdict.
     loop {
-        let of = |oid: &u32| places.get(oid).map_or(Residue::NONE, |at| verdicts[*at]);
+        let of = |oid: &u32| match places.get(oid) {
+            Some(at) => verdicts[*at],
+            None => others.get(oid).copied().unwrap_or_default(),
+        };
         let residues = by_name(sources, &of);
         let mut next: Vec<Residue> = codes
             .iter()
             .zip(&verdicts)
             .map(|(code, verdict)| *verdict | residues.of_code(code))
             .collect();
-        for (caller, callee) in sources.calls {
-            if let Some(at) = places.get(caller) {
-                next[*at] |= of(callee);
+        let stored = sources.routes.stored(Runs::Call);
+        for (caller, callee) in sources.calls.iter().copied().chain(stored) {
+            if let Some(at) = places.get(&caller) {
+                next[*at] |= of(&callee);
             }
         }
         if next == verdicts {
             return residues;
         }
         verdicts = next;
+    }
+}
+
+/// What functions leave behind that have no place among the sources.
+fn others(routes: &Routes) -> HashMap<u32, Residue> {
+    let extensions = routes.extension_functions.iter().flatten();
+    let extensions = extensions.map(|(name, extension, oid)| (*oid, of_extension(name, extension)));
+    let built_in = routes.built_in.iter().flatten();
+    let built_in = built_in.map(|(oid, name)| (*oid, of_built_in(name)));
+    extensions.chain(built_in).collect()
+}
+
+/// A built-in function of [`Routes::built_in`]. What a setting is, and for how long, is in its
+/// arguments, which are not looked into.
+fn of_built_in(name: &str) -> Residue {
+    let mut code = Code::default();
+    code.note_call(name);
+    Residue {
+        keeps: code.own.keeps || name == "set_config" || locks_session(name),
+        may_keep: code.dynamic,
+        lasting: code.own.lasting || code.dynamic,
+        moves_sequence: code.dynamic,
+        reads_sequence: code.dynamic,
+    }
+}
+
+/// Advisory locks that outlive the transaction.
+fn locks_session(name: &str) -> bool {
+    (name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_"))
+        && !name.contains("_xact_")
+}
+
+impl Routes {
+    /// Owners and functions of the stored expressions that run then.
+    fn stored(&self, wanted: Runs) -> impl Iterator<Item = (u32, u32)> {
+        let all = self.stored_calls.iter().flatten();
+        all.filter(move |(_, runs, _)| *runs == wanted)
+            .map(|(owner, _, function)| (*owner, *function))
     }
 }
 
@@ -223,21 +321,27 @@ fn by_name(sources: &Sources<'_>, of: &dyn Fn(&u32) -> Residue) -> Residues {
         list.fold(Residue::NONE, |all, oid| all | of(oid))
     };
     residues.implicit = all(&routes.implicit);
+    for (_, function) in routes.stored(Runs::Implicit) {
+        residues.implicit |= of(&function).looked_for();
+    }
     residues.definitions = all(&routes.definitions);
     for function in sources.functions {
         add(&mut residues.functions, &function.name, of(&function.oid));
     }
-    for (name, extension) in routes.extension_functions.iter().flatten() {
+    for (name, extension, _) in routes.extension_functions.iter().flatten() {
         add(&mut residues.functions, name, of_extension(name, extension));
     }
-    for (name, function) in sources.operators {
+    let operators = routes.operators.as_deref().unwrap_or_default();
+    for (name, function) in sources.operators.iter().chain(operators) {
         let residue = of(function);
         add(&mut residues.operators, name, residue);
         if UNNAMED_OPERATORS.contains(&name.as_str()) {
-            residues.implicit |= residue;
+            residues.implicit |= residue.looked_for();
         }
     }
     let (reads, writes) = by_relation(sources, of);
+    let all_reads = reads.values().fold(Residue::NONE, |all, one| all | *one);
+    residues.maintenance = all_reads.looked_for();
     for relation in &sources.relations {
         let at = |list: &HashMap<u32, Residue>| list.get(&relation.oid).copied();
         add(
@@ -251,7 +355,8 @@ fn by_name(sources: &Sources<'_>, of: &dyn Fn(&u32) -> Residue) -> Residues {
             at(&writes).unwrap_or_default(),
         );
     }
-    residues.any_lasting = residues.functions.values().any(|one| one.lasting);
+    let maps = [&residues.functions, &residues.reads, &residues.writes];
+    residues.any_lasting = maps.iter().any(|map| map.values().any(|one| one.lasting));
     residues
 }
 
@@ -282,6 +387,12 @@ fn by_relation(
             *reads.entry(*relation).or_default() |= of(function);
         }
     }
+    for (relation, function) in sources.routes.stored(Runs::Write) {
+        *writes.entry(relation).or_default() |= of(&function);
+    }
+    for (relation, function) in sources.routes.stored(Runs::Read) {
+        *reads.entry(relation).or_default() |= of(&function);
+    }
     let follows = sources.routes.follows.as_deref().unwrap_or_default();
     let spread = |map: &mut HashMap<u32, Residue>, pairs: &[(u32, u32)]| {
         let mut spread = false;
@@ -295,11 +406,16 @@ fn by_relation(
         }
         spread
     };
-    while spread(&mut reads, sources.view_reads) {}
-    while spread(&mut writes, sources.view_reads) | spread(&mut writes, follows) {}
+    while spread(&mut reads, sources.view_reads) | spread(&mut reads, follows) {}
     for (relation, residue) in &reads {
         *writes.entry(*relation).or_default() |= *residue;
     }
+    for (relation, looked_up) in sources.routes.looks_up.iter().flatten() {
+        if let Some(residue) = reads.get(looked_up) {
+            *writes.entry(*relation).or_default() |= *residue;
+        }
+    }
+    while spread(&mut writes, sources.view_reads) | spread(&mut writes, follows) {}
     (reads, writes)
 }
 
@@ -347,7 +463,12 @@ fn code(function: &Function, sources: &Sources<'_>) -> Code {
         }
     }
     match (function.language.as_str(), &function.body) {
-        ("sql" | "plpgsql", Some(body)) => Code::of_body(body, 0),
+        ("plpgsql", Some(body)) => Code::of_body(body, 0),
+        ("sql", Some(body)) => {
+            let mut code = Code::of_body(body, 0);
+            code.own.may_keep |= selects_into(body);
+            code
+        }
         // CREATE TYPE and CREATE AGGREGATE make such functions.
         ("internal", _) => {
             let internal = sources.routes.internal.as_deref().unwrap_or_default();
@@ -402,6 +523,11 @@ impl Residues {
         if self.definitions != Residue::NONE && defines() {
             residue |= self.definitions;
         }
+        if self.maintenance != Residue::NONE
+            && MAINTAINS.iter().any(|word| code.names.contains(*word))
+        {
+            residue |= self.maintenance;
+        }
         let relations = if code.changes {
             &self.writes
         } else {
@@ -442,7 +568,11 @@ impl Code {
             code.note_token(text, &list, at);
             code.note_command(&reader, at, nested);
         }
-        code.own.keeps |= reader.makes_temporary();
+        if reader.makes_temporary() {
+            code.own.keeps = true;
+        } else {
+            code.own.may_keep |= reader.makes_in_first_schema();
+        }
         let mut words = MOVES_SEQUENCE.iter();
         code.own.moves_sequence |= words.any(|word| code.names.contains(*word));
         // What is behind a token without an end is not known, and neither is an escaped name.
@@ -538,12 +668,7 @@ impl Code {
             "currval" | "lastval" if call => self.own.reads_sequence = true,
             "execute" => self.note_execute(reader, at, nested),
             "do" if reader.starts_statement(at) => self.note_text(reader, at + 1, nested),
-            lock if call
-                && (lock.starts_with("pg_advisory_") || lock.starts_with("pg_try_advisory_"))
-                && !lock.contains("_xact_") =>
-            {
-                self.own.keeps = true;
-            }
+            lock if call => self.own.keeps |= locks_session(lock),
             _ => {}
         }
     }
@@ -586,6 +711,18 @@ impl Code {
             }
         }
     }
+}
+
+/// SELECT INTO of SQL makes a table.
+fn selects_into(text: &str) -> bool {
+    let list = tokens(text);
+    let reader = Reader { text, list: &list };
+    let into = |at: &usize| reader.word(*at).as_deref() == Some("into");
+    let adds = |at: usize| {
+        let before = reader.word_before(at, 1);
+        matches!(before.as_deref(), Some("insert" | "merge"))
+    };
+    (0..list.len()).filter(into).any(|at| !adds(at))
 }
 
 /// A parenthesis follows the name.
@@ -675,6 +812,16 @@ impl Reader<'_> {
             }
         }
         made > dropped || creates && in_schema
+    }
+
+    /// Something that is temporary where `search_path` begins with `pg_temp`: whoever runs the code
+    /// may have set that.
+    fn makes_in_first_schema(&self) -> bool {
+        (0..self.list.len()).any(|at| {
+            let made = self.word(at + 1);
+            self.word(at).as_deref() == Some("create")
+                && made.is_some_and(|made| MAKES.contains(&made.as_str()))
+        })
     }
 
     /// A string that looks like a SET for the session, or a part of one.

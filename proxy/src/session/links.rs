@@ -122,12 +122,16 @@ impl Session {
     /// Notes on a connection what the statement may leave there.
     fn note_residue(&mut self, index: usize) {
         let residue = self.residue;
+        let session = self.card.id;
+        let server = &mut self.links[index].server;
+        if server.doubtful {
+            server.end_doubtful();
+        }
         if residue == Residue::NONE {
             return;
         }
-        let session = self.card.id;
-        let server = &mut self.links[index].server;
         server.residue |= residue;
+        server.doubtful = residue.stays();
         if residue.reads_sequence && server.sequence_owner != SequenceOwner::Session(session) {
             // What others have drawn here is not what the code may see.
             server.query("DISCARD SEQUENCES", false);
@@ -383,7 +387,8 @@ impl Session {
 }
 
 /// Asks a server session whether it has anything that the session's own settings do not explain.
-/// What cannot be seen from outside (settings that no module has defined) is not in the answer.
+/// What cannot be seen from outside (settings that no module has defined) is not in the answer, and
+/// neither are statements with names like ours, which the reset drops.
 fn look(settings: &SettingMap, user: &str) -> String {
     let role = match settings.get("role") {
         Some(_) => "",

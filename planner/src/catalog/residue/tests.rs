@@ -189,14 +189,14 @@ fn state_comes_by_every_route() {
         "select * from guarded",
         "insert into defaults default values",
         "prepare p as select keeping()",
-        "select definer()",
     ] {
         assert_eq!(of(text), "keeps", "{text}");
     }
     let block = catalog
         .residues
         .of_block("plpgsql", "begin create table x (); end");
-    assert_eq!(flags(block), "keeps");
+    assert_eq!(flags(block), "keeps may_keep");
+    assert_eq!(of("select definer()"), "keeps may_keep");
     assert_eq!(of("select writer()"), "keeps moves");
     for text in [
         "select * from watched",
@@ -221,4 +221,77 @@ fn what_runs_unnamed_counts_for_every_statement() {
     }));
     let residue = catalog.residues.of_statement("select 1", false);
     assert_eq!(flags(residue), "keeps");
+}
+
+#[test]
+fn stored_expressions_count_with_what_runs_them() {
+    let table =
+        |oid: u32, name: &str| json!({"oid": oid, "schema": "public", "name": name, "kind": "r"});
+    let catalog = catalog(json!({
+        "functions": [
+            function(20000, "f", "begin return 1; end"),
+            {"oid": 20001, "name": "total", "language": "internal"},
+        ],
+        "relations": [
+            table(30000, "defaults"), table(30001, "checked"), table(30002, "child"),
+            table(30003, "dynamic"), table(30004, "limited"),
+        ],
+        "routes": {
+            "built_in": [[1, "set_config"], [2, "pg_try_advisory_lock"], [3, "query_to_xml"]],
+            "extension_functions": [["set_limit", "pg_trgm", 20002]],
+            "stored_calls": [
+                [30000, "write", 1], [30001, "read", 2], [30003, "read", 3], [30004, "read", 20002],
+                [20000, "call", 1], [20001, "call", 1],
+            ],
+            "operators": [["<+>", 2]],
+            "looks_up": [[30002, 30001]],
+        },
+    }));
+    let of = |text| flags(catalog.residues.of_statement(text, false));
+    for text in [
+        "insert into defaults values (1)",
+        "select * from checked",
+        "explain select * from checked",
+        "insert into checked values (1)",
+        "insert into child values (1)",
+        "select f()",
+        "select total(1)",
+        "select 1 <+> 2",
+    ] {
+        assert_eq!(of(text), "keeps", "{text}");
+    }
+    assert_eq!(of("select * from defaults"), "");
+    assert_eq!(of("select * from child"), "");
+    assert_eq!(of("select * from limited"), "may_keep moves reads");
+    assert_eq!(of("table dynamic"), "may_keep lasting moves reads");
+    assert_eq!(of("analyze"), "may_keep lasting moves reads");
+}
+
+#[test]
+fn a_domain_of_a_built_in_function_is_looked_for_with_every_statement() {
+    let catalog = catalog(json!({"routes": {
+        "built_in": [[1, "set_config"]],
+        "stored_calls": [[30000, "implicit", 1]],
+    }}));
+    let residue = catalog.residues.of_statement("select 1", false);
+    assert_eq!(flags(residue), "may_keep");
+}
+
+#[test]
+fn what_is_made_in_the_first_schema_may_be_temporary() {
+    for (language, body) in [
+        ("plpgsql", "begin create table x (); end"),
+        (
+            "plpgsql",
+            "begin execute 'create or replace view x as select 1'; end",
+        ),
+        ("sql", "create domain x as int"),
+        ("sql", "select 1 as a into x"),
+    ] {
+        let catalog = catalog(json!({"functions": [
+            {"oid": 20000, "name": "f", "language": language, "body": body}
+        ]}));
+        let residue = catalog.residues.of_statement("select f()", false);
+        assert_eq!(flags(residue), "may_keep", "{body}");
+    }
 }
