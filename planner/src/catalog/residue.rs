@@ -14,7 +14,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::document::Function;
+use super::{document::Function, safety};
 use crate::{
     gather::folded,
     normalise::{Token, TokenKind, tokens},
@@ -195,7 +195,11 @@ pub(super) fn judge(sources: &Sources<'_>) -> Residues {
         .collect();
     // Each round adds at least one of the five flags to a verdict.
     loop {
-        let of = |oid: &u32| places.get(oid).map_or(Residue::NONE, |at| verdicts[*at]);
+        let of = |oid: &u32| match places.get(oid) {
+            Some(at) => verdicts[*at],
+            None if *oid == safety::TEMPORARY => Residue::UNKNOWN_CODE,
+            None => Residue::NONE,
+        };
         let residues = by_name(sources, &of);
         let mut next: Vec<Residue> = codes
             .iter()
