@@ -87,6 +87,8 @@ pub struct Catalog {
     /// True when some relation is distributed or a reference table: only then can a statement
     /// need more than the home shard.
     pub has_placed_relations: bool,
+    /// Somebody's lock kept some definitions from being read: a later snapshot may know more.
+    pub incomplete: bool,
     /// What statements may leave in a server session, by the names in them.
     pub residues: Residues,
 }
@@ -131,6 +133,9 @@ pub struct Relation {
     /// function, a placed table under row level security): why, as a sentence for the error's
     /// detail.
     pub unsafe_reads: Option<String>,
+    /// Nobody can say where its rows are, or what its query reads: why, as a sentence for the error's
+    /// detail. Statements that name it are refused; it can be dropped and undistributed.
+    pub unusable: Option<String>,
     /// It is a parent or a child of another table, by inheritance or as a partition, so it cannot
     /// be placed.
     pub inherits: bool,
@@ -254,22 +259,6 @@ pub enum DocumentError {
     /// Not the JSON that `automator67.catalog_document()` gives.
     #[error("the catalog document is malformed: {0}")]
     Json(#[from] serde_json::Error),
-    /// The split of a colocation group is not one.
-    #[error("the split of colocation group {group} is not usable: {reason}")]
-    Split {
-        /// Its number.
-        group: u32,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A shard key that cannot be one, after a change behind the proxy's back.
-    #[error("the shard key of {table} is not usable: {reason}")]
-    ShardKey {
-        /// `schema.name`.
-        table: String,
-        /// What is wrong with it.
-        reason: String,
-    },
 }
 
 impl Catalog {

@@ -50,6 +50,7 @@ pub(crate) fn copy(
     let known = scope::find_known(statement.catalog, statement.context, range);
     let placed = known.filter(|relation| relation.placement != Placement::Local);
     if let Some(relation) = known.filter(|_| statement.catalog.has_placed_relations) {
+        crate::route::refuse_unusable(relation)?;
         match &relation.unsafe_reads {
             Some(why) if !copy.is_from => {
                 return Err(PlanError::unsupported(format!(

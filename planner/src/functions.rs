@@ -223,22 +223,41 @@ impl Traits {
         }
         match node {
             NodeEnum::FuncCall(call) => {
-                if let Some(name) = tree::strings(&call.funcname).last() {
+                let names = tree::strings(&call.funcname);
+                self.note_temporary(&names);
+                if let Some(name) = names.last() {
                     self.note_call(catalog, name, call.args.len());
                 }
             }
             NodeEnum::AExpr(expr) => {
-                if let Some(name) = tree::strings(&expr.name).last() {
+                let names = tree::strings(&expr.name);
+                self.note_temporary(&names);
+                if let Some(name) = names.last() {
                     self.note_operator(catalog, name);
                 }
             }
             NodeEnum::SortBy(sort) => {
-                if let Some(name) = tree::strings(&sort.use_op).last() {
+                let names = tree::strings(&sort.use_op);
+                self.note_temporary(&names);
+                if let Some(name) = names.last() {
                     self.note_operator(catalog, name);
                 }
             }
             NodeEnum::ColumnRef(column) => self.note_column(catalog, &column.fields),
             _ => {}
+        }
+    }
+
+    /// The catalog knows no temporary functions and operators. They are found by their schema only
+    /// (the manual, `search_path`).
+    pub(crate) fn note_temporary(&mut self, names: &[&str]) {
+        if let [.., schema, name] = names
+            && schema.starts_with("pg_temp")
+        {
+            let why = format!("\"{name}\" is temporary, and can read any table.");
+            self.writes = true;
+            self.unsafe_call
+                .get_or_insert_with(|| ((*name).to_owned(), why));
         }
     }
 
@@ -324,6 +343,37 @@ impl Traits {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a lower-case text may call a temporary function or use a temporary operator: `pg_temp.f(`,
+/// `pg_temp.=`.
+pub(crate) fn calls_temporary(text: &str) -> bool {
+    text.match_indices("pg_temp").any(|(at, schema)| {
+        let before = text[..at].trim_end_matches('"').trim_end();
+        // A table, and the bracket begins its columns.
+        if ["into", "table", "exists"]
+            .iter()
+            .any(|word| before.ends_with(word))
+        {
+            return false;
+        }
+        let rest =
+            text[at + schema.len()..].trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
+        let rest = rest.trim_start_matches('"').trim_start();
+        let Some(rest) = rest.strip_prefix('.') else {
+            return false;
+        };
+        let rest = rest.trim_start();
+        let rest = match rest.strip_prefix('"') {
+            Some(quoted) => quoted
+                .trim_start_matches(|c| c != '"')
+                .trim_start_matches('"'),
+            None => rest.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_' || c == '$'),
+        };
+        // Behind an operator's name is the bracket that closes it.
+        let next = rest.trim_start().chars().next();
+        next.is_some_and(|next| next == '(' || "+-*/<>=~!@#%^&|`?".contains(next))
+    })
 }
 
 /// The error for a call of a function that may read or write placed tables by itself.

@@ -246,6 +246,7 @@ pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
             Found::Proxy(_) | Found::Home => None,
         });
     for relation in relations.chain(analysis.view_uses.iter().map(|one| one.relation)) {
+        refuse_unusable(relation)?;
         if let Some(why) = &relation.unsafe_reads {
             return Err(PlanError::unsupported(format!(
                 "reading \"{}\" may read distributed tables behind the proxy's back",
@@ -256,6 +257,21 @@ pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
         }
     }
     Ok(())
+}
+
+/// The error for a relation of which nobody knows where its rows are.
+pub(crate) fn refuse_unusable(relation: &Relation) -> Result<(), PlanError> {
+    let Some(why) = &relation.unusable else {
+        return Ok(());
+    };
+    let name = &relation.name.name;
+    let error = PlanError::new("55000", format!("relation \"{name}\" cannot be used")).detail(why);
+    Err(match relation.placement {
+        Placement::Local => error.hint("Try again when the lock is gone."),
+        _ => error.hint(format!(
+            "Undo the change of its shard key where it was made; or run SELECT undistribute_table('{name}'), or drop it."
+        )),
+    })
 }
 
 /// All occurrences of distributed tables.

@@ -83,6 +83,7 @@ impl<'t> Views<'t> {
         if self.numbers.contains_key(&relation.name) {
             return Ok(());
         }
+        crate::route::refuse_unusable(relation)?;
         let definition = relation.view_definition.as_deref().unwrap_or_default();
         let definition = definition.trim().trim_end_matches(';');
         let Some(node) = parse::parse_one(definition) else {

@@ -113,6 +113,7 @@ pub(crate) fn refuse_writes(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
 
 /// The error for a relation whose writes would reach other tables by themselves.
 pub(crate) fn refuse_write(relation: &Relation) -> Result<(), PlanError> {
+    crate::route::refuse_unusable(relation)?;
     if let Some(why) = &relation.unsafe_writes {
         return Err(PlanError::unsupported(format!(
             "writing to table \"{}\" is not supported",

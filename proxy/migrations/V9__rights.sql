@@ -18,6 +18,28 @@ select 'automator67_' || left(encode(sha256(c.key || convert_to('channel', 'UTF8
 from automator67.cluster c
 $$;
 
+-- Functions that a person has checked, and of each a digest of what was checked: whatever has the same
+-- name later, or the same oid, is another function.
+alter table automator67.safe_function rename to safe_name;
+create table automator67.safe_function (
+    function    oid primary key,
+    digest      text not null
+);
+
+create function automator67.function_digest(function oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp
+as $$
+select md5(json_build_array(
+    p.prolang::bigint, p.prosrc, p.prosqlbody::text, p.prosecdef, p.proconfig, p.probin
+)::text)
+from pg_proc p where p.oid = function_digest.function
+$$;
+
+insert into automator67.safe_function (function, digest)
+select p.oid, automator67.function_digest(p.oid)
+from automator67.safe_name s join pg_proc p on p.proname = s.name;
+drop table automator67.safe_name;
+
 drop function automator67.bump() cascade;
 
 -- Makes the catalog one epoch newer and announces it. Call it last in a transaction that changed
@@ -34,6 +56,8 @@ begin
     where not exists (select from pg_class c where c.oid = p.relation);
     delete from automator67.tenant t
     where not exists (select from pg_namespace n where n.oid = t.schema);
+    delete from automator67.safe_function s
+    where s.digest is distinct from automator67.function_digest(s.function);
     update automator67.epoch set value = value + 1 returning value into strict new_epoch;
     perform pg_notify(automator67.channel(), new_epoch::text);
     return new_epoch;
@@ -80,6 +104,19 @@ begin
     ) then
         raise invalid_parameter_value using
             message = format('colocation group %s does not hold keys of type %s', group_id, key_type);
+    elsif exists (
+        select from automator67.colocation c
+        where c.id = group_id and c.method in ('range', 'directory')
+    ) then
+        -- A table more in such a group, and its other owners could not split or place any more.
+        begin
+            perform automator67.check_group_owner(group_id);
+        exception when insufficient_privilege then
+            raise insufficient_privilege using
+                message = sqlerrm,
+                detail = 'Tables are added to a group by range or directory by who owns all tables of it.',
+                hint = 'Distribute the table without colocate_with, or ask the owner.';
+        end;
     end if;
     insert into automator67.placement (relation, kind, key_attnum, colocation)
     values (place_distributed.relation, 'distributed', key_number, group_id);
@@ -115,7 +152,7 @@ $$;
 
 drop function automator67.mark_safe(text) cascade;
 
--- Records that a person has checked the bodies of all functions of this name.
+-- Records that a person has checked the bodies of all functions that have this name now.
 create function automator67.mark_safe(proof text, function_name text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
@@ -132,7 +169,9 @@ begin
         raise insufficient_privilege using
             message = format('must be owner of function %s', quote_ident(function_name));
     end if;
-    insert into automator67.safe_function (name) values (function_name) on conflict do nothing;
+    insert into automator67.safe_function as s (function, digest)
+    select p.oid, automator67.function_digest(p.oid) from pg_proc p where p.proname = function_name
+    on conflict (function) do update set digest = excluded.digest;
 end
 $$;
 
@@ -218,11 +257,7 @@ declare
     assigned integer;
 begin
     perform automator67.check_proof(proof, 'assign');
-    select d.shard into assigned from automator67.directory d
-    where d.colocation = group_id and d.value = wanted;
-    if assigned is not null then
-        return assigned;
-    end if;
+    -- First of all: whether a value is known is told to those only who may add one.
     if not exists (
         select from automator67.placement p join automator67.colocation g on g.id = p.colocation
         where g.id = group_id and g.method = 'directory'
@@ -230,6 +265,11 @@ begin
     ) then
         raise insufficient_privilege using
             message = format('permission denied to place a value in colocation group %s', group_id);
+    end if;
+    select d.shard into assigned from automator67.directory d
+    where d.colocation = group_id and d.value = wanted;
+    if assigned is not null then
+        return assigned;
     end if;
     insert into automator67.directory (colocation, value, shard)
     select group_id, wanted, s.id
@@ -406,6 +446,307 @@ begin
 end
 $$;
 
+-- What others lock does not stop the snapshot: what cannot be read soon has no text, and when the
+-- snapshot has taken a second nothing is waited for any more.
+create function automator67.wait_less() returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if clock_timestamp() - statement_timestamp() > interval '1 second' then
+        perform set_config('lock_timeout', '1ms', true);
+    end if;
+end
+$$;
+
+create function automator67.view_text(view oid) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
+as $$
+begin
+    perform automator67.wait_less();
+    return rtrim(pg_get_viewdef(view), ';');
+exception when lock_not_available then
+    return null;
+end
+$$;
+
+create function automator67.body_text(function oid) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set lock_timeout = '200ms'
+as $$
+begin
+    perform automator67.wait_less();
+    return pg_get_function_sqlbody(function);
+exception when lock_not_available then
+    return null;
+end
+$$;
+
+-- As in V1, and: temporary objects are of one session and are not in it. What others have of them
+-- names function 0. It says if it is not complete.
+create or replace function automator67.relations_document() returns text
+language sql stable set search_path = pg_catalog, pg_temp set jit = off
+as $$
+with recursive temporary as materialized (
+    select n.oid from pg_namespace n where n.nspname ~ '^pg_(toast_)?temp_'
+),
+relation as materialized (
+    select
+        c.oid, n.nspname, c.relname, c.relkind, c.relrowsecurity,
+        p.relation is not null as placed, p.kind, p.key_attnum, p.colocation, g.key_type
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    left join automator67.placement p on p.relation = c.oid
+    left join automator67.colocation g on g.id = p.colocation
+    where c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
+        and n.nspname not in ('pg_catalog', 'information_schema')
+        and n.nspname !~ '^pg_(toast|temp)'
+        and (n.nspname <> 'automator67' or c.relname = 'tables')
+),
+-- Rules (a view's query is one) and the relations they name.
+rule as materialized (
+    select distinct w.ev_class as relation, d.refobjid as reads
+    from pg_rewrite w
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid
+    where w.oid >= 16384 and d.refclassid = 'pg_class'::regclass and d.refobjid <> w.ev_class
+),
+-- Relations with a rule that leads to a placed one. A materialized view has its rows; reading it
+-- leads no further.
+reader(oid, relkind) as (
+    select u.relation, r.relkind
+    from relation p
+    join rule u on u.reads = p.oid
+    join relation r on r.oid = u.relation
+    where p.placed
+    union
+    select u.relation, r.relkind
+    from reader v
+    join rule u on u.reads = v.oid
+    join relation r on r.oid = u.relation
+    where v.relkind = 'v'
+),
+family as materialized (
+    select inhrelid as oid from pg_inherits union select inhparent from pg_inherits
+),
+columns as materialized (
+    select
+        a.attrelid,
+        json_agg(json_build_object(
+            'attnum', a.attnum,
+            'name', a.attname,
+            'type', a.atttypid::bigint,
+            'sql_type', format_type(a.atttypid, a.atttypmod),
+            'not_null', nullif(a.attnotnull, false),
+            'default', case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
+            'generated', case when a.attgenerated <> '' then true end,
+            'identity', nullif(a.attidentity, ''),
+            'sequence', case when a.attidentity <> '' then (
+                select quote_ident(sn.nspname) || '.' || quote_ident(s.relname)
+                from pg_depend o
+                join pg_class s on s.oid = o.objid
+                join pg_namespace sn on sn.oid = s.relnamespace
+                where o.refclassid = 'pg_class'::regclass and o.refobjid = a.attrelid
+                    and o.refobjsubid = a.attnum and o.classid = 'pg_class'::regclass
+                    and o.deptype = 'i'
+            ) end,
+            'collate', case when a.attcollation <> t.typcollation then
+                quote_ident(cn.nspname) || '.' || quote_ident(c.collname)
+            end,
+            'nondeterministic', case when not c.collisdeterministic then true end
+        ) order by a.attnum) as list
+    from relation r
+    join pg_attribute a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+    join pg_type t on t.oid = a.atttypid
+    left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    left join pg_collation c on c.oid = a.attcollation
+    left join pg_namespace cn on cn.oid = c.collnamespace
+    where r.relkind <> 'S'
+    group by a.attrelid
+),
+-- Views that lead to placed tables. No text: a lock kept it from being read.
+view_text as materialized (
+    select r.oid, automator67.view_text(r.oid) as text
+    from relation r join reader v on v.oid = r.oid
+    where r.relkind in ('v', 'm')
+),
+-- Functions by what they belong to; no body: a lock kept it from being read. Of extensions' functions only those that run SQL given or put
+-- together as text, or that touch what belongs to one server.
+function as materialized (
+    select
+        p.oid, p.proname, l.lanname, e.extname,
+        case when e.oid is null and l.lanname in ('sql', 'plpgsql') then
+            case when p.prosqlbody is null then p.prosrc else automator67.body_text(p.oid) end
+        end as body,
+        e.oid is null and l.lanname in ('sql', 'plpgsql') as has_body
+    from pg_proc p
+    join pg_language l on l.oid = p.prolang
+    left join pg_depend d
+        on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+    left join pg_extension e on e.oid = d.refobjid
+    where p.oid >= 16384 and p.pronamespace <> 'automator67'::regnamespace
+        and p.pronamespace not in (select oid from temporary)
+        and (e.oid is null
+            or e.extname in ('autoinc', 'dblink', 'lo', 'refint', 'tablefunc', 'xml2')
+            or l.lanname not in ('c', 'internal') and p.prosrc ~* '\mexecute\M')
+),
+-- User-defined functions as others name them: 0 stands for all temporary ones.
+named as materialized (
+    select p.oid, case when t.oid is null then p.oid else 0::oid end as function
+    from pg_proc p left join temporary t on t.oid = p.pronamespace
+    where p.oid >= 16384
+),
+-- What calls user-defined functions, directly or through an operator.
+call as materialized (
+    select d.classid, d.objid, n.function
+    from pg_depend d join named n on n.oid = d.refobjid
+    where d.refclassid = 'pg_proc'::regclass and d.deptype <> 'e'
+    union
+    select d.classid, d.objid, n.function
+    from pg_depend d
+    join pg_operator o on o.oid = d.refobjid
+    join named n on n.oid = o.oprcode::oid
+    where d.refclassid = 'pg_operator'::regclass and d.refobjid >= 16384 and d.deptype <> 'e'
+),
+relation_call as (
+    select w.ev_class as relation, c.function
+    from call c join pg_rewrite w on c.classid = 'pg_rewrite'::regclass and w.oid = c.objid
+    union
+    select f.adrelid, c.function
+    from call c join pg_attrdef f on c.classid = 'pg_attrdef'::regclass and f.oid = c.objid
+    union
+    select coalesce(a.attrelid, n.conrelid), c.function
+    from call c
+    join pg_constraint n on c.classid = 'pg_constraint'::regclass and n.oid = c.objid
+    left join pg_attribute a on a.atttypid = n.contypid and n.contypid <> 0
+    union
+    select i.indrelid, c.function
+    from call c join pg_index i on c.classid = 'pg_class'::regclass and i.indexrelid = c.objid
+    union
+    select y.polrelid, c.function
+    from call c join pg_policy y on c.classid = 'pg_policy'::regclass and y.oid = c.objid
+)
+select json_build_object(
+    'epoch', (select value from automator67.epoch),
+    'shards', (
+        select json_agg(json_build_object('id', id, 'name', name, 'home', home) order by id)
+        from automator67.shard
+    ),
+    'ring', (select json_agg(json_build_array(token, shard) order by token) from automator67.ring),
+    'schemas', (
+        select json_agg(nspname order by nspname) from pg_namespace
+        where nspname !~ '^pg_(toast|temp)'
+    ),
+    'domains', (
+        select json_agg(json_build_array(oid::bigint, typbasetype::bigint)) from pg_type
+        where typtype = 'd' and oid >= 16384 and typnamespace not in (select oid from temporary)
+    ),
+    'relations', (
+        select json_agg(json_strip_nulls(json_build_object(
+            'oid', r.oid::bigint,
+            'schema', r.nspname,
+            'name', r.relname,
+            'kind', r.relkind,
+            'placement', case when r.placed then json_build_object(
+                'kind', r.kind,
+                'key', r.key_attnum,
+                'key_type', r.key_type,
+                'colocation', r.colocation
+            ) end,
+            'columns', c.list,
+            'primary_key', k.conkey,
+            'reads_placed', case when v.oid is not null then true end,
+            'view', x.text,
+            'rules', case when r.relkind not in ('v', 'm') and exists (
+                select from pg_rewrite w where w.ev_class = r.oid
+            ) then true end,
+            'row_security', nullif(r.relrowsecurity, false),
+            'inherits', case when i.oid is not null then true end
+        )))
+        from relation r
+        left join columns c on c.attrelid = r.oid
+        left join reader v on v.oid = r.oid
+        left join view_text x on x.oid = r.oid
+        left join family i on i.oid = r.oid
+        left join pg_constraint k on k.conrelid = r.oid and k.contype = 'p'
+    ),
+    'view_reads', (
+        select json_agg(json_build_array(u.relation::bigint, u.reads::bigint))
+        from rule u join relation r on r.oid = u.relation
+        where r.relkind = 'v'
+    ),
+    'foreign_keys', (
+        select json_agg(json_build_object(
+            'name', f.conname,
+            'table', f.conrelid::bigint,
+            'columns', f.conkey,
+            'referenced_table', f.confrelid::bigint,
+            'referenced_columns', f.confkey
+        ) order by f.oid)
+        from pg_constraint f
+        where f.contype = 'f' and f.conparentid = 0
+            and f.connamespace <> 'automator67'::regnamespace
+    ),
+    'functions', (
+        select json_agg(json_strip_nulls(json_build_object(
+            'oid', oid::bigint,
+            'name', proname,
+            'language', lanname,
+            'extension', extname,
+            'body', body
+        )))
+        from function
+    ),
+    'volatile_functions', (
+        select json_agg(distinct proname) from pg_proc
+        where oid >= 16384 and provolatile = 'v' and prorettype <> 'trigger'::regtype
+            and pronamespace <> 'automator67'::regnamespace
+            and pronamespace not in (select oid from temporary)
+    ),
+    'safe_functions', (
+        select json_agg(s.function::bigint) from automator67.safe_function s
+        where s.digest = automator67.function_digest(s.function)
+    ),
+    'function_calls', (
+        select json_agg(json_build_array(c.objid::bigint, c.function::bigint))
+        from call c join named n on n.oid = c.objid and n.function <> 0
+        where c.classid = 'pg_proc'::regclass
+    ),
+    'relation_calls', (
+        select json_agg(json_build_array(c.relation::bigint, c.function::bigint))
+        from relation_call c join relation r on r.oid = c.relation
+    ),
+    'operators', (
+        select json_agg(json_build_array(o.oprname, n.function::bigint))
+        from pg_operator o join named n on n.oid = o.oprcode::oid
+        where o.oprnamespace not in (select oid from temporary)
+    ),
+    'triggers', (
+        select json_agg(json_build_object(
+            'relation', t.tgrelid::bigint,
+            'name', t.tgname,
+            'function', coalesce(n.function, t.tgfoid)::bigint,
+            'type', t.tgtype,
+            'arguments', encode(t.tgargs, 'escape')
+        ) order by t.oid)
+        from pg_trigger t
+        join relation r on r.oid = t.tgrelid
+        left join named n on n.oid = t.tgfoid
+        where not t.tgisinternal and t.tgenabled <> 'D'
+    ),
+    'incomplete', exists (select from view_text where text is null)
+        or exists (select from function where has_body and body is null)
+)::text
+$$;
+
+create or replace function automator67.hashed_document() returns text
+language sql stable set search_path = pg_catalog, pg_temp set jit = off
+as $$
+select left(document, -1) || ', "aggregates": ' || (
+    select json_agg(distinct p.proname)
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where p.prokind = 'a' and n.nspname !~ '^pg_(toast_)?temp_'
+)::text || '}'
+from automator67.relations_document() document
+$$;
+
 -- The snapshot with the ways in which functions run that nothing in a statement names. Of extensions
 -- only those count whose functions are not known to keep nothing in the session.
 alter function automator67.catalog_document() rename to document_without_routes;
@@ -413,7 +754,13 @@ alter function automator67.catalog_document() rename to document_without_routes;
 create function automator67.catalog_document() returns text
 language sql stable set search_path = pg_catalog, pg_temp set jit = off
 as $$
-with call as materialized (
+with temporary as materialized (
+    select n.oid from pg_namespace n where n.nspname ~ '^pg_(toast_)?temp_'
+),
+lasting_type as materialized (
+    select t.oid, t.typtype from pg_type t where t.typnamespace not in (select oid from temporary)
+),
+call as materialized (
     select d.classid, d.objid, d.refobjid as function from pg_depend d
     where d.refclassid = 'pg_proc'::regclass
         and d.refobjid >= 16384 and d.deptype <> 'e'
@@ -505,19 +852,26 @@ stored_call (owner, runs, function) as (
 )
 select left(document, -1) || ', "routes": ' || json_build_object(
     'implicit', (
-        select json_agg(function::bigint) from (
+        select json_agg(distinct case when t.oid is null then f.function::bigint else 0 end) from (
             select castfunc as function from pg_cast
-            union select amproc::oid from pg_amproc
+            where castsource in (select oid from lasting_type)
+                and casttarget in (select oid from lasting_type)
+            union select a.amproc::oid from pg_amproc a
+            join pg_opfamily f on f.oid = a.amprocfamily
+            where f.opfnamespace not in (select oid from temporary)
             union select rngsubdiff::oid from pg_range
+            where rngtypid in (select oid from lasting_type)
             union select c.function from call c
             join pg_constraint n on n.oid = c.objid and n.contypid <> 0
             where c.classid = 'pg_constraint'::regclass
+                and n.contypid in (select oid from lasting_type)
             union select c.function from call c
-            join pg_type t on t.oid = c.objid and t.typtype = 'd'
+            join lasting_type t on t.oid = c.objid and t.typtype = 'd'
             where c.classid = 'pg_type'::regclass
         ) f
         join pg_proc p on p.oid = f.function
         join pg_language l on l.oid = p.prolang
+        left join temporary t on t.oid = p.pronamespace
         where f.function >= 16384 and l.lanname not in ('c', 'internal')
     ),
     'definitions', (
@@ -557,6 +911,7 @@ select left(document, -1) || ', "routes": ' || json_build_object(
         join pg_language l on l.oid = p.prolang
         where p.oid >= 16384 and l.lanname = 'internal' and p.prosrc <> 'aggregate_dummy'
             and p.prosrc !~ '^(multi)?range_constructor'
+            and p.pronamespace not in (select oid from temporary)
     ),
     'extension_functions', (
         select json_agg(json_build_array(p.proname, e.extname, p.oid::bigint))
@@ -565,7 +920,8 @@ select left(document, -1) || ', "routes": ' || json_build_object(
             on d.classid = 'pg_proc'::regclass and d.objid = p.oid
                 and d.deptype = 'e'
         join pg_extension e on e.oid = d.refobjid
-        where p.oid >= 16384 and p.provolatile = 'v' and e.extname <> all (array[
+        where p.oid >= 16384 and p.provolatile = 'v'
+            and p.pronamespace not in (select oid from temporary) and e.extname <> all (array[
             'adminpack', 'amcheck', 'autoinc', 'bloom', 'btree_gin', 'btree_gist', 'citext',
             'cube', 'dblink', 'dict_int', 'dict_xsyn', 'earthdistance', 'file_fdw',
             'fuzzystrmatch', 'hll', 'hstore', 'insert_username', 'intagg', 'intarray', 'lo',

@@ -32,6 +32,9 @@ mod embedded_in_shards {
 const FOLLOWER: &str = "automator67 follower";
 /// First and longest pause between attempts to reach the home shard again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// First and longest pause before a snapshot is loaded again that is not complete, because others hold
+/// locks.
+const INCOMPLETE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 /// How long a statement waits for the snapshot to show its own change.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -450,21 +453,43 @@ impl Follower {
         Ok(follower)
     }
 
-    async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
+    /// Loads the snapshot; says whether all of it could be read.
+    async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<bool, StoreError> {
         let row = self
             .client
             .query_one("select automator67.catalog_document()", &[])
             .await?;
         let catalog = Catalog::from_document(row.get(0))?;
+        let complete = !catalog.incomplete;
         metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);
+        metrics::gauge!("automator67_catalog_incomplete").set(u8::from(!complete));
         publish.send_replace(Arc::new(catalog));
-        Ok(())
+        Ok(complete)
     }
 
-    /// Loads after every change, until the connection breaks.
+    /// Loads after every change, until the connection breaks; and again while something could not be
+    /// read, after longer and longer pauses.
     async fn run(mut self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
-        while self.changed.recv().await.is_some() {
-            self.load(publish).await?;
+        let mut complete = !publish.borrow().incomplete;
+        let mut pause = INCOMPLETE.0;
+        loop {
+            if complete {
+                pause = INCOMPLETE.0;
+                if self.changed.recv().await.is_none() {
+                    break;
+                }
+            } else if let Ok(None) = tokio::time::timeout(pause, self.changed.recv()).await {
+                break;
+            } else {
+                pause = (pause * 2).min(INCOMPLETE.1);
+            }
+            let before = complete;
+            complete = self.load(publish).await?;
+            if before && !complete {
+                tracing::warn!(
+                    "locks keep definitions of views or functions from being read; what needs them is refused"
+                );
+            }
         }
         self.client.batch_execute("select 1").await?;
         Ok(())

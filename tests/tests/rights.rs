@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 
 mod attempts;
 mod list;
+mod others;
 mod upgrade;
 
 /// Plain logins without any right that PUBLIC has not, except on a schema of its own for `mid`.
@@ -126,6 +127,42 @@ fn code_of_users_runs_with_their_own_rights() {
 fn a_schema_that_somebody_else_has_made_is_refused() {
     let plain = Plain::start().expect("Postgres starts");
     refuse_foreign_schema(&plain).expect("the start is refused");
+}
+
+#[test]
+fn a_table_that_lost_its_shard_key_harms_no_other() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    others::broken_keys(&cluster).expect("only that table is refused");
+}
+
+#[test]
+fn temporary_objects_of_others_mean_nothing() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    others::temporary(&cluster).expect("they are not in the catalog");
+}
+
+#[test]
+fn locks_of_others_do_not_stop_the_catalog() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    others::locked(&cluster).expect("changes of the schema and new proxies go on");
+}
+
+#[test]
+fn groups_belong_to_their_owners() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    others::groups(&cluster).expect("nobody else joins");
+}
+
+#[test]
+fn answers_tell_nothing_of_values_of_others() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    others::oracles(&cluster).expect("the answers are the same");
+}
+
+#[test]
+fn what_is_declared_safe_is_a_function_and_not_a_name() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    others::declared(&cluster).expect("only what was looked at is safe");
 }
 
 #[test]

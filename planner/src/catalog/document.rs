@@ -32,7 +32,8 @@ struct Document {
     functions: Option<Vec<Function>>,
     volatile_functions: Option<Vec<String>>,
     aggregates: Option<Vec<String>>,
-    safe_functions: Option<Vec<String>>,
+    /// Oids of those declared safe that are still what they were then.
+    safe_functions: Option<Vec<u32>>,
     function_calls: Option<Vec<(u32, u32)>>,
     relation_calls: Option<Vec<(u32, u32)>>,
     operators: Option<Vec<(String, u32)>>,
@@ -45,6 +46,9 @@ struct Document {
     /// Ways in which functions run that nothing in a statement names.
     #[serde(default)]
     routes: Routes,
+    /// Something could not be read, because somebody holds a lock.
+    #[serde(default)]
+    incomplete: bool,
 }
 
 /// A colocation group that is not split by hash.
@@ -154,12 +158,9 @@ impl StoredKeyType {
 }
 
 impl StoredSplit {
-    fn read(self) -> Result<(u32, Split), DocumentError> {
-        let group = self.group;
-        let unusable = |reason: &str| DocumentError::Split {
-            group,
-            reason: reason.to_owned(),
-        };
+    /// The error says what is wrong with it.
+    fn read(self) -> Result<Split, String> {
+        let unusable = |reason: &str| reason.to_owned();
         let key_type = self.key_type.map(StoredKeyType::key_type);
         let key_type = key_type.ok_or_else(|| unusable("its key has no type"));
         let split = match self.method {
@@ -182,7 +183,7 @@ impl StoredSplit {
                 Split::Ranges(ranges.ok_or_else(|| unusable("its ranges leave a gap"))?)
             }
         };
-        Ok((group, split))
+        Ok(split)
     }
 }
 
@@ -239,7 +240,7 @@ pub(super) struct Function {
     pub language: String,
     /// The extension it belongs to.
     pub extension: Option<String>,
-    /// Of functions in SQL and PL/pgSQL.
+    /// Of functions in SQL and PL/pgSQL; none of those that could not be read.
     pub body: Option<String>,
 }
 
@@ -280,13 +281,15 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
     stored.retain(|relation| relation.schema != INDEX_SCHEMA);
     let mut relations = stored
         .iter()
-        .map(|stored| Ok((stored.oid, relation(stored, &domains)?)))
-        .collect::<Result<HashMap<u32, Relation>, DocumentError>>()?;
+        .map(|stored| (stored.oid, relation(stored, &domains)))
+        .collect::<HashMap<u32, Relation>>();
+    let splits = splits(&mut document, &mut relations);
     let foreign_keys = foreign_keys(document.foreign_keys.take().unwrap_or_default(), &stored);
 
     let declared = document.safe_functions.take().unwrap_or_default();
+    let declared = declared.into_iter().collect();
     let functions = document.functions.take().unwrap_or_default();
-    let names = names(&relations, &declared);
+    let names = names(&relations, declared);
     let calls = document.function_calls.take().unwrap_or_default();
     let verdicts = safety::judge(&functions, &calls, &names);
 
@@ -322,12 +325,8 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         epoch: document.epoch,
         shards: document.shards.unwrap_or_default(),
         ring: Ring::new(document.ring.unwrap_or_default()),
-        splits: document
-            .splits
-            .into_iter()
-            .flatten()
-            .map(StoredSplit::read)
-            .collect::<Result<_, _>>()?,
+        splits,
+        incomplete: document.incomplete,
         tenants: document.tenants.into_iter().flatten().collect(),
         has_placed_relations: relations.values().any(placed),
         functions: functions_by_name(&functions, &verdicts),
@@ -371,16 +370,35 @@ fn residues(
     })
 }
 
-fn relation(
-    stored: &StoredRelation,
-    domains: &HashMap<u32, u32>,
-) -> Result<Relation, DocumentError> {
+/// Reads how groups are split. Tables of a group whose split cannot be read are of no use.
+fn splits(document: &mut Document, relations: &mut HashMap<u32, Relation>) -> HashMap<u32, Split> {
+    let mut splits = HashMap::new();
+    for stored in document.splits.take().into_iter().flatten() {
+        let group = stored.group;
+        match stored.read() {
+            Ok(split) => {
+                splits.insert(group, split);
+            }
+            Err(why) => {
+                let of_group = |one: &&mut Relation| one.placement.group() == Some(group);
+                for relation in relations.values_mut().filter(of_group) {
+                    mark(&mut relation.unusable, || {
+                        format!("The split of colocation group {group} is not usable: {why}.")
+                    });
+                }
+            }
+        }
+    }
+    splits
+}
+
+fn relation(stored: &StoredRelation, domains: &HashMap<u32, u32>) -> Relation {
     let columns: Vec<Column> = stored
         .columns
         .iter()
         .map(|it| column(it, domains))
         .collect();
-    let placement = placement(stored, &columns)?;
+    let (placement, unusable) = placement(stored, &columns);
     let kind = match stored.kind {
         StoredKind::Table => RelationKind::Table,
         StoredKind::Partitioned => RelationKind::Partitioned,
@@ -389,7 +407,7 @@ fn relation(
         StoredKind::Sequence => RelationKind::Sequence,
         StoredKind::Foreign => RelationKind::Foreign,
     };
-    Ok(Relation {
+    Relation {
         name: QualifiedName {
             schema: stored.schema.clone(),
             name: stored.name.clone(),
@@ -405,7 +423,16 @@ fn relation(
             && matches!(kind, RelationKind::View | RelationKind::MaterializedView),
         unsafe_writes: None,
         unsafe_reads: None,
+        unusable: unusable.or_else(|| unreadable(stored)),
         inherits: stored.inherits,
+    }
+}
+
+/// A view that leads to placed tables, and nobody knows how.
+fn unreadable(stored: &StoredRelation) -> Option<String> {
+    let view = matches!(stored.kind, StoredKind::View | StoredKind::MaterializedView);
+    (view && stored.reads_placed && stored.view.is_none()).then(|| {
+        "Its definition could not be read: somebody holds a lock on a table in it.".to_owned()
     })
 }
 
@@ -439,14 +466,15 @@ fn sequence_of_default(default: &str) -> Option<String> {
     (!plain.contains(['\'', '\\'])).then(|| name.replace("''", "'"))
 }
 
-fn placement(stored: &StoredRelation, columns: &[Column]) -> Result<Placement, DocumentError> {
+/// Where its rows are; and why nobody can say where, if a change behind the proxy's back has taken the
+/// shard key away.
+fn placement(stored: &StoredRelation, columns: &[Column]) -> (Placement, Option<String>) {
     let (attnum, stored_type, colocation) = match &stored.placement {
-        None => return Ok(Placement::Local),
-        Some(StoredPlacement::Reference) => return Ok(Placement::Reference),
+        None => return (Placement::Local, None),
+        Some(StoredPlacement::Reference) => return (Placement::Reference, None),
         Some(StoredPlacement::Schema { colocation }) => {
-            return Ok(Placement::Schema {
-                colocation: *colocation,
-            });
+            let colocation = *colocation;
+            return (Placement::Schema { colocation }, None);
         }
         Some(StoredPlacement::Distributed {
             key,
@@ -454,27 +482,26 @@ fn placement(stored: &StoredRelation, columns: &[Column]) -> Result<Placement, D
             colocation,
         }) => (*key, *key_type, *colocation),
     };
-    let unusable = |reason: &str| DocumentError::ShardKey {
-        table: format!("{}.{}", stored.schema, stored.name),
-        reason: reason.to_owned(),
-    };
     let at = stored
         .columns
         .iter()
         .position(|column| column.attnum == attnum);
-    let column = at
-        .map(|at| &columns[at])
-        .ok_or_else(|| unusable("the column was dropped"))?;
+    let column = at.map(|at| &columns[at]);
     let key_type = stored_type.key_type();
-    match column.key_type() {
-        Err(reason) => Err(unusable(reason)),
-        Ok(now) if now != key_type => Err(unusable("its type was changed")),
-        Ok(_) => Ok(Placement::Distributed {
-            key: column.name.clone(),
-            key_type,
-            colocation,
-        }),
-    }
+    let reason = match column.map(Column::key_type) {
+        None => Some("the column was dropped"),
+        Some(Err(reason)) => Some(reason),
+        Some(Ok(now)) if now != key_type => Some("its type was changed"),
+        Some(Ok(_)) => None,
+    };
+    let placement = Placement::Distributed {
+        // No column has that name.
+        key: column.map_or_else(String::new, |column| column.name.clone()),
+        key_type,
+        colocation,
+    };
+    let unusable = reason.map(|why| format!("Its shard key is not usable: {why}."));
+    (placement, unusable)
 }
 
 fn column_names(relation: &StoredRelation, attnums: &[i16]) -> Vec<String> {
@@ -554,7 +581,7 @@ fn indexed(
     found
 }
 
-fn names<'a>(relations: &HashMap<u32, Relation>, declared: &'a [String]) -> Names<'a> {
+fn names(relations: &HashMap<u32, Relation>, declared: HashSet<u32>) -> Names {
     let mut placed = HashMap::new();
     let mut local = HashSet::new();
     for relation in relations.values() {
@@ -577,7 +604,7 @@ fn names<'a>(relations: &HashMap<u32, Relation>, declared: &'a [String]) -> Name
     Names {
         placed,
         local,
-        declared: declared.iter().map(String::as_str).collect(),
+        declared,
     }
 }
 
@@ -685,7 +712,7 @@ fn mark_trigger(
         Some(FunctionSafety::HomeOnly(why)) if placed => Some(why.clone()),
         Some(FunctionSafety::HomeOnly(_) | FunctionSafety::Safe) | None => None,
     };
-    let declared = function.is_some_and(|it| names.declared.contains(it.name.as_str()));
+    let declared = names.declared.contains(&trigger.function);
     let moves_key = || match &relation.placement {
         Placement::Distributed { key, .. } if trigger.changes_rows() && !declared => {
             let named = trigger
@@ -724,13 +751,14 @@ fn mark_call(relation: &mut Relation, safety: Option<&FunctionSafety>) {
     }
 }
 
-/// A view is no safer to read than the views it reads.
+/// A view is no safer to read than the views it reads, and of no more use than a table.
 fn mark_views(relations: &mut HashMap<u32, Relation>, view_reads: &[(u32, u32)]) {
     let mut again = true;
     while again {
         again = false;
         for (view, read) in view_reads {
             let reason = relations.get(read).and_then(|read| match read.kind {
+                _ if read.unusable.is_some() => read.unusable.clone(),
                 RelationKind::View => read.unsafe_reads.clone(),
                 _ => None,
             });

@@ -14,7 +14,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::document::Function;
+use super::{document::Function, safety};
 use crate::{
     gather::folded,
     normalise::{Token, TokenKind, tokens},
@@ -253,6 +253,7 @@ pub(super) fn judge(sources: &Sources<'_>) -> Residues {
     loop {
         let of = |oid: &u32| match places.get(oid) {
             Some(at) => verdicts[*at],
+            None if *oid == safety::TEMPORARY => Residue::UNKNOWN_CODE,
             None => others.get(oid).copied().unwrap_or_default(),
         };
         let residues = by_name(sources, &of);

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{FunctionSafety, document::Function};
+use crate::functions;
 
 /// Words of built-in functions and commands that run SQL given as text, so that no word of the
 /// body need name what is read. Function families by prefix.
@@ -52,15 +53,19 @@ const SERVER_STATE_PREFIXES: &[&str] = &[
     "pg_export_",
 ];
 
+/// Stands for all functions in schemas of temporary objects: each belongs to one session, so that the
+/// catalog lists none of them. What calls one could read anything.
+pub(super) const TEMPORARY: u32 = 0;
+
 /// What a name in a body stands for.
-pub(super) struct Names<'a> {
+pub(super) struct Names {
     /// Lower-case names of distributed and reference tables and of views on them, and a noun
     /// phrase for each.
     pub placed: HashMap<String, String>,
     /// Lower-case names of all other relations.
     pub local: HashSet<String>,
-    /// Functions declared safe, as spelled.
-    pub declared: HashSet<&'a str>,
+    /// Oids of functions declared safe.
+    pub declared: HashSet<u32>,
 }
 
 /// The safety of every function, by oid: a function that calls a less safe one is no safer.
@@ -75,12 +80,16 @@ pub(super) fn judge(
         .zip(&bodies)
         .map(|(function, body)| (function.oid, own_safety(function, body, names)))
         .collect();
+    verdicts.insert(
+        TEMPORARY,
+        FunctionSafety::Unsafe("A temporary function can read any table.".to_owned()),
+    );
     // Each round raises at least one verdict, and each can be raised twice.
     loop {
         let least_safe = by_name(functions, &verdicts);
         let mut raised = Vec::new();
         for (function, body) in functions.iter().zip(&bodies) {
-            if names.declared.contains(function.name.as_str()) {
+            if names.declared.contains(&function.oid) {
                 continue;
             }
             let by_word = least_safe
@@ -201,7 +210,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 /// What a function is by its own body alone.
 fn own_safety(function: &Function, body: &Body, names: &Names) -> FunctionSafety {
     let name = &function.name;
-    if names.declared.contains(name.as_str()) {
+    if names.declared.contains(&function.oid) {
         return FunctionSafety::Safe;
     }
     if let Some(extension) = &function.extension {
@@ -211,6 +220,11 @@ fn own_safety(function: &Function, body: &Body, names: &Names) -> FunctionSafety
     }
     match function.language.as_str() {
         "c" | "internal" => return FunctionSafety::Safe,
+        "sql" | "plpgsql" if function.body.is_none() => {
+            return FunctionSafety::Unsafe(format!(
+                "Function \"{name}\" could not be read: somebody holds a lock on a table in it."
+            ));
+        }
         "sql" | "plpgsql" => {}
         language => {
             return FunctionSafety::Unsafe(format!(
@@ -258,6 +272,9 @@ fn unsafe_reason(name: &str, body: &Body, names: &Names) -> Option<String> {
         return Some(format!(
             "Function \"{name}\" runs SQL given as text, by \"{word}\"."
         ));
+    }
+    if functions::calls_temporary(&body.text) {
+        return Some(format!("Function \"{name}\" calls a temporary function."));
     }
     if body.text.contains("u&\"") {
         return Some(format!(

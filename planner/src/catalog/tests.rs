@@ -303,15 +303,29 @@ fn knows_families_and_foreign_keys() {
 }
 
 #[test]
-fn a_key_changed_behind_our_back_is_an_error() {
+fn a_key_changed_behind_our_back_makes_one_table_useless() {
     let check = |column: &str, expected: &str| {
         let json = format!(
             r#"{{"epoch": 1, "relations": [{{"oid": 1, "schema": "s", "name": "t", "kind": "r",
             "placement": {{"kind": "distributed", "key": 1, "key_type": "integer", "colocation": 1}},
-            "columns": [{column}]}}]}}"#
+            "columns": [{column}]}},
+            {{"oid": 2, "schema": "s", "name": "v", "kind": "v", "view": "SELECT 1", "reads_placed": true}},
+            {{"oid": 3, "schema": "s", "name": "other", "kind": "r"}}],
+            "view_reads": [[2, 1]],
+            "functions": [{{"oid": 4, "name": "f", "language": "sql", "body": "select from t"}}]}}"#
         );
-        let error = Catalog::from_document(&json).expect_err(column).to_string();
-        assert!(error.contains("s.t") && error.contains(expected), "{error}");
+        let catalog = Catalog::from_document(&json).expect(column);
+        let relation = |name| catalog.resolve(&[], Some("s"), name).expect(name);
+        let why = relation("t").unusable.as_deref().unwrap_or_default();
+        assert!(why.contains(expected), "{why}");
+        // What reads it stays away from it.
+        assert!(catalog.has_placed_relations && relation("v").unsafe_reads.is_some());
+        let function = &catalog.functions["f"];
+        assert!(
+            matches!(function, FunctionSafety::Unsafe(_)),
+            "{function:?}"
+        );
+        assert_eq!(relation("other").unusable, None);
     };
     check(
         r#"{"attnum": 2, "name": "b", "type": 23, "sql_type": "integer"}"#,
@@ -325,6 +339,91 @@ fn a_key_changed_behind_our_back_is_an_error() {
         r#"{"attnum": 1, "name": "a", "type": 16, "sql_type": "boolean"}"#,
         "a shard key is a",
     );
+}
+
+#[test]
+fn what_could_not_be_read_is_not_used() {
+    let catalog = Catalog::from_document(
+        r#"{"epoch": 1, "incomplete": true, "relations": [
+        {"oid": 1, "schema": "s", "name": "v", "kind": "v", "reads_placed": true},
+        {"oid": 2, "schema": "s", "name": "local", "kind": "v"}],
+        "functions": [{"oid": 3, "name": "f", "language": "sql"}]}"#,
+    )
+    .expect("a document");
+    assert!(catalog.incomplete);
+    let unusable = |name| {
+        let relation = catalog.resolve(&[], Some("s"), name).expect(name);
+        relation.unusable.is_some()
+    };
+    assert!(unusable("v") && !unusable("local"));
+    assert!(matches!(catalog.functions["f"], FunctionSafety::Unsafe(_)));
+    assert!(catalog.residues.of_statement("select f()", false).may_keep);
+}
+
+#[test]
+fn what_calls_temporary_functions_is_not_safe() {
+    let catalog = Catalog::from_document(
+        r#"{"epoch": 1, "relations": [
+        {"oid": 1, "schema": "s", "name": "v", "kind": "v"},
+        {"oid": 2, "schema": "s", "name": "t", "kind": "r"}],
+        "functions": [{"oid": 3, "name": "f", "language": "sql", "body": "select g()"},
+        {"oid": 4, "name": "h", "language": "sql", "body": "select pg_temp.g()"}],
+        "function_calls": [[3, 0]], "relation_calls": [[1, 0]], "operators": [["+++", 0]],
+        "triggers": [{"relation": 2, "name": "x", "function": 0, "type": 4, "arguments": ""}]}"#,
+    )
+    .expect("a document");
+    for name in ["f", "h"] {
+        let function = &catalog.functions[name];
+        assert!(
+            matches!(function, FunctionSafety::Unsafe(_)),
+            "{function:?}"
+        );
+    }
+    assert!(matches!(
+        catalog.operators["+++"],
+        FunctionSafety::Unsafe(_)
+    ));
+    let relation = |name| catalog.resolve(&[], Some("s"), name).expect(name);
+    assert!(relation("v").unsafe_reads.is_some());
+    assert!(relation("t").unsafe_writes.is_some());
+    assert!(
+        catalog
+            .residues
+            .of_statement("select * from v", false)
+            .may_keep
+    );
+}
+
+#[test]
+fn functions_are_declared_safe_by_their_oids() {
+    let catalog = Catalog::from_document(
+        r#"{"epoch": 1, "safe_functions": [1], "functions": [
+        {"oid": 1, "name": "f", "language": "sql", "body": "select nextval('x')"},
+        {"oid": 2, "name": "g", "language": "sql", "body": "select nextval('x')"},
+        {"oid": 3, "name": "g", "language": "sql", "body": "select 1"}]}"#,
+    )
+    .expect("a document");
+    assert_eq!(catalog.functions["f"], FunctionSafety::Safe);
+    assert!(matches!(
+        catalog.functions["g"],
+        FunctionSafety::HomeOnly(_)
+    ));
+}
+
+#[test]
+fn finds_calls_of_temporary_functions() {
+    for (text, expected) in [
+        ("select pg_temp.f(1)", true),
+        ("select \"pg_temp\" . \"f g\" (1)", true),
+        ("select pg_temp_3.f()", true),
+        ("select 1 operator(pg_temp.+) 2", true),
+        ("select * from pg_temp.t where a = f(1)", false),
+        ("insert into pg_temp.t (a) values (1)", false),
+        ("create table pg_temp.t (a integer)", false),
+        ("set search_path = pg_catalog, pg_temp", false),
+    ] {
+        assert_eq!(crate::functions::calls_temporary(text), expected, "{text}");
+    }
 }
 
 fn with_split(split: &str) -> Result<Catalog, DocumentError> {
@@ -368,7 +467,7 @@ fn groups_say_where_values_are() {
 }
 
 #[test]
-fn groups_that_are_none_are_errors() {
+fn groups_that_are_none_make_their_tables_useless() {
     for split in [
         r#"{"group": 7, "method": "range", "key_type": "integer"}"#,
         r#"{"group": 7, "method": "range", "key_type": "integer", "ranges": [["1", 1]]}"#,
@@ -376,8 +475,12 @@ fn groups_that_are_none_are_errors() {
         r#"{"group": 7, "method": "range", "ranges": [[null, 1]]}"#,
         r#"{"group": 7, "method": "schema"}"#,
     ] {
-        let error = with_split(split).expect_err(split).to_string();
-        assert!(error.contains("colocation group 7"), "{error}");
+        let catalog = with_split(split).expect(split);
+        let keyed = catalog.resolve(&[], Some("s"), "keyed").expect("keyed");
+        let why = keyed.unusable.as_deref().unwrap_or_default();
+        assert!(why.contains("colocation group 7"), "{why}");
+        let plain = catalog.resolve(&[], Some("t"), "plain").expect("plain");
+        assert_eq!(plain.unusable, None);
     }
 }
 

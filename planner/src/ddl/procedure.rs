@@ -5,7 +5,7 @@ use pg_query::{NodeEnum, protobuf};
 use super::{broadcast, refuse_function};
 use crate::{
     catalog::{FunctionSafety, Placement},
-    functions::Traits,
+    functions::{Traits, calls_temporary},
     plan::PlanError,
     route::Statement,
     scope,
@@ -34,7 +34,10 @@ pub(super) fn block(
         .filter(|word| !word.is_empty())
         .collect();
     let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
-    let touches = touches(statement, &words).filter(|_| statement.catalog.has_placed_relations);
+    let temporary = calls_temporary(&code).then(|| "It calls a temporary function.".to_owned());
+    let touches = touches(statement, &words)
+        .or(temporary)
+        .filter(|_| statement.catalog.has_placed_relations);
     if has(DEFINES) {
         if !has(CHANGES) {
             return Ok(broadcast(false));
@@ -109,7 +112,9 @@ pub(super) fn call(
 ) -> Result<Draft, PlanError> {
     let mut traits = Traits::default();
     if let Some(call) = &call.funccall {
-        let name = strings(&call.funcname).last().map_or("", |name| *name);
+        let names = strings(&call.funcname);
+        traits.note_temporary(&names);
+        let name = names.last().map_or("", |name| *name);
         traits.note_call(statement.catalog, name, call.args.len());
         for node in nodes(&call.args) {
             tree::walk(node, &mut |child| {
@@ -141,7 +146,11 @@ pub(super) fn trigger(
     if relation.is_none() {
         return Ok(());
     }
-    let name = strings(&trigger.funcname).last().map_or("", |name| *name);
+    let names = strings(&trigger.funcname);
+    let mut traits = Traits::default();
+    traits.note_temporary(&names);
+    traits.refuse_unsafe(catalog)?;
+    let name = names.last().map_or("", |name| *name);
     match catalog.functions.get(name) {
         None | Some(FunctionSafety::Safe) => Ok(()),
         Some(FunctionSafety::HomeOnly(why) | FunctionSafety::Unsafe(why)) => {

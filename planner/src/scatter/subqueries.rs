@@ -249,6 +249,7 @@ fn subquery(
             reads_placed: false,
             unsafe_writes: None,
             unsafe_reads: None,
+            unusable: None,
             inherits: false,
         },
         labels,

@@ -165,6 +165,7 @@ fn start(catalog: &mut Catalog, line: &str) -> Option<Relation> {
         unsafe_reads: words
             .contains(&"unsafe_reads")
             .then(|| "It does things.".to_owned()),
+        unusable: None,
         inherits: false,
     })
 }

@@ -272,7 +272,7 @@ impl Session {
     /// Back to a local table: all rows come home.
     async fn undistribute_table(&mut self, table: &str) -> Outcome {
         let catalog = self.catalog();
-        let relation = self.find_table(&catalog, table)?;
+        let relation = self.find_any_table(&catalog, table)?;
         self.undistribute(relation).await
     }
 
@@ -354,7 +354,14 @@ impl Session {
 
     // ---- steps ----
 
+    /// An ordinary table that can be used.
     pub(super) fn find_table<'c>(&self, catalog: &'c Catalog, text: &str) -> Outcome<&'c Relation> {
+        let relation = self.find_any_table(catalog, text)?;
+        check_usable(relation)?;
+        Ok(relation)
+    }
+
+    fn find_any_table<'c>(&self, catalog: &'c Catalog, text: &str) -> Outcome<&'c Relation> {
         let (schema, name) = split_name(text);
         let found = catalog.resolve(&self.settings.search_path, schema.as_deref(), &name);
         let relation = found.ok_or_else(|| {
@@ -470,6 +477,9 @@ impl Session {
             )
             .into());
         };
+        if let Some(relation) = relation {
+            check_usable(relation)?;
+        }
         let refuse = |why: String| {
             Err(Report::error(
                 sqlstate::INVALID_PARAMETER_VALUE,
@@ -627,6 +637,22 @@ fn check_reference(
     ))
     .hint(
         "Make that table a reference table, or distribute both by the columns of the foreign key.",
+    )
+    .into())
+}
+
+/// The error for a table of which nobody knows where its rows are.
+pub(super) fn check_usable(relation: &Relation) -> Outcome {
+    let Some(why) = &relation.unusable else {
+        return Ok(());
+    };
+    Err(Report::error(
+        sqlstate::OBJECT_NOT_IN_STATE,
+        format!("relation \"{}\" cannot be used", relation.name.name),
+    )
+    .detail(why)
+    .hint(
+        "Undo the change of its shard key where it was made, call undistribute_table, or drop it.",
     )
     .into())
 }

@@ -77,6 +77,9 @@ impl Session {
                 if explain.analyze {
                     return Err(not_explained());
                 }
+                // No shard sees the statement otherwise, and who may not run it is told no plan.
+                let asked = format!("EXPLAIN {}", explain.statement);
+                self.plan_of_shard(self.home(), &asked, request).await?;
                 let node = self.describe_plan(other, &inner).await?;
                 self.answer(explain, request, &node, &[])?;
                 Ok(Tier::Proxy)

@@ -22,7 +22,7 @@ use super::{
     execute::queue,
     moving::Choice,
     multi::{Pace, Tally, Task},
-    planning::{Request, whole_of},
+    planning::{Request, denied, whole_of},
     sequences::Drawing,
 };
 use crate::{
@@ -285,7 +285,8 @@ impl Session {
                 tokio::task::yield_now().await;
             }
             let (value, _) = key.as_ref().ok_or_else(bad_key)?;
-            let shard = self.owner(&request.catalog, group, value).await?;
+            let shard = self.owner(&request.catalog, group, value).await;
+            let shard = shard.map_err(|failure| denied(failure, &insert.table.name))?;
             match groups.iter_mut().find(|(known, _)| *known == shard) {
                 Some((_, rows)) => rows.push(row),
                 None => groups.push((shard, vec![row])),
@@ -502,7 +503,8 @@ impl Session {
         let rule = Rule::of(insert, &request.catalog)?;
         let mut groups: Vec<(ShardId, Vec<usize>)> = Vec::new();
         for (position, row) in rows.iter().enumerate() {
-            let owner = self.owner_of(rule, row, &request.catalog).await?;
+            let owner = self.owner_of(rule, row, &request.catalog).await;
+            let owner = owner.map_err(|failure| denied(failure, &insert.table.name))?;
             let owners = owner.map_or_else(|| self.all_shards(), |shard| vec![shard]);
             for shard in owners {
                 match groups.iter_mut().find(|(known, _)| *known == shard) {

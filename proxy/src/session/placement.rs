@@ -9,7 +9,7 @@ use automator67_planner::{
 
 use super::{
     Session,
-    admin::{Together, inherits, quoted},
+    admin::{Together, check_usable, inherits, quoted},
     copy::{Rule, sql_type},
 };
 use crate::{
@@ -102,6 +102,7 @@ impl Session {
         let Some(Split::Ranges(ranges)) = catalog.splits.get(&group) else {
             return Err(not_distributed_by(relation, Method::Range));
         };
+        self.check_group_owner(&catalog, group).await?;
         let value = self.key_value(key_type, value).await?;
         let to = match shard {
             Some(name) => shard_named(&catalog, name)?,
@@ -146,6 +147,7 @@ impl Session {
         let catalog = self.catalog();
         let relation = self.find_table(&catalog, table)?;
         let (key_type, group) = keyed(relation, &catalog, Method::Directory)?;
+        self.check_group_owner(&catalog, group).await?;
         let value = self.key_value(key_type, value).await?;
         let to = shard_named(&catalog, shard)?;
         let members = self.lock_group(&catalog, group).await?;
@@ -291,6 +293,28 @@ impl Session {
     }
 
     // ---- steps ----
+
+    /// Before anything is told about a group's values. Postgres checks it again where they change.
+    async fn check_group_owner(&mut self, catalog: &Catalog, group: u32) -> Outcome {
+        let members = catalog.members(group);
+        if let Some(unusable) = members.iter().find(|table| table.unusable.is_some()) {
+            check_usable(unusable)?;
+        }
+        let oids: Vec<String> = members.iter().map(|table| table.oid.to_string()).collect();
+        let text = format!(
+            "select c.relname from pg_class c where c.oid = any ('{{{}}}'::oid[])
+             and not pg_has_role(session_user, c.relowner, 'USAGE') limit 1",
+            oids.join(",")
+        );
+        match self.query_value(self.home(), &text).await? {
+            None => Ok(()),
+            Some(table) => Err(Report::error(
+                sqlstate::INSUFFICIENT_PRIVILEGE,
+                format!("must be owner of table {table}"),
+            )
+            .into()),
+        }
+    }
 
     /// Keeps everyone away from the tables of a group.
     async fn lock_group<'c>(

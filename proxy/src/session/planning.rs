@@ -619,6 +619,18 @@ pub fn whole_of(catalog: &Catalog, group: u32) -> Outcome<ShardId> {
     catalog.whole(group).ok_or_else(nowhere)
 }
 
+/// The answer to who may not place a value: the same as for a value that has a place.
+pub fn denied(failure: Failure, table: &str) -> Failure {
+    if failure.sqlstate() != sqlstate::INSUFFICIENT_PRIVILEGE {
+        return failure;
+    }
+    Report::error(
+        sqlstate::INSUFFICIENT_PRIVILEGE,
+        format!("permission denied for table {table}"),
+    )
+    .into()
+}
+
 fn nowhere() -> Failure {
     Report::error(
         sqlstate::INTERNAL_ERROR,
