@@ -61,7 +61,9 @@ pub fn broken_keys(cluster: &Cluster) -> Result<()> {
         .dev
         .connect()?
         .execute("select undistribute_table('mid.gone')")?;
-    let count = mid.execute("select count(n) from mid.looks")?;
+    let count = wait::until("the other proxy to follow", PATIENCE, || {
+        mid.execute("select count(n) from mid.looks").ok()
+    })?;
     ensure!(count.as_deref() == Some("20"), "brought home: {count:?}");
     mid.execute("drop table mid.spread")?;
     cluster.check_that_it_works("mended")
