@@ -899,12 +899,27 @@ select left(document, -1) || ', "routes": ' || json_build_object(
     ),
     'built_in', (select json_agg(json_build_array(oid::bigint, proname)) from built_in),
     'stored_calls', (
-        select json_agg(json_build_array(owner::bigint, runs, function::bigint)) from stored_call
+        select json_agg(json_build_array(
+            owner::bigint, runs, case when t.oid is null then function::bigint else 0 end))
+        from stored_call
+        join pg_proc p on p.oid = function
+        left join temporary t on t.oid = p.pronamespace
+        where case runs
+            when 'call' then owner not in (
+                select oid from pg_proc where pronamespace in (select oid from temporary))
+            when 'implicit' then owner not in (
+                select oid from pg_type where oid not in (select oid from lasting_type)
+                union all
+                select oid from pg_cast where castsource not in (select oid from lasting_type)
+                    or casttarget not in (select oid from lasting_type))
+            else owner not in (
+                select oid from pg_class where relnamespace in (select oid from temporary))
+        end
     ),
     'operators', (
         select json_agg(json_build_array(o.oprname, b.oid::bigint))
         from pg_operator o join built_in b on b.oid = o.oprcode
-        where o.oid >= 16384
+        where o.oid >= 16384 and o.oprnamespace not in (select oid from temporary)
     ),
     'internal', (
         select json_agg(p.oid::bigint) from pg_proc p
