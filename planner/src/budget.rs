@@ -3,7 +3,7 @@
 //! go on.
 //!
 //! Past the limit walks go no further and proofs fail, so that planning ends soon; what came out
-//! of it is thrown away ([`crate::plan`] answers 54000).
+//! of it is thrown away ([`plan()`](crate::plan()) answers 54000).
 
 use std::{
     cell::Cell,

@@ -32,12 +32,15 @@ const TAMPERS: &[(&str, &str)] = &[
     ),
 ];
 
+/// Runs a tampering, and looks what the next one gets.
+type Check = fn(&Place, &str) -> Result<()>;
+
 #[test]
 fn code_cannot_change_what_the_proxy_has_prepared() {
     let place = Place::start().expect("servers start");
     let mut failures = Vec::new();
     for (name, text) in TAMPERS {
-        let checks: [(&str, fn(&Place, &str) -> Result<()>); 3] = [
+        let checks: [(&str, Check); 3] = [
             ("of the next client", check_next),
             ("in its transaction", check_transaction),
             ("of a session that keeps its connection", check_pinned),
