@@ -1,6 +1,6 @@
 //! From a shard to the client: the shard's own bytes, frame by frame, without decoding them.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -134,12 +134,13 @@ pub struct Relayed {
     pub bytes: u64,
 }
 
-/// Waits for bytes from the shard; the client leaving ends the wait.
+/// Waits for bytes from the shard, which meanwhile gets what is queued for it; the client leaving ends
+/// the wait.
 pub async fn fill(client: &mut Client, server: &mut Server) -> Outcome {
     // Dropping either future loses nothing: see `Wire::fill`.
     let filled = tokio::select! {
         biased;
-        filled = server.wire.fill() => filled,
+        filled = server.wire.fill_and_send() => filled,
         gone = client.gone() => return Err(gone),
     };
     match filled {
@@ -149,10 +150,27 @@ pub async fn fill(client: &mut Client, server: &mut Server) -> Outcome {
     }
 }
 
+/// Sends what is queued for the shard: all of it, or if that is more than a buffer's worth, the first
+/// part. [`fill`] sends the rest: a server that has much to say takes no more than its kernel holds
+/// until it is listened to.
+async fn start_send(server: &mut Server) -> Outcome {
+    let queued = server.wire.output.len();
+    let sent = match queued {
+        0..=OUTPUT_BYTES_HIGH => server.wire.flush().await,
+        _ => server.wire.start_flush().await,
+    };
+    was_sent(server, queued, sent)
+}
+
 /// Sends what is queued for the shard.
 pub async fn send(server: &mut Server) -> Outcome {
     let queued = server.wire.output.len();
-    match server.wire.flush().await {
+    let sent = server.wire.flush().await;
+    was_sent(server, queued, sent)
+}
+
+fn was_sent(server: &mut Server, queued: usize, sent: io::Result<()>) -> Outcome {
+    match sent {
         Ok(()) => Ok(()),
         Err(error) => {
             server.unread = server.wire.output.len() == queued;
@@ -171,7 +189,7 @@ fn lost(server: &mut Server, cause: &str) -> Failure {
 /// Sends what is queued and passes the answers on until none is due any more, or until the shard
 /// waits for COPY data. ReadyForQuery is never passed on: the session writes its own.
 pub async fn exchange(client: &mut Client, server: &mut Server) -> Outcome<Relayed> {
-    send(server).await?;
+    start_send(server).await?;
     receive(client, server, 0).await
 }
 

@@ -126,19 +126,51 @@ impl Wire {
     ///
     /// Bytes land in a buffer of the thread first: a waiting connection holds no memory for them.
     pub async fn fill(&mut self) -> io::Result<usize> {
+        poll_fn(|context| self.poll_fill(context)).await
+    }
+
+    fn poll_fill(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.input.is_empty() && self.input.capacity() > KEEP_BYTES_MAX {
             self.input = BytesMut::new();
         }
-        let Wire { stream, input, .. } = self;
+        READ_BUFFER.with_borrow_mut(|space| {
+            let mut buffer = ReadBuf::new(space);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            self.input.extend_from_slice(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+
+    /// The same, while `output` goes out as fast as the peer takes it: a peer may not take any before
+    /// its own answers are read.
+    pub async fn fill_and_send(&mut self) -> io::Result<usize> {
         poll_fn(|context| {
-            READ_BUFFER.with_borrow_mut(|space| {
-                let mut buffer = ReadBuf::new(space);
-                ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
-                input.extend_from_slice(buffer.filled());
-                Poll::Ready(Ok(buffer.filled().len()))
-            })
+            self.poll_send(context)?;
+            self.poll_fill(context)
         })
         .await
+    }
+
+    /// Sends what can be sent now.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let waiting = !self.output.is_empty();
+        while !self.output.is_empty() {
+            let Poll::Ready(sent) = Pin::new(&mut self.stream).poll_write(context, &self.output)
+            else {
+                return Ok(());
+            };
+            match sent? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => self.output.advance(count),
+            }
+        }
+        if waiting {
+            self.output = BytesMut::new();
+        }
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Throws the next `count` bytes away as they arrive. False: the stream has ended before.
@@ -188,6 +220,17 @@ impl Wire {
             self.output = BytesMut::new();
         }
         Ok(())
+    }
+
+    /// Sends the first part of `output`, as much as the peer takes now.
+    pub async fn start_flush(&mut self) -> io::Result<()> {
+        match self.stream.write(&self.output).await? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            count => {
+                self.output.advance(count);
+                Ok(())
+            }
+        }
     }
 
     /// Sends all of `output` if it has grown above [`OUTPUT_BYTES_HIGH`].
@@ -269,3 +312,6 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ fn batches_over_shards_answer_as_one_server_would() {
             ("many reads", many_reads),
             ("unnamed statements, described portals", described),
             ("large rows", large_rows),
+            ("large questions with large answers", large_questions),
             ("an error among reads", error_among_reads),
             ("an error at Bind", error_at_bind),
             ("an error after a savepoint", error_after_savepoint),
@@ -146,6 +147,24 @@ fn goes_on(connection: &mut Connection) -> Result<()> {
     let batch = Batch::new().close('S', "by key").sync();
     ensure!(shape(&exchange(connection, &batch)?) == "3Z");
     Ok(())
+}
+
+/// For one shard: neither it nor the proxy may wait until the other one listens.
+fn large_questions(dev: &Dev) -> Result<()> {
+    const STATEMENTS: usize = 300;
+    let mut connection = dev.connect()?;
+    connection.set_read_limit(Duration::from_secs(60))?;
+    let question = "y".repeat(2500);
+    let mut batch = Batch::new();
+    for _ in 0..STATEMENTS {
+        batch = batch.run("select repeat('x', 100000), length($1::text)", &[&question]);
+    }
+    let frames = exchange(&mut connection, &batch.sync())?;
+    let whole = frames
+        .iter()
+        .filter(|frame| frame.tag == b'D' && frame.body.len() > 100_000);
+    ensure!(whole.count() == STATEMENTS, "{}", shape(&frames));
+    connection.terminate()
 }
 
 fn error_among_reads(dev: &Dev) -> Result<()> {
