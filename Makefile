@@ -12,7 +12,7 @@ FUZZ_SECONDS ?= 60
 BENCH_NAME ?= $(shell date -u +%Y-%m-%d)
 BENCH_FLAGS ?=
 
-.PHONY: run build test lint unit doc fuzz bench abuse soak fresh
+.PHONY: run build test lint unit doc fuzz bench abuse soak fresh regress
 
 run: build
 	$(CARGO_TARGET_DIR)/release/automator67 dev
@@ -73,3 +73,8 @@ abuse: build
 FRESH ?=
 fresh:
 	scripts/fresh $(FRESH)
+
+# Postgres's own regression scripts on one shard and on three, beside a plain server.
+regress: build
+	scripts/setup test
+	scripts/regress $(CARGO_TARGET_DIR)/release/automator67 bench/runs/$(BENCH_NAME)

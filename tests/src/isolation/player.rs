@@ -20,7 +20,7 @@ use crate::{
 /// A step that stands behind a lock for so long waits for another session, and is not just late.
 const WAITING: Duration = Duration::from_millis(20);
 /// A step that neither answers nor waits for a lock for so long is told as silent.
-const SILENT: Duration = Duration::from_secs(3);
+const SILENT: Duration = Duration::from_secs(10);
 /// No answer takes longer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// What a session calls itself, with its number.
