@@ -269,6 +269,11 @@ fn with_columns(
 
 // ---- options ----
 
+/// Options that say how a row is written, and nothing about how many there are.
+const OF_A_ROW: &[&str] = &["freeze", "force_quote", "force_not_null", "force_null"];
+/// Options that say something about all rows together.
+const OF_ALL_ROWS: &[&str] = &["on_error", "reject_limit", "log_verbosity"];
+
 /// COPY's options as given; the old syntax comes in the same form.
 #[derive(Debug, Default)]
 struct Options {
@@ -280,6 +285,8 @@ struct Options {
     escape: Option<String>,
     encoding: Option<String>,
     default: bool,
+    /// The first option that would mean something else on a part of the rows.
+    counted: Option<String>,
 }
 
 impl Options {
@@ -299,7 +306,16 @@ impl Options {
                 "escape" => options.escape = value,
                 "encoding" => options.encoding = value,
                 "default" => options.default = true,
-                _ => {}
+                name if OF_A_ROW.contains(&name) => {}
+                // A shard that stops at its first error stops as one server would.
+                "on_error" if value.as_deref() == Some("stop") => {}
+                name if OF_ALL_ROWS.contains(&name) => {
+                    options.counted.get_or_insert_with(|| name.to_owned());
+                }
+                name => {
+                    let message = format!("option \"{name}\" not recognized");
+                    return Err(PlanError::new("42601", message));
+                }
             }
         }
         Ok(options)
@@ -317,6 +333,14 @@ impl Options {
                 "COPY into distributed and reference tables needs encoding UTF8",
             )
             .hint("Convert the data to UTF-8."));
+        }
+        if let Some(name) = &self.counted {
+            return Err(PlanError::unsupported(format!(
+                "COPY option {} is not supported for distributed and reference tables",
+                name.to_uppercase()
+            ))
+            .detail("It would hold for the rows of each shard, and not for all of them together.")
+            .hint("Copy into a local table with it, then INSERT ... SELECT from there."));
         }
         if self.default {
             return Err(PlanError::unsupported(

@@ -513,25 +513,39 @@ pub fn error_field(body: &[u8], code: u8) -> Option<&str> {
     None
 }
 
-/// An ErrorResponse with another number behind `, line ` in its context (`COPY t, line 3, column
-/// a: ...`), where `line` knows one.
+/// What stands before the line's number in the context of COPY's errors.
+const LINE_MARK: &str = ", line ";
+
+/// The context of an ErrorResponse of COPY, and where the line's number is in it.
+fn copy_context(frame: &[u8]) -> Option<(&str, std::ops::Range<usize>)> {
+    let body = frame.get(HEADER_BYTES..)?;
+    let context = error_field(body, b'W').filter(|context| context.starts_with("COPY "))?;
+    let start = context.find(LINE_MARK)? + LINE_MARK.len();
+    let digits = context[start..]
+        .bytes()
+        .take_while(u8::is_ascii_digit)
+        .count();
+    Some((context, start..start + digits))
+}
+
+/// The line that an ErrorResponse of COPY is about (`COPY t, line 3, column a: ...`).
+pub fn copy_line(frame: &[u8]) -> Option<u64> {
+    let (context, place) = copy_context(frame)?;
+    context[place].parse().ok()
+}
+
+/// The ErrorResponse with another number there, where `line` knows one.
 pub fn renumber_line(frame: BytesMut, line: impl Fn(u64) -> Option<u64>) -> BytesMut {
-    const MARK: &str = ", line ";
-    let body = frame.get(HEADER_BYTES..).unwrap_or_default();
     let renumbered = || {
-        let context = error_field(body, b'W').filter(|context| context.starts_with("COPY "))?;
-        let start = context.find(MARK)? + MARK.len();
-        let digits = context[start..]
-            .bytes()
-            .take_while(u8::is_ascii_digit)
-            .count();
-        let number = line(context[start..start + digits].parse().ok()?)?;
-        let rest = &context[start + digits..];
-        Some((context, format!("{}{number}{rest}", &context[..start])))
+        let (context, place) = copy_context(&frame)?;
+        let number = line(context[place.clone()].parse().ok()?)?;
+        let (before, behind) = (&context[..place.start], &context[place.end..]);
+        Some((context, format!("{before}{number}{behind}")))
     };
     let Some((old, new)) = renumbered() else {
         return frame;
     };
+    let body = frame.get(HEADER_BYTES..).unwrap_or_default();
     // The field's text is a part of the body.
     let from = old.as_ptr() as usize - body.as_ptr() as usize;
     let mut changed = BytesMut::new();

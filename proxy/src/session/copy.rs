@@ -1,7 +1,7 @@
 //! COPY over several shards: rows split while they stream, or collected shard by shard; and rows
 //! that move because a table's placement changes.
 
-use std::collections::VecDeque;
+mod failures;
 
 use automator67_planner::{
     catalog::{Catalog, KeyType, ShardId},
@@ -9,6 +9,8 @@ use automator67_planner::{
     plan::{CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, InsertSelect},
 };
 use bytes::{Buf, BufMut, BytesMut};
+
+use failures::{ELSEWHERE, First, RowNumbers};
 
 use super::{
     Session,
@@ -30,8 +32,6 @@ use crate::{
 
 /// Sequence values reserved at once for rows of a COPY.
 const SEQUENCE_BLOCK: u64 = 1000;
-/// Row numbers kept per shard of a COPY: more than a shard is ever behind with.
-const ROW_NUMBERS_MAX: usize = 1 << 16;
 /// Rows that are read from the home shard at once when they move.
 const MOVE_ROWS: usize = 5000;
 
@@ -99,7 +99,7 @@ impl Session {
             line: 0,
         };
         let result = self.split_client_data(&mut splitter, request).await;
-        let rows = self.end_copies(&splitter, result).await?;
+        let rows = self.end_copies(&mut splitter, result).await?;
         let total = match copy.destination {
             CopyDestination::EveryShard => rows.first().copied().unwrap_or(0),
             CopyDestination::Key { .. } | CopyDestination::Whole { .. } => rows.iter().sum(),
@@ -372,32 +372,58 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the copies on all shards: done, or failed everywhere if anything failed.
-    async fn end_copies(&mut self, splitter: &Splitter<'_>, result: Outcome) -> Outcome<Vec<u64>> {
-        let mut failure = match result {
-            Ok(()) => None,
+    /// Ends the copies on all shards: done, or failed everywhere if anything failed. The failure is that
+    /// of the first row which any of them finds wrong.
+    async fn end_copies(
+        &mut self,
+        splitter: &mut Splitter<'_>,
+        mut result: Outcome,
+    ) -> Outcome<Vec<u64>> {
+        if result.is_err() {
+            // Rows before the wrong one may be wrong as well.
+            let rest = self.send_pending(splitter, 0).await;
+            result = result.and(rest);
+        }
+        let mut first = First::new(u64::from(splitter.has_header()));
+        let done = result.is_ok();
+        match result {
+            Ok(()) => {}
             Err(Failure::ClientGone) => return Err(Failure::ClientGone),
-            Err(failure) => Some(failure),
-        };
+            Err(failure) => first.note_own(splitter.line, failure),
+        }
+        for shard in &splitter.shards {
+            self.finish_copy(*shard, done).await;
+        }
         let mut rows = Vec::new();
         for (shard, numbers) in splitter.shards.iter().zip(&splitter.rows) {
-            let ended = if failure.is_some() {
-                self.fail_copy(*shard).await.map(|()| 0)
-            } else {
-                self.end_copy(*shard).await
-            };
-            match ended {
+            match self.copied_rows(*shard).await {
                 Ok(count) => {
                     self.note_rows(*shard, count);
                     rows.push(count);
                 }
                 Err(Failure::ClientGone) => return Err(Failure::ClientGone),
-                Err(error) => {
-                    failure.get_or_insert(numbers.in_client_rows(error, splitter.has_header()));
-                }
+                Err(failure) => first.note_shard(numbers, failure),
             }
         }
-        failure.map_or(Ok(rows), Err)
+        first.failure().map_or(Ok(rows), Err)
+    }
+
+    /// Tells a shard that its COPY is at its end; its answer is not waited for. What cannot be sent is
+    /// told where the answer is read.
+    async fn finish_copy(&mut self, shard: ShardId, done: bool) {
+        let Some(index) = self.link_position(shard) else {
+            return;
+        };
+        let server = &mut self.links[index].server;
+        if !std::mem::take(&mut server.copying) {
+            return;
+        }
+        if done {
+            message::put_copy_done(&mut server.wire.output);
+        } else {
+            message::put_copy_fail(&mut server.wire.output, ELSEWHERE);
+        }
+        let _ = relay::send(server).await;
     }
 
     /// Ends a shard's COPY so that it keeps nothing of it.
@@ -409,7 +435,7 @@ impl Session {
         if !std::mem::take(&mut server.copying) {
             return Ok(());
         }
-        message::put_copy_fail(&mut server.wire.output, "another row or shard failed");
+        message::put_copy_fail(&mut server.wire.output, ELSEWHERE);
         if relay::send(server).await.is_err() {
             return Ok(());
         }
@@ -796,37 +822,6 @@ impl Splitter<'_> {
         self.input.advance(size);
         self.started = true;
         Ok(true)
-    }
-}
-
-/// The numbers, in the client's data, of the last rows that a shard got.
-#[derive(Default)]
-struct RowNumbers {
-    numbers: VecDeque<u64>,
-    forgotten: u64,
-}
-
-impl RowNumbers {
-    fn push(&mut self, number: u64) {
-        if self.numbers.len() == ROW_NUMBERS_MAX {
-            self.numbers.pop_front();
-            self.forgotten += 1;
-        }
-        self.numbers.push_back(number);
-    }
-
-    /// A shard's error says which line of its own it is about: the client counts all lines.
-    fn in_client_rows(&self, failure: Failure, header: bool) -> Failure {
-        let Failure::Shard(frame) = failure else {
-            return failure;
-        };
-        let header = u64::from(header);
-        let line = |line: u64| {
-            let row = line.checked_sub(header + self.forgotten + 1)?;
-            let number = self.numbers.get(usize::try_from(row).ok()?)?;
-            Some(number + header)
-        };
-        Failure::Shard(message::renumber_line(frame, line))
     }
 }
 

@@ -429,6 +429,13 @@ impl Session {
         let server = &mut self.links[index].server;
         message::put_copy_done(&mut server.wire.output);
         server.copying = false;
+        self.copied_rows(shard).await
+    }
+
+    /// How many rows a shard has taken, once it says so.
+    pub(super) async fn copied_rows(&mut self, shard: ShardId) -> Outcome<u64> {
+        let index = self.link(shard).await?;
+        let server = &mut self.links[index].server;
         let mut rows = 0;
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'C' {
