@@ -10,7 +10,7 @@ use super::{
     separable::{Anchored, has_aggregate},
 };
 use crate::{
-    analysis::{Analysis, CLIENT_TEXT, Role},
+    analysis::{Analysis, CLIENT_TEXT, Role, RowOrder},
     catalog::{Column, Placement, QualifiedName, Relation, RelationKind},
     parse,
     plan::{Fetch, FetchSource, Move, Planned, ShardSet},
@@ -230,7 +230,7 @@ fn subquery(
         normalised: None,
         parameters: statement.parameters.clone(),
     };
-    let plan = statement::plan_subquery(&inner)?;
+    let plan = statement::plan_subquery(&inner, RowOrder::Seen)?;
     let name = format!("a67_q{number}");
     Some(Subquery {
         span,
