@@ -667,7 +667,24 @@ fn replace_relation(
         }
     }
     edits.replace((from, to), replacement);
+    spell_out_table(source, edits, first);
     Ok(())
+}
+
+/// `TABLE t` is `SELECT * FROM t`, but takes no alias. `name` is the token of the relation's name.
+fn spell_out_table(source: &Source<'_>, edits: &mut Edits, name: usize) {
+    let before = |token: usize| token.checked_sub(1);
+    let mut word = before(name);
+    if let Some(at) = word.filter(|at| source.is_mark(*at, '(')) {
+        word = before(at).filter(|at| source.is_word(*at, "only"));
+    }
+    if let Some(at) = word.filter(|at| source.is_word(*at, "only")) {
+        word = before(at);
+    }
+    if let Some(at) = word.filter(|at| source.is_word(*at, "table")) {
+        let token = source.tokens[at];
+        edits.replace((token.start, token.end), "SELECT * FROM");
+    }
 }
 
 /// An identifier as Postgres stores it.

@@ -13,6 +13,7 @@ mod moving;
 mod rows;
 pub(crate) mod separable;
 pub(crate) mod subqueries;
+mod wanted;
 
 use pg_query::{NodeEnum, protobuf};
 

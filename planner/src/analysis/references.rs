@@ -9,7 +9,7 @@ use pg_query::{NodeEnum, protobuf};
 
 use super::{Analysis, Naming, Reference, WholeRow};
 use crate::{
-    scope::{self, Called, Lookup, Meaning, Names, Owner},
+    scope::{self, Called, Meaning, Names, Owner},
     tree::{inner, strings},
 };
 
@@ -61,25 +61,30 @@ impl<'t> Analysis<'t> {
             Meaning::Column(column) if fields.len() > 1 => {
                 reference.table_of = Some(column.occurrence);
             }
-            Meaning::Unknown if !starred => match fields.as_slice() {
-                [name] => self.mark_possible_rows(names, name, naming),
-                [.., function] => match scope::called_with(&self.items, names, column) {
-                    Called::With(item) => {
-                        self.mark_whole(item);
-                        self.traits.note_call(self.catalog, function, 1);
-                        self.note_row_call(function);
-                        reference.whole_row = self.row_of(item);
-                        reference.argument_of = Some((*function).to_owned());
-                    }
-                    Called::Unsure => self.note_row_call(function),
-                    Called::Not => {}
-                },
-                [] => {}
-            },
+            Meaning::Unknown if !starred => self.unknown(column, names, &mut reference),
             Meaning::Column(_) | Meaning::Constant(..) | Meaning::Unknown => {}
         }
         if qualifiers > 0 || reference.whole_row.is_some() || reference.table_of.is_some() {
             self.references.push(reference);
+        }
+    }
+
+    /// No column that is known: a row, a call, or a column of something that is not looked through.
+    fn unknown(&mut self, column: &protobuf::ColumnRef, names: &Names, reference: &mut Reference) {
+        match strings(&column.fields).as_slice() {
+            [name] => self.mark_possible_rows(names, name, reference.naming),
+            [.., function] => match scope::called_with(&self.items, names, column) {
+                Called::With(item) => {
+                    self.mark_whole(item);
+                    self.traits.note_call(self.catalog, function, 1);
+                    self.note_row_call(function);
+                    reference.whole_row = self.row_of(item);
+                    reference.argument_of = Some((*function).to_owned());
+                }
+                Called::Unsure => self.note_row_call(function),
+                Called::Not => {}
+            },
+            [] => {}
         }
     }
 
@@ -100,7 +105,11 @@ impl<'t> Analysis<'t> {
     fn mark_possible_rows(&mut self, names: &Names, name: &str, naming: Naming) {
         let mut level = Some(names);
         while let Some(names) = level {
-            if let Lookup::One(_) = scope::lookup(&self.items, &names.visible, name) {
+            let has_column = |item: &usize| {
+                let mut columns = self.items[*item].columns.iter().flatten();
+                columns.any(|column| column.name == name)
+            };
+            if names.visible.items.iter().any(has_column) {
                 return;
             }
             for item in names.visible.items.clone() {

@@ -8,6 +8,7 @@ use pg_query::protobuf;
 use super::{
     clauses::{self, Base, Span},
     separable::{Anchored, has_aggregate},
+    wanted,
 };
 use crate::{
     analysis::{Analysis, CLIENT_TEXT, Role, RowOrder},
@@ -218,7 +219,10 @@ fn subquery(
         _ => clauses::select_extent(&base, block.select)?,
     };
     let (columns, labels) = columns(analysis, index)?;
-    let text = base.text(span).to_owned();
+    let mut text = base.text(span).to_owned();
+    if let Some(limit) = wanted::limit(&base, analysis, block) {
+        text.push_str(&format!(" LIMIT {limit}"));
+    }
     statement.context.budget.hold_tree(&text).then_some(())?;
     let node = parse::parse_one(&text)?;
     let inner = Statement {
