@@ -234,6 +234,9 @@ impl<'s, 't> Columns<'s, 't> {
         if on.is_empty() {
             return Some(Distinct::Rows);
         }
+        // With other literals they may be columns of ORDER BY, or be none any more.
+        let literal = |node: &&NodeEnum| super::holds_literal(&self.forms.form(node));
+        self.reusable &= !on.iter().any(literal);
         // Which row of a group is kept is told by ORDER BY, which starts with the same columns.
         let all = (0, self.base.source.text.len());
         let columns: Option<Vec<ColumnAt>> = on.iter().map(|node| self.column(node, all)).collect();
