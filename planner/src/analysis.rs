@@ -27,9 +27,12 @@ use crate::{
 mod expressions;
 mod from;
 mod joins;
+mod references;
+mod tables;
 mod writes;
 
 pub(crate) use expressions::{is_star, keeps_groups_unless_limited, listed};
+pub(crate) use tables::is_set_returning;
 pub(crate) use writes::{assigned_columns, listed_columns, plain_columns};
 
 /// The text that a location is in: the client's.
@@ -99,8 +102,23 @@ pub(crate) struct Reference {
     pub(crate) table_of: Option<usize>,
     /// Set where it names a whole row of a relation.
     pub(crate) whole_row: Option<WholeRow>,
-    /// The whole row is an output column without an alias.
-    pub(crate) needs_alias: bool,
+    /// The function that is called with that row: `t.f`.
+    pub(crate) argument_of: Option<String>,
+    /// Whether it gives an output its name.
+    pub(crate) naming: Naming,
+}
+
+/// What a reference is for an output of its SELECT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// A part of it, or no part of one.
+    Inside,
+    /// The whole of one that has an alias.
+    Labelled,
+    /// The whole of one without an alias.
+    Whole,
+    /// A part of one without an alias, which has the reference's name: `t::text`.
+    Part,
 }
 
 /// What a whole row is one of.
@@ -150,6 +168,15 @@ pub(crate) struct Block<'t> {
     pub(crate) link: Option<protobuf::SubLinkType>,
 }
 
+/// Whether anybody sees in which order a statement gives its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowOrder {
+    /// Its client does.
+    Seen,
+    /// Nobody does.
+    Unseen,
+}
+
 /// Everything that is known about a statement.
 #[derive(Debug)]
 pub(crate) struct Analysis<'t> {
@@ -172,10 +199,18 @@ pub(crate) struct Analysis<'t> {
     pub(crate) references: Vec<Reference>,
     /// An aggregate may belong to a SELECT around the one it stands in.
     pub(crate) outer_aggregate: bool,
+    /// An aggregate is not written as a call: `t.count`.
+    pub(crate) hidden_aggregate: bool,
+    /// An output that is a row or a column, and it is not certain which.
+    pub(crate) doubtful_row: Option<String>,
+    /// The reference that gives the output its name that is looked at.
+    naming: Option<&'t protobuf::ColumnRef>,
     /// FOR UPDATE, FOR SHARE.
     pub(crate) locks: bool,
     /// INSERT, UPDATE, DELETE or MERGE inside WITH.
     pub(crate) writes_in_with: bool,
+    /// Who sees the order of its rows.
+    pub(crate) order: RowOrder,
     /// GROUP BY somewhere.
     pub(crate) groups: bool,
     /// `GROUP BY 1`, `DISTINCT ON (1)` somewhere: what is proved may depend on that number.
@@ -197,6 +232,8 @@ struct Cte<'t> {
     name: &'t str,
     /// `None`: its rows are not looked through (recursive, or it writes).
     body: Option<CteBody<'t>>,
+    /// The names of its columns, where it has no body and they are known.
+    columns: Option<Vec<Output<'t>>>,
     /// The SELECT that WITH belongs to.
     block: Option<usize>,
     previous: Env<'t>,
@@ -239,8 +276,12 @@ pub(crate) fn analyse<'t>(
         names: HashMap::new(),
         references: Vec::new(),
         outer_aggregate: false,
+        hidden_aggregate: false,
+        doubtful_row: None,
+        naming: None,
         locks: false,
         writes_in_with: false,
+        order: RowOrder::Seen,
         groups: false,
         positions: false,
         strange: false,
@@ -504,10 +545,34 @@ impl<'t> Analysis<'t> {
             let value = inner(&target.val).unwrap_or(node);
             self.traits
                 .note(self.catalog, value, self.text != CLIENT_TEXT);
-            self.column(column, names, target.name.is_empty());
+            let naming = match target.name.is_empty() {
+                true => Naming::Whole,
+                false => Naming::Labelled,
+            };
+            self.column(column, names, naming);
             return;
         }
+        let naming = match node {
+            NodeEnum::ResTarget(target) if target.name.is_empty() => {
+                inner(&target.val).and_then(references::named_by)
+            }
+            _ => None,
+        };
+        self.visit_named(node, naming, scope, names, env);
+    }
+
+    /// An expression in which `naming` gives an output its name.
+    fn visit_named(
+        &mut self,
+        node: &'t NodeEnum,
+        naming: Option<&'t protobuf::ColumnRef>,
+        scope: usize,
+        names: &Rc<Names>,
+        env: &Env<'t>,
+    ) {
+        let around = std::mem::replace(&mut self.naming, naming);
         self.visit(node, scope, names, env);
+        self.naming = around;
     }
 
     /// WITH: what it names is seen by the query it belongs to.
@@ -528,6 +593,7 @@ impl<'t> Analysis<'t> {
                 env = Some(Rc::new(Cte {
                     name: &cte.ctename,
                     body: None,
+                    columns: None,
                     block: self.block,
                     previous: env,
                 }));
@@ -543,13 +609,15 @@ impl<'t> Analysis<'t> {
                 || cte.cycle_clause.is_some()
                 || cte.search_clause.is_some()
                 || (clause.recursive && mentions(query, &cte.ctename));
+            let mut columns = None;
             let body = if opaque {
                 let place = Place {
                     env: env.clone(),
                     role: Role::Opaque,
                     ..place.clone()
                 };
-                self.query(query, &place);
+                let outputs = self.query(query, &place);
+                columns = opaque_columns(cte, outputs);
                 None
             } else {
                 let used = std::cell::Cell::new(false);
@@ -562,6 +630,7 @@ impl<'t> Analysis<'t> {
             env = Some(Rc::new(Cte {
                 name: &cte.ctename,
                 body,
+                columns,
                 block: self.block,
                 previous: env,
             }));
@@ -592,6 +661,25 @@ impl<'t> Analysis<'t> {
             env = entry.previous.clone();
         }
     }
+}
+
+/// The columns that a recursive query gives: nothing but their names is told by its outputs.
+fn opaque_columns<'t>(
+    cte: &protobuf::CommonTableExpr,
+    outputs: Option<Vec<Output<'t>>>,
+) -> Option<Vec<Output<'t>>> {
+    let columns = renamed_by(outputs, &cte.aliascolnames)?;
+    let search = cte.search_clause.iter();
+    let search = search.map(|clause| clause.search_seq_column.as_str());
+    let cycle = cte.cycle_clause.iter();
+    let cycle = cycle.flat_map(|clause| {
+        [
+            clause.cycle_mark_column.as_str(),
+            clause.cycle_path_column.as_str(),
+        ]
+    });
+    let names = columns.iter().map(|column| named(&column.name));
+    Some(names.chain(search.chain(cycle).map(named)).collect())
 }
 
 /// The name of a reference without qualifiers, as it stands alone in ORDER BY or GROUP BY.

@@ -3,6 +3,7 @@
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
+    admin,
     catalog::{Placement, Relation},
     functions::Traits,
     plan::{
@@ -25,7 +26,7 @@ pub(crate) fn copy(
 ) -> Result<Draft, PlanError> {
     let file = copy.is_program || !copy.filename.is_empty();
     if let Some(query) = inner(&copy.query) {
-        let draft = statement::draft(&statement.inner(query))?;
+        let draft = of_query(&statement.inner(query))?;
         let here = matches!(draft.plan, Plan::Single(Target::Home | Target::AnyCopy));
         if file && !here {
             return Err(no_files());
@@ -76,6 +77,16 @@ pub(crate) fn copy(
         return copy_out(copy, relation);
     }
     copy_in(statement, copy, range, relation)
+}
+
+/// The plan of COPY's query: its rows are needed on one server.
+fn of_query(query: &Statement<'_>) -> Result<Draft, PlanError> {
+    match query.node {
+        NodeEnum::SelectStmt(select) if admin::call(query, select)?.is_none() => {
+            statement::query(query, "copy")
+        }
+        _ => statement::draft(query),
+    }
 }
 
 fn no_files() -> PlanError {

@@ -165,7 +165,7 @@ const VOLATILE: &[&str] = &[
 
 const STATEMENT_CLOCKS: &[&str] = &["statement_timestamp", "clock_timestamp", "timeofday"];
 
-const SYSTEM_COLUMNS: &[&str] = &["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
+pub(crate) const SYSTEM_COLUMNS: &[&str] = &["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 
 /// A call without arguments that reads the transaction's timestamp, and the casts that give a
 /// timestamptz the call's type.

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    analysis::{Analysis, CLIENT_TEXT, Filter, WholeRow},
+    analysis::{Analysis, CLIENT_TEXT, Filter, Naming, Reference, WholeRow},
     catalog::{Column, Placement, QualifiedName, Relation},
     parse,
     plan::{Fetch, FetchSource, Gather, PlanError, ProxyView, ShardSet},
@@ -89,6 +89,9 @@ pub(crate) fn fetch(
             Found::Home => continue,
         };
         fetches.add(place, needed);
+    }
+    if let (Some(name), false) = (&analysis.doubtful_row, fetches.list.is_empty()) {
+        return Err(doubtful(name));
     }
     let mut rewriter = Rewriter {
         analysis,
@@ -215,6 +218,12 @@ fn not_rewritable() -> PlanError {
     PlanError::unsupported("the statement cannot be rewritten to run over several shards")
         .detail("It names a distributed table or a view in a way that is not understood.")
         .hint("Restrict every distributed table in it to one shard key by equality.")
+}
+
+fn doubtful(name: &str) -> PlanError {
+    PlanError::unsupported(format!("\"{name}\" may be a row or a column"))
+        .detail("The columns of a function or of a table in FROM are not known.")
+        .hint("List the columns of the row.")
 }
 
 fn location(range: &protobuf::RangeVar) -> Result<usize, PlanError> {
@@ -555,13 +564,8 @@ impl Rewriter<'_, '_> {
                     continue;
                 };
                 let (from, to) = source.name(reference.location).ok_or_else(not_rewritable)?;
-                let name = source.text[from..to].to_owned();
-                let alias = if reference.needs_alias {
-                    format!(" AS {name}")
-                } else {
-                    String::new()
-                };
-                edits.replace((from, to), format!("{row}{alias}"));
+                let name = &source.text[from..to];
+                edits.replace((from, to), row_reference(reference, &row, name));
                 continue;
             }
             if let Some(occurrence) = reference.table_of
@@ -588,6 +592,18 @@ impl Rewriter<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A whole row where `name` stood, under that name where it names an output.
+fn row_reference(reference: &Reference, row: &str, name: &str) -> String {
+    match (&reference.argument_of, reference.naming) {
+        // Both forms of a call give an output the function's name.
+        (Some(function), _) => format!("{}({row})", identifier(function)),
+        (None, Naming::Whole) => format!("{row} AS {name}"),
+        // Of a subquery in an expression an output has the name, of CASE it has not.
+        (None, Naming::Part) => format!("(SELECT {row} AS {name})"),
+        (None, Naming::Inside | Naming::Labelled) => row.to_owned(),
     }
 }
 
@@ -651,7 +667,24 @@ fn replace_relation(
         }
     }
     edits.replace((from, to), replacement);
+    spell_out_table(source, edits, first);
     Ok(())
+}
+
+/// `TABLE t` is `SELECT * FROM t`, but takes no alias. `name` is the token of the relation's name.
+fn spell_out_table(source: &Source<'_>, edits: &mut Edits, name: usize) {
+    let before = |token: usize| token.checked_sub(1);
+    let mut word = before(name);
+    if let Some(at) = word.filter(|at| source.is_mark(*at, '(')) {
+        word = before(at).filter(|at| source.is_word(*at, "only"));
+    }
+    if let Some(at) = word.filter(|at| source.is_word(*at, "only")) {
+        word = before(at);
+    }
+    if let Some(at) = word.filter(|at| source.is_word(*at, "table")) {
+        let token = source.tokens[at];
+        edits.replace((token.start, token.end), "SELECT * FROM");
+    }
 }
 
 /// An identifier as Postgres stores it.

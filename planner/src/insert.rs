@@ -440,6 +440,7 @@ impl Builder<'_, '_> {
                     )
                     .hint("Use INSERT ... SELECT, or run the subquery first."));
                 }
+                values::refuse_sets(cell)?;
                 self.changed = true;
                 if let (Some(sequence), KeyType::Integer) = (drawn_sequence(cell), key_type) {
                     let n = self.take_from(sequence);
@@ -755,24 +756,6 @@ fn has_subquery(node: &NodeEnum) -> bool {
         found |= matches!(child, Child::Node(NodeEnum::SubLink(_)));
     });
     found
-}
-
-/// The server's own error for a row without a shard key.
-pub(crate) fn null_key(relation: &Relation) -> PlanError {
-    let key = match &relation.placement {
-        Placement::Distributed { key, .. } => key.as_str(),
-        Placement::Local | Placement::Reference | Placement::Schema { .. } => "",
-    };
-    PlanError::new(
-        "23502",
-        format!(
-            "null value in column \"{key}\" of relation \"{}\" violates not-null constraint",
-            relation.name.name
-        ),
-    )
-    .hint(format!(
-        "Column \"{key}\" is the shard key: every row needs a value for it."
-    ))
 }
 
 fn not_understood() -> PlanError {

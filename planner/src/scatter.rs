@@ -8,10 +8,12 @@
 
 mod aggregates;
 pub(crate) mod clauses;
+mod forms;
 mod moving;
 mod rows;
 pub(crate) mod separable;
 pub(crate) mod subqueries;
+mod wanted;
 
 use pg_query::{NodeEnum, protobuf};
 
@@ -21,7 +23,7 @@ use self::{
     separable::{Anchored, WAYS_MAX},
 };
 use crate::{
-    analysis::{Analysis, Block, Occurrence},
+    analysis::{Analysis, Block, Occurrence, Role, RowOrder},
     plan::{Combine, Count, Memo, NOW_PLACEHOLDER, Piece, Scatter, ShardSet},
     route::{self, Statement},
     tree::{inner, nodes},
@@ -47,7 +49,21 @@ pub(crate) fn scatter(
     if analysis.traits.clocks.is_empty() {
         return ways(statement, analysis, views, reason);
     }
-    // One transaction has one time, on however many shards.
+    at_one_time(statement, analysis, &|statement, analysis, views| {
+        ways(statement, analysis, views, reason)
+    })
+}
+
+/// Finds a way.
+type Way<'w> = &'w dyn Fn(&Statement<'_>, &Analysis<'_>, &Views<'_>) -> Option<(Scatter, bool)>;
+
+/// The way to answer a statement that asks what time it is: one transaction has one time, on
+/// however many shards.
+fn at_one_time(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    way: Way<'_>,
+) -> Option<(Scatter, bool)> {
     if analysis.traits.clocks.iter().any(|clock| clock.in_view) {
         return None;
     }
@@ -63,9 +79,11 @@ pub(crate) fn scatter(
         ..*statement
     };
     let views = Views::load(statement.catalog, statement.context, &node).ok()?;
-    let analysis =
+    let order = analysis.order;
+    let mut analysis =
         crate::analysis::analyse(statement.catalog, statement.context, &views, &node).ok()?;
-    let (scatter, _) = ways(&statement, &analysis, &views, reason)?;
+    analysis.order = order;
+    let (scatter, _) = way(&statement, &analysis, &views)?;
     Some((scatter, false))
 }
 
@@ -86,10 +104,14 @@ pub(crate) fn locking(
     let hindered = !can_be_anywhere(analysis)
         || locked_inside
         || copies
-        || !analysis.traits.clocks.is_empty()
         || analysis.occurrences.iter().any(elsewhere);
     if hindered {
         return None;
+    }
+    if !analysis.traits.clocks.is_empty() {
+        return at_one_time(statement, analysis, &|statement, analysis, _| {
+            locking(statement, analysis, reason)
+        });
     }
     let anchors = separable::anchors(analysis);
     let anchored = anchors.iter().find(|anchored| anchored.moved.is_empty())?;
@@ -182,6 +204,10 @@ fn ways(
     views: &Views<'_>,
     reason: &str,
 ) -> Option<(Scatter, bool)> {
+    if analysis.order == RowOrder::Seen && shows_inner_order(analysis) {
+        let whole = moving::scatter(statement, analysis, views, None, reason)?;
+        return Some((whole, false));
+    }
     let anchors = separable::anchors(analysis);
     let at_home = |one: &Occurrence<'_>| route::at_home(one.found).is_some();
     let local = analysis.occurrences.iter().any(at_home);
@@ -204,6 +230,32 @@ fn ways(
     let mut first = ways.remove(0);
     first.others = ways;
     Some((first, false))
+}
+
+/// Rows come in the order that a subquery in FROM gives them: nothing above it sorts them, or puts
+/// them together. Postgres keeps that order, also for LIMIT and DISTINCT ON.
+fn shows_inner_order(analysis: &Analysis<'_>) -> bool {
+    let passes_on = |block: &Block<'_>| {
+        let select = block.select;
+        let distinct = nodes(&select.distinct_clause).next().is_none();
+        select.sort_clause.is_empty()
+            && select.group_clause.is_empty()
+            && (select.distinct_clause.is_empty() || !distinct)
+            && !separable::has_aggregate(analysis, select)
+    };
+    let mut shown = vec![false; analysis.blocks.len()];
+    for (index, block) in analysis.blocks.iter().enumerate() {
+        // Outer ones come first.
+        shown[index] = match (block.role, block.parent) {
+            (Role::Statement, None) => true,
+            (Role::From, Some(parent)) => shown[parent] && passes_on(&analysis.blocks[parent]),
+            _ => false,
+        };
+        if shown[index] && block.role == Role::From && !block.select.sort_clause.is_empty() {
+            return true;
+        }
+    }
+    false
 }
 
 /// The plan where every shard has what it needs.
@@ -249,6 +301,7 @@ fn can_be_anywhere(analysis: &Analysis<'_>) -> bool {
         && traits.home.is_none()
         && !analysis.strange
         && !analysis.outer_aggregate
+        && !analysis.hidden_aggregate
         && !analysis.writes_in_with
         && !traits.pins
         && !traits.writes
@@ -288,12 +341,13 @@ fn compose(
 ) -> Option<Composition> {
     let clauses = clauses::clauses(base, span, select)?;
     let grouped = !select.group_clause.is_empty() || separable::has_aggregate(analysis, select);
+    let forms = forms::Forms::of(analysis, select);
     if anchored.whole || !grouped && !has_window(analysis, select) {
         let volatile = analysis.traits.volatile.is_some();
-        return rows::compose(base, &clauses, select, anchored.whole, volatile);
+        return rows::compose(base, &clauses, select, &forms, anchored.whole, volatile);
     }
     if grouped {
-        return aggregates::compose(analysis, base, &clauses, select);
+        return aggregates::compose(analysis, base, &clauses, select, &forms);
     }
     None
 }

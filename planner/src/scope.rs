@@ -10,6 +10,7 @@ use pg_query::{NodeEnum, protobuf};
 use crate::{
     catalog::{Catalog, Placement, Relation, RelationKind},
     facts::ColumnId,
+    functions,
     plan::ProxyView,
     statement::Context,
     tree,
@@ -163,6 +164,8 @@ pub(crate) struct Merged {
     pub(crate) items: Vec<usize>,
     /// The column that has the merged value.
     pub(crate) column: Option<ColumnId>,
+    /// The value has that column's type, as both columns do.
+    pub(crate) keeps_type: bool,
 }
 
 /// What a part of FROM adds to the names that expressions see.
@@ -244,6 +247,41 @@ fn qualified(
     match (hits.next(), hits.next()) {
         (Some((index, output)), None) => output_meaning(item, index, output),
         _ => Meaning::Unknown,
+    }
+}
+
+/// Whether a reference is a call of a function of its last name.
+pub(crate) enum Called {
+    /// With a row of this item of FROM, which has no column of that name.
+    With(usize),
+    /// It is a column.
+    Not,
+    /// The columns of what it qualifies are not known.
+    Unsure,
+}
+
+/// `t.f`: a column, or `f(t)` (the manual, "Composite Type Arguments").
+pub(crate) fn called_with(
+    items: &[Item<'_>],
+    names: &Names,
+    column: &protobuf::ColumnRef,
+) -> Called {
+    let fields = tree::strings(&column.fields);
+    let (item, name) = match fields.as_slice() {
+        [table, name] => (named_item(items, names, None, table), name),
+        [schema, table, name] => (named_item(items, names, Some(schema), table), name),
+        _ => (None, &""),
+    };
+    if functions::SYSTEM_COLUMNS.contains(name) {
+        return Called::Not;
+    }
+    let columns = item.map(|item| (item, items[item].columns.as_ref()));
+    match columns {
+        Some((item, Some(columns))) => match columns.iter().any(|one| one.name == *name) {
+            true => Called::Not,
+            false => Called::With(item),
+        },
+        Some((_, None)) | None => Called::Unsure,
     }
 }
 

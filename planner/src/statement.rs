@@ -6,7 +6,7 @@ use pg_query::NodeEnum;
 
 use crate::{
     admin,
-    analysis::{self, Analysis},
+    analysis::{self, Analysis, RowOrder},
     budget::Budget,
     catalog::{Catalog, Placement, Relation, RelationKind, Residue},
     copy, cursor, ddl, explain, gather, insert, names,
@@ -276,7 +276,7 @@ pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         }
         NodeEnum::SelectStmt(select) => match admin::call(statement, select)? {
             Some(draft) => Ok(draft),
-            None => or_in_steps(statement, select_query(statement)),
+            None => or_in_steps(statement, select_query(statement, RowOrder::Seen)),
         },
         NodeEnum::InsertStmt(insert) => or_in_steps(statement, insert::insert(statement, insert)),
         NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {
@@ -306,15 +306,17 @@ pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
 }
 
 /// A SELECT whose rows go to the client.
-fn select_query(statement: &Statement<'_>) -> Result<Draft, PlanError> {
+fn select_query(statement: &Statement<'_>, order: RowOrder) -> Result<Draft, PlanError> {
     let views = Views::load(statement.catalog, statement.context, statement.node)?;
-    let analysis = analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
+    let mut analysis =
+        analysis::analyse(statement.catalog, statement.context, &views, statement.node)?;
+    analysis.order = order;
     place(statement, &analysis, &views, "select", true)
 }
 
 /// A subquery as a statement of its own; `None` where it cannot be one.
-pub(crate) fn plan_subquery(statement: &Statement<'_>) -> Option<Planned> {
-    let draft = select_query(statement).ok()?;
+pub(crate) fn plan_subquery(statement: &Statement<'_>, order: RowOrder) -> Option<Planned> {
+    let draft = select_query(statement, order).ok()?;
     match draft.plan {
         Plan::Single(_) | Plan::Scatter(_) | Plan::Gather(_) => {}
         _ => return None,

@@ -265,7 +265,7 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
     returned.push(format!("{}.{}", identifier(own), identifier(key)));
     let (_, new_key) = columns.iter().find(|(name, _)| name == key)?.clone();
     let returns = write::returns_rows(statement.node);
-    if returns && !update.from_clause.is_empty() {
+    if returns && (!update.from_clause.is_empty() || shows_images(update, relation, own)) {
         return None;
     }
     let text = |(from, to): (usize, usize)| statement.text.get(from..to).unwrap_or_default();
@@ -286,6 +286,29 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
         new_key,
     };
     Some(Draft::new(Plan::KeyUpdate(plan), "update").session(writing()))
+}
+
+/// RETURNING may show the row as it was: `old.a`, or by a name that WITH gives it. Where rows are
+/// deleted and inserted again, new ones have no such row.
+fn shows_images(update: &protobuf::UpdateStmt, relation: &Relation, own: &str) -> bool {
+    let Some(clause) = &update.returning_clause else {
+        return false;
+    };
+    let mut shown = !clause.options.is_empty();
+    for node in nodes(&clause.exprs) {
+        tree::walk(node, &mut |child| {
+            if let Child::Node(NodeEnum::ColumnRef(column)) = child {
+                let names = tree::strings(&column.fields);
+                let image = matches!(names.first(), Some(name @ (&"old" | &"new")) if *name != own);
+                let is_column = column.fields.len() == 1
+                    && names
+                        .first()
+                        .is_some_and(|name| relation.column(name).is_some());
+                shown |= image && !is_column;
+            }
+        });
+    }
+    shown
 }
 
 /// What an assignment gives the new row.

@@ -319,7 +319,7 @@ fn write_distributed(
         return Err(unlinked(relation, &reason));
     }
     refuse_uneven(statement.node, analysis)?;
-    let (shards, _) = route::shards(statement, analysis, target);
+    let (shards, _) = route::shards(statement, analysis, decisive(statement.node, target, pivot));
     let sql = with_one_clock(statement, analysis)?;
     let returning = returns_rows(statement.node);
     // Outside of slots in a route, the text goes as it is: the plan holds for other literals.
@@ -555,6 +555,15 @@ fn pivot(node: &NodeEnum, tables: &[usize], analysis: &Analysis<'_>, target: usi
         .find(|index| !analysis.occurrences[**index].written);
     match (node, source) {
         (NodeEnum::MergeStmt(_), Some(source)) => *source,
+        _ => target,
+    }
+}
+
+/// The occurrence without a row of which a shard has nothing to do. The condition of a MERGE that
+/// inserts says which rows match, not which are looked at: those of the source all are.
+fn decisive(node: &NodeEnum, target: usize, pivot: usize) -> usize {
+    match node {
+        NodeEnum::MergeStmt(merge) if inserts(merge) => pivot,
         _ => target,
     }
 }

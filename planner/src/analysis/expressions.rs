@@ -7,7 +7,7 @@ use pg_query::{
     protobuf::{self, AExprKind, SubLinkType},
 };
 
-use super::{Analysis, CLIENT_TEXT, Env, Filter, Place, Reference, Role, WholeRow};
+use super::{Analysis, CLIENT_TEXT, Env, Filter, Naming, Place, Role, bare_name};
 use crate::{
     catalog::KeyType,
     facts::{self, ColumnId, Constant, elements, is_equality},
@@ -263,7 +263,9 @@ impl<'t> Analysis<'t> {
             NodeEnum::ColumnRef(column) => {
                 self.traits
                     .note(self.catalog, node, self.text != CLIENT_TEXT);
-                self.column(column, names, false);
+                let part = self.naming.is_some_and(|one| std::ptr::eq(one, column));
+                let naming = if part { Naming::Part } else { Naming::Inside };
+                self.column(column, names, naming);
             }
             _ => {
                 self.traits
@@ -383,68 +385,7 @@ impl<'t> Analysis<'t> {
         }
     }
 
-    // ---- columns ----
-
-    /// Notes what a column reference needs of the relations it may mean.
-    pub(super) fn column(
-        &mut self,
-        column: &'t protobuf::ColumnRef,
-        names: &Names,
-        output_without_alias: bool,
-    ) {
-        let fields = strings(&column.fields);
-        for name in &fields {
-            self.note_name(name);
-        }
-        // Every item may be asked whether it has a column of the name.
-        if !self.budget().spend(names.visible.items.len()) {
-            return;
-        }
-        let location = usize::try_from(column.location).unwrap_or(0);
-        let starred = fields.len() < column.fields.len();
-        let qualifiers = fields.len().saturating_sub(if starred { 1 } else { 2 });
-        let (mut whole_row, mut table_of) = (None, None);
-        match scope::owner(&self.items, names, column) {
-            Owner::Item(item) => self.mark_correlated(self.items[item].block),
-            Owner::Level => {}
-            Owner::Unknown => self.mark_correlated(None),
-        }
-        match scope::meaning(&self.items, names, column) {
-            Meaning::Star => {
-                for item in names.visible.items.clone() {
-                    self.mark_whole(item);
-                }
-            }
-            Meaning::Item(item) => {
-                self.mark_whole(item);
-                if starred {
-                    table_of = self.items[item].occurrence;
-                } else {
-                    let item = &self.items[item];
-                    let relation = item.occurrence.map(WholeRow::Relation);
-                    whole_row = relation.or(item.view_use.map(WholeRow::View));
-                }
-            }
-            Meaning::Column(column) if fields.len() > 1 => table_of = Some(column.occurrence),
-            Meaning::Column(_) | Meaning::Constant(..) | Meaning::Unknown => {}
-        }
-        if qualifiers > 0 || whole_row.is_some() || table_of.is_some() {
-            self.references.push(Reference {
-                text: self.text,
-                location,
-                qualifiers: if whole_row.is_some() { 0 } else { qualifiers },
-                table_of,
-                whole_row,
-                needs_alias: output_without_alias,
-            });
-        }
-    }
-
-    fn mark_whole(&mut self, item: usize) {
-        if let Some(occurrence) = self.items[item].occurrence {
-            self.occurrences[occurrence].whole = true;
-        }
-    }
+    // ---- filters ----
 
     /// Conditions of a query level that can already be tested where a relation's rows are.
     pub(super) fn note_filters(&mut self, condition: &'t NodeEnum, scope: usize, names: &Names) {
@@ -639,8 +580,9 @@ pub(crate) fn keeps_groups_unless_limited(
     // DISTINCT is a list with one empty node, DISTINCT ON one of expressions.
     // A number in these lists is a position; in PARTITION BY it is a number.
     let is_listed = |node: &NodeEnum| is_column(listed(select, node));
+    let is_shown = |node: &NodeEnum| shown(select, node).is_some_and(is_column);
     let mut on = nodes(&select.distinct_clause).peekable();
-    let distinct = on.peek().is_none() || on.any(is_listed);
+    let distinct = on.peek().is_none() || on.any(is_shown);
     let groups = select.group_clause.is_empty() && select.having_clause.is_none()
         || nodes(&select.group_clause).any(is_listed);
     let grouping_sets = nodes(&select.group_clause).any(|n| matches!(n, NodeEnum::GroupingSet(_)));
@@ -666,18 +608,41 @@ pub(crate) fn listed<'s>(select: &'s protobuf::SelectStmt, node: &'s NodeEnum) -
     }
 }
 
-/// `*`, `t.*`
+/// What an element of DISTINCT ON stands for: a bare name is an output's first, then a column's
+/// (`findTargetlistEntrySQL92` in `src/backend/parser/parse_clause.c`). `None` where an output may
+/// have that name or not.
+fn shown<'s>(select: &'s protobuf::SelectStmt, node: &'s NodeEnum) -> Option<&'s NodeEnum> {
+    let Some(name) = bare_name(node) else {
+        return Some(listed(select, node));
+    };
+    for target in nodes(&select.target_list).filter(|target| !is_star(target)) {
+        let NodeEnum::ResTarget(target) = target else {
+            return None;
+        };
+        let value = inner(&target.val)?;
+        let named = match target.name.as_str() {
+            "" => functions::output_name(value)? == name,
+            label => label == name,
+        };
+        if named {
+            return Some(value);
+        }
+    }
+    Some(node)
+}
+
+/// `*`, `t.*`, `(t.c).*`; not `t.c[1]`.
 pub(crate) fn is_star(target: &NodeEnum) -> bool {
     let NodeEnum::ResTarget(target) = target else {
         return false;
     };
-    match inner(&target.val) {
-        Some(NodeEnum::ColumnRef(column)) => column.fields.len() > strings(&column.fields).len(),
-        Some(NodeEnum::AIndirection(part)) => {
-            part.indirection.len() > strings(&part.indirection).len()
-        }
-        _ => false,
-    }
+    let last = match inner(&target.val) {
+        Some(NodeEnum::ColumnRef(column)) => column.fields.last(),
+        Some(NodeEnum::AIndirection(part)) => part.indirection.last(),
+        _ => None,
+    };
+    let last = last.and_then(|node| node.node.as_ref());
+    matches!(last, Some(NodeEnum::AStar(_)))
 }
 
 /// Every window of a SELECT is of rows with one value of a column.

@@ -12,7 +12,7 @@ use crate::{
     catalog::Relation,
     facts::ColumnId,
     scope::{self, Found, Item, Names, Output, Visible},
-    tree::{inner, nodes, strings},
+    tree::{inner, nodes},
 };
 
 /// Memory of a column that an item of FROM gives, with its name.
@@ -71,8 +71,9 @@ impl<'t> Analysis<'t> {
                     env: place.env.clone(),
                     role: Role::From,
                 };
+                let first = self.occurrences.len();
                 let outputs = inner(&range.subquery).and_then(|node| self.query(node, &inside));
-                self.derived(&range.alias, "", outputs)
+                self.derived(&range.alias, "", outputs.map(|outputs| own(outputs, first)))
             }
             NodeEnum::JoinExpr(join) => self.join(join, scope, place, prior),
             NodeEnum::RangeTableSample(sample) => {
@@ -101,7 +102,7 @@ impl<'t> Analysis<'t> {
                         &None
                     }
                 };
-                let (name, columns) = function_columns(other);
+                let (name, columns) = self.function_columns(other, &names);
                 self.derived(alias, &name, columns)
             }
         }
@@ -266,7 +267,8 @@ impl<'t> Analysis<'t> {
                 let outputs = inner(&body.cte.ctequery).and_then(|node| self.query(node, &inside));
                 renamed_by(outputs, &body.cte.aliascolnames)
             }
-            Some(_) | None => None,
+            Some(_) => None,
+            None => entry.columns.clone(),
         };
         self.derived(&range.alias, &range.relname, outputs)
     }
@@ -333,55 +335,11 @@ impl<'t> Analysis<'t> {
     }
 }
 
-/// The name and columns of a function in FROM, where they are certain.
-fn function_columns<'t>(node: &NodeEnum) -> (String, Option<Vec<Output<'t>>>) {
-    let NodeEnum::RangeFunction(range) = node else {
-        return (String::new(), None);
-    };
-    let call = match range.functions.first().and_then(|node| node.node.as_ref()) {
-        Some(NodeEnum::List(list)) => list.items.first().and_then(|node| node.node.as_ref()),
-        _ => None,
-    };
-    let Some(NodeEnum::FuncCall(call)) = call else {
-        return (String::new(), None);
-    };
-    let name = strings(&call.funcname)
-        .last()
-        .map_or(String::new(), |name| (*name).to_owned());
-    let plain_arrays = || nodes(&call.args).all(is_plain_array);
-    let one_column = match name.as_str() {
-        "generate_series" => true,
-        // One column for each array.
-        "unnest" => call.args.len() == 1 && plain_arrays(),
-        _ => false,
-    };
-    if !one_column || range.is_rowsfrom || range.functions.len() != 1 {
-        return (name, None);
+/// A LATERAL subquery may give nothing for a row, and its outputs are NULL then: what is a column
+/// around it is not the same column as its output.
+fn own<'t>(mut outputs: Vec<Output<'t>>, first: usize) -> Vec<Output<'t>> {
+    for output in &mut outputs {
+        output.column = output.column.filter(|column| column.occurrence >= first);
     }
-    let column = range
-        .alias
-        .as_ref()
-        .map_or(name.as_str(), |alias| &alias.aliasname);
-    let mut columns = vec![named(column)];
-    if range.ordinality {
-        columns.push(named("ordinality"));
-    }
-    (name, Some(columns))
-}
-
-/// `ARRAY['a'::text, 'b']`: its elements are no rows.
-fn is_plain_array(node: &NodeEnum) -> bool {
-    let plain = |node: &NodeEnum| match node {
-        NodeEnum::AConst(_) => true,
-        NodeEnum::TypeCast(cast) => {
-            let constant = matches!(inner(&cast.arg), Some(NodeEnum::AConst(_)));
-            constant
-                && cast
-                    .type_name
-                    .as_ref()
-                    .is_some_and(crate::filter::is_plain_type)
-        }
-        _ => false,
-    };
-    matches!(node, NodeEnum::AArrayExpr(array) if nodes(&array.elements).all(plain))
+    outputs
 }

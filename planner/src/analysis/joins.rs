@@ -7,7 +7,7 @@ use pg_query::protobuf::{self, JoinType};
 use super::{Analysis, Place};
 use crate::{
     facts::ColumnId,
-    scope::{self, Item, Lookup, Meaning, Merged, Names, Visible},
+    scope::{self, Found, Item, Lookup, Meaning, Merged, Names, Visible},
     tree::{inner, strings},
 };
 
@@ -134,9 +134,26 @@ impl<'t> Analysis<'t> {
                 name,
                 items: all.clone(),
                 column,
+                keeps_type: self.are_of_one_type(left, right),
             });
         }
         merged
+    }
+
+    fn are_of_one_type(&self, left: Option<ColumnId>, right: Option<ColumnId>) -> bool {
+        let of = |column: Option<ColumnId>| {
+            let ColumnId { occurrence, column } = column?;
+            match self.occurrences[occurrence].found {
+                Found::Known(relation) => relation.columns.get(column),
+                Found::Proxy(_) | Found::Home => None,
+            }
+        };
+        match (of(left), of(right)) {
+            (Some(left), Some(right)) => {
+                left.sql_type == right.sql_type && left.collate == right.collate
+            }
+            _ => false,
+        }
     }
 
     /// Names that both sides have; `None` when some column's name is not known.

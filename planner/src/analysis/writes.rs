@@ -250,7 +250,9 @@ impl<'t> Analysis<'t> {
     ) {
         let Some(clause) = clause else { return };
         // `WITH (OLD AS o)` gives more names for the target; nothing is concluded from them.
-        self.visit_all(&clause.exprs, scope, names, place);
+        for node in nodes(&clause.exprs) {
+            self.target_or_expression(node, scope, names, &place.env);
+        }
     }
 
     fn visit_all(

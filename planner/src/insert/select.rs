@@ -2,9 +2,9 @@
 
 use pg_query::{NodeEnum, protobuf};
 
-use super::{draws, key_of, null_key, target_columns, without_length};
+use super::{draws, key_of, target_columns, without_length};
 use crate::{
-    analysis::{self, Analysis},
+    analysis::{self, Analysis, RowOrder},
     catalog::{Column, Placement, Relation},
     gather, parse,
     plan::{
@@ -123,7 +123,8 @@ fn is_split_like_its_rows(
     let node = parse::parse_one(text)?;
     let query = alone(statement, text, &node);
     let views = Views::load(query.catalog, query.context, &node).ok()?;
-    let analysis = analysis::analyse(query.catalog, query.context, &views, &node).ok()?;
+    let mut analysis = analysis::analyse(query.catalog, query.context, &views, &node).ok()?;
+    analysis.order = order_of(statement);
     let (scatter, _) = scatter::scatter(&query, &analysis, &views, "")?;
     Some(match &scatter.combine {
         Combine::Rows(rows) => {
@@ -263,9 +264,10 @@ fn spread(
     let own = statement.text.get(span.0..span.1).ok_or_else(failure)?;
     let query_text = format!("{with}{own}");
     let wrap = |query: &str| wrapped(statement, relation, given, query);
+    let order = order_of(statement);
     let (query, query_sql) = if !reads_elsewhere {
         (Plan::Single(Target::Home), wrap(&query_text)?)
-    } else if let Some(found) = answered(statement, &wrap(&query_text)?) {
+    } else if let Some(found) = answered(statement, &wrap(&query_text)?, order) {
         found
     } else {
         let mut gather = gathered(statement, &query_text, reason)?;
@@ -276,9 +278,6 @@ fn spread(
     let columns = target_list(relation, given);
     let key = key_of(relation);
     let key_column = key.and_then(|(key, _)| columns.iter().position(|one| one.name == key.name));
-    if key.is_some() && key_column.is_none() {
-        return Err(null_key(relation));
-    }
     let session = SessionEffects {
         moves_sequence: analysis.traits.moves_sequence || columns.iter().any(|one| draws(one)),
         ..SessionEffects::default()
@@ -302,11 +301,19 @@ fn spread(
     Ok(Draft::new(Plan::InsertSelect(plan), "insert").session(session))
 }
 
+/// The order of new rows is that of what RETURNING gives.
+fn order_of(statement: &Statement<'_>) -> RowOrder {
+    match write::returns_rows(statement.node) {
+        true => RowOrder::Seen,
+        false => RowOrder::Unseen,
+    }
+}
+
 /// The query with a plan of its own, where that is cheaper than to gather what it reads.
-fn answered(statement: &Statement<'_>, text: &str) -> Option<(Plan, String)> {
+fn answered(statement: &Statement<'_>, text: &str, order: RowOrder) -> Option<(Plan, String)> {
     let node = parse::parse_one(text)?;
     let query = alone(statement, text, &node);
-    match statement::plan_subquery(&query)?.plan {
+    match statement::plan_subquery(&query, order)?.plan {
         plan @ Plan::Scatter(_) => Some((plan, text.to_owned())),
         _ => None,
     }
@@ -338,13 +345,15 @@ fn alone<'a>(statement: &Statement<'a>, text: &'a str, node: &'a NodeEnum) -> St
     }
 }
 
-/// The columns of new rows: those given, then those with a default.
+/// The columns of new rows: those given, then those with a default. The shard key is always one of
+/// them, as it says where a row belongs.
 fn target_list<'r>(relation: &'r Relation, given: &[usize]) -> Vec<&'r Column> {
     let listed = given.iter().map(|at| &relation.columns[*at]);
     listed.chain(defaulted(relation, given)).collect()
 }
 
 fn defaulted<'r>(relation: &'r Relation, given: &[usize]) -> impl Iterator<Item = &'r Column> {
+    let key = key_of(relation).map(|(key, _)| key.name.as_str());
     let omitted: Vec<&Column> = relation
         .columns
         .iter()
@@ -352,7 +361,9 @@ fn defaulted<'r>(relation: &'r Relation, given: &[usize]) -> impl Iterator<Item 
         .filter(|(at, column)| {
             !given.contains(at)
                 && !column.generated
-                && (column.default.is_some() || column.sequence.is_some())
+                && (column.default.is_some()
+                    || column.sequence.is_some()
+                    || key == Some(column.name.as_str()))
         })
         .map(|(_, column)| column)
         .collect();
@@ -391,7 +402,7 @@ fn wrapped(
                 format!("nextval({}::regclass{NEXT_MARK})", literal(sequence))
             }
             (None, Some(default)) => format!("({default})"),
-            (None, None) => continue,
+            (None, None) => "NULL".to_owned(),
         };
         targets.push(format!(
             "({value})::{} AS {}",

@@ -3,7 +3,12 @@
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    analysis::plain_columns, catalog::Relation, insert::target_columns, splice::Source, tree::nodes,
+    analysis::{self, plain_columns},
+    catalog::Relation,
+    insert::target_columns,
+    plan::PlanError,
+    splice::Source,
+    tree::{self, Child, nodes, strings},
 };
 
 /// Rows of constants and expressions.
@@ -196,4 +201,22 @@ fn cells(source: &Source<'_>, open: usize, close: usize) -> Vec<(usize, usize)> 
         }
     }
     cells
+}
+
+/// A row with a set-returning function in it is as many rows, each with a key of its own.
+pub(super) fn refuse_sets(cell: &NodeEnum) -> Result<(), PlanError> {
+    let mut set = None;
+    tree::walk(cell, &mut |child| {
+        if let Child::Node(NodeEnum::FuncCall(call)) = child {
+            let name = strings(&call.funcname).last().copied();
+            set = set.or(name.filter(|name| analysis::is_set_returning(name)));
+        }
+    });
+    match set {
+        None => Ok(()),
+        Some(name) => Err(PlanError::unsupported(format!(
+            "set-returning function \"{name}\" cannot give the shard key of a row"
+        ))
+        .hint("Use INSERT ... SELECT.")),
+    }
 }

@@ -3,19 +3,27 @@
 //!
 //! The last statement is the client's own, with aggregates replaced by what puts their parts
 //! together, and everything else that rows are grouped by replaced by a column of the parts.
+//!
+//! A part is of one group of the client's: it is grouped by nothing else. A column that is not
+//! certain to have one value in each group ends it; the statement is gathered then.
+
+use std::collections::HashSet;
 
 use pg_query::{NodeEnum, protobuf};
 
 use super::{
     Composition,
-    clauses::{self, Base, Clauses, Composed, Edit, Span, shape},
+    clauses::{self, Base, Clauses, Composed, Edit, Span},
+    forms::{self, Forms},
     has_with,
     separable::is_aggregate,
 };
 use crate::{
     analysis::{Analysis, is_star, listed},
+    facts::ColumnId,
     functions,
     plan::{Combine, FinalPiece, Piece, Template},
+    scope::{self, Lookup},
     sql::identifier,
     tree::{Child, children, inner, nodes, strings},
 };
@@ -41,13 +49,17 @@ pub(super) fn compose(
     base: &Base<'_>,
     clauses: &Clauses,
     select: &protobuf::SelectStmt,
+    forms: &Forms,
 ) -> Option<Composition> {
     if base.source.text.contains(END_MARK) {
         return None;
     }
-    let mut split = Split::new(analysis, base, select);
-    split.name_groups(clauses, select)?;
-    if split.sets && !split.group_shapes.is_empty() {
+    let mut split = Split::new(analysis, base, select, forms);
+    for (node, span) in nodes(&select.group_clause).zip(&clauses.groups) {
+        split.group(node, *span, clauses, select)?;
+    }
+    split.named = split.columns.len();
+    if split.sets && !split.expressions.is_empty() {
         // Servers before 18 do not take such an expression for the group's value in HAVING.
         return None;
     }
@@ -59,9 +71,6 @@ pub(super) fn compose(
         .and_then(|node| node.node.as_ref());
     for node in having.into_iter().chain(nodes(&select.window_clause)) {
         split.walk(node, within)?;
-    }
-    for (node, span) in nodes(&select.group_clause).zip(&clauses.groups) {
-        split.group(node, *span)?;
     }
     for (node, span) in nodes(&select.sort_clause).zip(&clauses.sorts) {
         let NodeEnum::SortBy(sort) = node else {
@@ -87,19 +96,28 @@ pub(super) fn compose(
 struct Column {
     /// What it is on a shard.
     text: Template,
-    shape: String,
+    form: String,
     /// Groups have one value of it.
     key: bool,
+}
+
+/// What a name in GROUP BY means.
+enum Listed<'s> {
+    Column,
+    Output(&'s NodeEnum),
 }
 
 struct Split<'s, 't> {
     analysis: &'s Analysis<'t>,
     base: &'s Base<'t>,
+    forms: &'s Forms,
     outputs: Vec<Option<String>>,
     columns: Vec<Column>,
     edits: Vec<Edit>,
-    /// Shapes of what the client groups by, other than plain columns.
-    group_shapes: Vec<String>,
+    /// Forms of what the client groups by, other than plain columns.
+    expressions: Vec<String>,
+    /// Stored columns that the client groups by.
+    grouped: HashSet<ColumnId>,
     /// How many columns are what the client groups by.
     named: usize,
     /// Grouping sets: a column that is none of them has no value in a group.
@@ -112,6 +130,7 @@ impl<'s, 't> Split<'s, 't> {
         analysis: &'s Analysis<'t>,
         base: &'s Base<'t>,
         select: &protobuf::SelectStmt,
+        forms: &'s Forms,
     ) -> Split<'s, 't> {
         let outputs = nodes(&select.target_list).map(|node| match node {
             NodeEnum::ResTarget(target) if !target.name.is_empty() => Some(target.name.clone()),
@@ -121,10 +140,12 @@ impl<'s, 't> Split<'s, 't> {
         Split {
             analysis,
             base,
+            forms,
             outputs: outputs.collect(),
             columns: Vec::new(),
             edits: Vec::new(),
-            group_shapes: Vec::new(),
+            expressions: Vec::new(),
+            grouped: HashSet::new(),
             named: 0,
             sets: nodes(&select.group_clause).any(|n| matches!(n, NodeEnum::GroupingSet(_))),
             subqueries: false,
@@ -144,34 +165,24 @@ impl<'s, 't> Split<'s, 't> {
         }
     }
 
-    /// Notes what the client groups by, before outputs are looked at.
-    fn name_groups(&mut self, clauses: &Clauses, select: &protobuf::SelectStmt) -> Option<()> {
-        for (node, span) in nodes(&select.group_clause).zip(&clauses.groups) {
-            self.name_group(node, *span, clauses, select)?;
-        }
-        self.named = self.columns.len();
-        Some(())
-    }
-
-    fn name_group(
+    /// Notes an element of GROUP BY, before outputs are looked at, and puts its column in its place.
+    fn group(
         &mut self,
         node: &NodeEnum,
         span: Span,
         clauses: &Clauses,
         select: &protobuf::SelectStmt,
     ) -> Option<()> {
+        let mut each = |list: &[pg_query::Node]| {
+            nodes(list).try_for_each(|node| self.group(node, span, clauses, select))
+        };
         match node {
-            NodeEnum::GroupingSet(set) => {
-                for node in nodes(&set.content) {
-                    self.name_group(node, span, clauses, select)?;
-                }
-                Some(())
-            }
-            NodeEnum::RowExpr(row) if self.sets => {
-                for node in nodes(&row.args) {
-                    self.name_group(node, span, clauses, select)?;
-                }
-                Some(())
+            NodeEnum::GroupingSet(set) => each(&set.content),
+            // `(a, b)` is a list here, `ROW(a, b)` a value.
+            NodeEnum::RowExpr(row)
+                if row.row_format() == protobuf::CoercionForm::CoerceImplicitCast =>
+            {
+                each(&row.args)
             }
             NodeEnum::AConst(_) => {
                 // A position: the output is what rows are grouped by.
@@ -179,50 +190,62 @@ impl<'s, 't> Split<'s, 't> {
                 if std::ptr::eq(meant, node) {
                     return None;
                 }
-                self.name_target(meant, clauses, select)
+                self.group_output(meant, clauses, select).map(|_| ())
             }
             NodeEnum::ColumnRef(column) => {
-                let names = strings(&column.fields);
-                let block = &self.analysis.blocks[0];
-                // A bare name is a column of FROM first, then an output.
-                let owner = crate::scope::owner(&self.analysis.items, &block.names, column);
-                match (owner, names.as_slice()) {
-                    (crate::scope::Owner::Item(_), _) => {
-                        let column = self.base.source.name(place(node)?)?;
-                        self.key(self.part(column), shape(node));
-                        Some(())
-                    }
-                    (_, [name]) => {
-                        let at = self
-                            .outputs
-                            .iter()
-                            .position(|o| o.as_deref() == Some(name))?;
-                        let NodeEnum::ResTarget(target) = nodes(&select.target_list).nth(at)?
-                        else {
-                            return None;
-                        };
-                        self.name_target(inner(&target.val)?, clauses, select)
-                    }
-                    _ => None,
-                }
+                let name = self.base.source.name(place(node)?)?;
+                let at = match self.listed(column, select)? {
+                    Listed::Column => self.group_key(node, name),
+                    Listed::Output(meant) => self.group_output(meant, clauses, select)?,
+                };
+                self.put(name, at);
+                Some(())
             }
             other => {
                 let span = clauses::extent(self.base, span, other)?;
-                let shape = shape(other);
-                self.key(self.part(span), shape.clone());
-                self.group_shapes.push(shape);
+                let at = self.group_key(other, span);
+                self.put(span, at);
                 Some(())
             }
         }
     }
 
-    /// An output that rows are grouped by.
-    fn name_target(
+    /// A bare name is a column of FROM first, then an output (the manual, GROUP BY). `None`: it is
+    /// not certain which.
+    fn listed<'n>(
+        &self,
+        column: &protobuf::ColumnRef,
+        select: &'n protobuf::SelectStmt,
+    ) -> Option<Listed<'n>> {
+        let names = strings(&column.fields);
+        let [name] = names.as_slice() else {
+            return (names.len() == column.fields.len()).then_some(Listed::Column);
+        };
+        let visible = &self.analysis.blocks[0].names.visible;
+        let found = scope::lookup(&self.analysis.items, visible, name);
+        let at = self.outputs.iter().position(|o| o.as_deref() == Some(name));
+        let output = match at.and_then(|at| nodes(&select.target_list).nth(at)) {
+            Some(NodeEnum::ResTarget(target)) => Some(inner(&target.val)?),
+            _ => None,
+        };
+        match (found, output) {
+            (Lookup::One(_), _) | (Lookup::Unsure, None) => Some(Listed::Column),
+            (Lookup::None, Some(output)) => Some(Listed::Output(output)),
+            // Whichever it is, it is the same.
+            (Lookup::Unsure, Some(NodeEnum::ColumnRef(output))) => {
+                (strings(&output.fields) == [*name]).then_some(Listed::Column)
+            }
+            (Lookup::None, None) | (Lookup::Unsure, Some(_)) => None,
+        }
+    }
+
+    /// The column of an output that rows are grouped by.
+    fn group_output(
         &mut self,
         meant: &NodeEnum,
         clauses: &Clauses,
         select: &protobuf::SelectStmt,
-    ) -> Option<()> {
+    ) -> Option<usize> {
         let mut targets = nodes(&select.target_list).zip(&clauses.targets);
         let (target, span) = targets.find_map(|(node, span)| match node {
             NodeEnum::ResTarget(target)
@@ -236,12 +259,22 @@ impl<'s, 't> Split<'s, 't> {
             return None;
         }
         let span = clauses::expression_of(self.base, span, target)?;
-        let shape = shape(meant);
-        self.key(self.part(span), shape.clone());
-        if !matches!(meant, NodeEnum::ColumnRef(_)) {
-            self.group_shapes.push(shape);
+        Some(self.group_key(meant, span))
+    }
+
+    /// The column of something that the client groups by.
+    fn group_key(&mut self, node: &NodeEnum, span: Span) -> usize {
+        let form = self.forms.form(node);
+        match node {
+            NodeEnum::ColumnRef(_) => self.grouped.extend(self.forms.column(node)),
+            _ => self.expressions.push(form.clone()),
         }
-        Some(())
+        self.key(self.part(span), form)
+    }
+
+    /// A column of the parts takes the place of a part of the client's text.
+    fn put(&mut self, span: Span, at: usize) {
+        self.edits.push(Edit::new(span, format!("a67.c{}", at + 1)));
     }
 
     fn holds_aggregate(&self, node: &NodeEnum) -> bool {
@@ -255,25 +288,26 @@ impl<'s, 't> Split<'s, 't> {
     }
 
     /// The column that has a key; made if it is not there yet.
-    fn key(&mut self, text: Template, shape: String) -> usize {
-        let known = self
-            .columns
-            .iter()
-            .position(|column| column.key && column.shape == shape);
-        known.unwrap_or_else(|| {
+    fn key(&mut self, text: Template, form: String) -> usize {
+        self.known_key(&form).unwrap_or_else(|| {
             self.columns.push(Column {
                 text,
-                shape,
+                form,
                 key: true,
             });
             self.columns.len() - 1
         })
     }
 
+    fn known_key(&self, form: &str) -> Option<usize> {
+        let mut columns = self.columns.iter();
+        columns.position(|column| column.key && column.form == form)
+    }
+
     fn partial(&mut self, text: Template) -> usize {
         self.columns.push(Column {
             text,
-            shape: String::new(),
+            form: String::new(),
             key: false,
         });
         self.columns.len() - 1
@@ -302,47 +336,17 @@ impl<'s, 't> Split<'s, 't> {
         })
     }
 
-    /// An element of GROUP BY in the last statement.
-    fn group(&mut self, node: &NodeEnum, span: Span) -> Option<()> {
-        match node {
-            NodeEnum::AConst(_) => Some(()),
-            NodeEnum::GroupingSet(set) => {
-                nodes(&set.content).try_for_each(|node| self.group(node, span))
-            }
-            NodeEnum::RowExpr(row) if self.sets => {
-                nodes(&row.args).try_for_each(|node| self.group(node, span))
-            }
-            NodeEnum::ColumnRef(column) => {
-                let block = &self.analysis.blocks[0];
-                let owner = crate::scope::owner(&self.analysis.items, &block.names, column);
-                if matches!(owner, crate::scope::Owner::Item(_)) {
-                    self.walk(node, span)
-                } else {
-                    Some(())
-                }
-            }
-            other => {
-                let span = clauses::extent(self.base, span, other)?;
-                self.replace_group(other, span).then_some(())
-            }
-        }
-    }
-
     /// Puts the column of a group's value in the place of an expression that rows are grouped by.
     fn replace_group(&mut self, node: &NodeEnum, span: Span) -> bool {
-        if self.group_shapes.is_empty() {
+        if self.expressions.is_empty() {
             return false;
         }
-        let wanted = shape(node);
-        if !self.group_shapes.contains(&wanted) {
+        let form = self.forms.form(node);
+        let known = self.expressions.contains(&form);
+        let Some(at) = self.known_key(&form).filter(|_| known) else {
             return false;
-        }
-        let at = self
-            .columns
-            .iter()
-            .position(|column| column.key && column.shape == wanted);
-        let Some(at) = at else { return false };
-        self.edits.push(Edit::new(span, format!("a67.c{}", at + 1)));
+        };
+        self.put(span, at);
         true
     }
 
@@ -354,9 +358,9 @@ impl<'s, 't> Split<'s, 't> {
             };
             return self.aggregate(call);
         }
-        if !self.group_shapes.is_empty()
+        if !self.expressions.is_empty()
             && !matches!(node, NodeEnum::ColumnRef(_))
-            && self.group_shapes.contains(&shape(node))
+            && self.expressions.contains(&self.forms.form(node))
         {
             let span = clauses::extent(self.base, within, node)?;
             return self.replace_group(node, span).then_some(());
@@ -394,17 +398,34 @@ impl<'s, 't> Split<'s, 't> {
         if strings(&reference.fields).len() < reference.fields.len() {
             return None;
         }
-        let shape = shape(node);
-        let known = self
-            .columns
-            .iter()
-            .any(|column| column.key && column.shape == shape);
-        if self.sets && !known {
+        let form = self.forms.form(node);
+        if self.known_key(&form).is_none() && (self.sets || !self.depends_on_key(node)) {
             return None;
         }
-        let at = self.key(self.part(span), shape);
-        self.edits.push(Edit::new(span, format!("a67.c{}", at + 1)));
+        let at = self.key(self.part(span), form);
+        self.put(span, at);
         Some(())
+    }
+
+    /// The client groups by the primary key of the relation that a column is one of (the manual,
+    /// GROUP BY: functional dependency).
+    fn depends_on_key(&self, node: &NodeEnum) -> bool {
+        let Some(column) = self.forms.column(node) else {
+            return false;
+        };
+        let Some(relation) = forms::relation(self.analysis, column) else {
+            return false;
+        };
+        let is_grouped = |name: &String| {
+            let at = relation.columns.iter().position(|one| one.name == *name);
+            at.is_some_and(|at| {
+                self.grouped.contains(&ColumnId {
+                    occurrence: column.occurrence,
+                    column: at,
+                })
+            })
+        };
+        !relation.primary_key.is_empty() && relation.primary_key.iter().all(is_grouped)
     }
 
     fn aggregate(&mut self, call: &protobuf::FuncCall) -> Option<()> {
@@ -524,8 +545,8 @@ impl<'s, 't> Split<'s, 't> {
     }
 
     /// Not one of the client's groups: the last statement does not group by it.
-    fn key_of_distinct(&mut self, text: Template, shape: String) -> usize {
-        self.key(text, shape)
+    fn key_of_distinct(&mut self, text: Template, form: String) -> usize {
+        self.key(text, form)
     }
 
     fn finish(mut self, clauses: &Clauses, select: &protobuf::SelectStmt) -> Option<Composition> {
@@ -568,9 +589,9 @@ impl<'s, 't> Split<'s, 't> {
             rest.word(" ").part(base, part, &self.edits);
         }
         pieces.extend(finished(rest.pieces)?);
-        let literal = |shape: &String| super::holds_literal(shape);
+        let literal = |form: &String| super::holds_literal(form);
         Some(Composition {
-            reusable: !self.group_shapes.iter().any(literal),
+            reusable: !self.expressions.iter().any(literal),
             statement: merged(shard.pieces),
             combine: Combine::Final(pieces),
         })
@@ -587,7 +608,7 @@ impl<'s, 't> Split<'s, 't> {
         rest.part(self.base, (start, last.1), &self.edits);
         let grouped = |column: &&usize| {
             let (at, column) = (**column, &self.columns[**column]);
-            at >= self.named && column.key && !column.shape.starts_with("distinct ")
+            at >= self.named && column.key && !column.form.starts_with("distinct ")
         };
         let all: Vec<usize> = (0..self.columns.len()).collect();
         for at in all.iter().filter(grouped) {

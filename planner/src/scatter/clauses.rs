@@ -207,8 +207,8 @@ pub(crate) fn clauses(
     let body_start = border(&CLAUSES[..2]).min(border(&CLAUSES[2..]));
     let grouping_start = border(&CLAUSES[2..]);
     let order_start = border(&CLAUSES[5..]);
-    let limit_start = border(&CLAUSES[6..9]).min(border(&CLAUSES[9..]));
-    let limit_end = border(&CLAUSES[9..]);
+    let tail_start = border(&CLAUSES[6..]);
+    let (limit, locking) = tail(border(&CLAUSES[6..9]), border(&CLAUSES[9..]), end);
     let targets_start = targets_start(source, start)?;
     let groups = match begins("group") {
         Some(at) => {
@@ -225,10 +225,10 @@ pub(crate) fn clauses(
         body: tokens_to_span(body_start, grouping_start),
         groups,
         grouping: tokens_to_span(grouping_start, order_start),
-        order: tokens_to_span(order_start, limit_start),
-        sorts: begins("order").map_or_else(Vec::new, |at| list(at + 2, limit_start)),
-        limit: tokens_to_span(limit_start, limit_end),
-        locking: tokens_to_span(limit_end, end),
+        order: tokens_to_span(order_start, tail_start),
+        sorts: begins("order").map_or_else(Vec::new, |at| list(at + 2, tail_start)),
+        limit: tokens_to_span(limit.0, limit.1),
+        locking: tokens_to_span(locking.0, locking.1),
     };
     // One behind the other they are all of the statement.
     let borders = [
@@ -237,12 +237,21 @@ pub(crate) fn clauses(
         body_start,
         grouping_start,
         order_start,
-        limit_start,
-        limit_end,
+        tail_start,
         end,
     ];
     let whole = borders.is_sorted() && is_head(source, first, start, select);
     (whole && is_proved(base, &found, select)).then_some(found)
+}
+
+/// The tokens of LIMIT, OFFSET and FETCH, and those of FOR UPDATE and the like. Either may come
+/// first, and each ends where the other one starts.
+fn tail(limit: usize, locking: usize, end: usize) -> (Span, Span) {
+    let until = |from: usize, other: usize| if other > from { other } else { end };
+    (
+        (limit, until(limit, locking)),
+        (locking, until(locking, limit)),
+    )
 }
 
 /// The clauses of a SELECT whose word is the token `start`, each with its first token.

@@ -7,7 +7,8 @@ use pg_query::{
 
 use super::{
     Composition,
-    clauses::{self, Base, Clauses, Composed, Span, shape},
+    clauses::{self, Base, Clauses, Composed, Span},
+    forms::Forms,
     limits, shard_limit,
 };
 use crate::{
@@ -23,6 +24,7 @@ pub(super) fn compose(
     base: &Base<'_>,
     clauses: &Clauses,
     select: &protobuf::SelectStmt,
+    forms: &Forms,
     whole: bool,
     volatile: bool,
 ) -> Option<Composition> {
@@ -30,7 +32,7 @@ pub(super) fn compose(
         && !select.distinct_clause.is_empty()
         && nodes(&select.distinct_clause).next().is_none();
     // DISTINCT sorts by what it shows, and where rows meet a server sorts them.
-    let mut columns = Columns::new(base, clauses, select, volatile || plain_distinct)?;
+    let mut columns = Columns::new(base, clauses, select, forms, volatile || plain_distinct)?;
     columns.closed = plain_distinct;
     let mut order = Vec::with_capacity(clauses.sorts.len());
     for (node, span) in nodes(&select.sort_clause).zip(&clauses.sorts) {
@@ -91,13 +93,14 @@ pub(super) fn compose(
 /// The outputs of a SELECT, and the hidden ones that are put behind them.
 struct Columns<'s, 't> {
     base: &'s Base<'t>,
+    forms: &'s Forms,
     targets: Vec<Target>,
     /// Outputs are not computed a second time.
     once: bool,
     /// Nothing may be added.
     closed: bool,
     hidden: Vec<Span>,
-    hidden_shapes: Vec<String>,
+    hidden_forms: Vec<String>,
     /// No two expressions were taken for equal because of their literals.
     reusable: bool,
 }
@@ -105,7 +108,7 @@ struct Columns<'s, 't> {
 /// An output.
 struct Target {
     name: Option<String>,
-    shape: String,
+    form: String,
     star: bool,
     /// Its expression.
     span: Option<Span>,
@@ -116,6 +119,7 @@ impl<'s, 't> Columns<'s, 't> {
         base: &'s Base<'t>,
         clauses: &Clauses,
         select: &protobuf::SelectStmt,
+        forms: &'s Forms,
         once: bool,
     ) -> Option<Columns<'s, 't>> {
         let mut targets = Vec::with_capacity(clauses.targets.len());
@@ -132,18 +136,19 @@ impl<'s, 't> Columns<'s, 't> {
             };
             targets.push(Target {
                 name,
-                shape: shape(value),
+                form: forms.form(value),
                 star,
                 span: clauses::expression_of(base, *span, target),
             });
         }
         Some(Columns {
             base,
+            forms,
             targets,
             once,
             closed: false,
             hidden: Vec::new(),
-            hidden_shapes: Vec::new(),
+            hidden_forms: Vec::new(),
             reusable: true,
         })
     }
@@ -185,14 +190,11 @@ impl<'s, 't> Columns<'s, 't> {
             },
             _ => None,
         };
-        let wanted = shape(node);
+        let wanted = self.forms.form(node);
         let named = |target: &Target| bare.is_some() && target.name.as_deref() == bare;
         let output = self.targets.iter().position(named);
         let same = || {
-            let found = self
-                .targets
-                .iter()
-                .position(|target| target.shape == wanted);
+            let found = self.targets.iter().position(|target| target.form == wanted);
             found.inspect(|_| self.reusable &= !super::holds_literal(&wanted))
         };
         match output.or_else(same) {
@@ -209,21 +211,21 @@ impl<'s, 't> Columns<'s, 't> {
     fn output(&mut self, index: usize) -> Option<ColumnAt> {
         let target = self.targets.get(index)?;
         if !self.once {
-            let (span, shape) = (target.span?, target.shape.clone());
-            return Some(self.hide(span, shape));
+            let (span, form) = (target.span?, target.form.clone());
+            return Some(self.hide(span, form));
         }
         let starred = self.targets[..index].iter().any(|target| target.star);
         (!starred).then_some(ColumnAt::Visible(index))
     }
 
-    fn hide(&mut self, span: Span, shape: String) -> ColumnAt {
-        let known = self.hidden_shapes.iter().position(|known| *known == shape);
+    fn hide(&mut self, span: Span, form: String) -> ColumnAt {
+        let known = self.hidden_forms.iter().position(|known| *known == form);
         if let Some(index) = known {
-            self.reusable &= !super::holds_literal(&shape);
+            self.reusable &= !super::holds_literal(&form);
             return ColumnAt::Hidden(index);
         }
         self.hidden.push(span);
-        self.hidden_shapes.push(shape);
+        self.hidden_forms.push(form);
         ColumnAt::Hidden(self.hidden.len() - 1)
     }
 
@@ -232,6 +234,9 @@ impl<'s, 't> Columns<'s, 't> {
         if on.is_empty() {
             return Some(Distinct::Rows);
         }
+        // With other literals they may be columns of ORDER BY, or be none any more.
+        let literal = |node: &&NodeEnum| super::holds_literal(&self.forms.form(node));
+        self.reusable &= !on.iter().any(literal);
         // Which row of a group is kept is told by ORDER BY, which starts with the same columns.
         let all = (0, self.base.source.text.len());
         let columns: Option<Vec<ColumnAt>> = on.iter().map(|node| self.column(node, all)).collect();

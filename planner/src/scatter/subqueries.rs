@@ -8,9 +8,10 @@ use pg_query::protobuf;
 use super::{
     clauses::{self, Base, Span},
     separable::{Anchored, has_aggregate},
+    wanted,
 };
 use crate::{
-    analysis::{Analysis, CLIENT_TEXT, Role},
+    analysis::{Analysis, CLIENT_TEXT, Role, RowOrder},
     catalog::{Column, Placement, QualifiedName, Relation, RelationKind},
     parse,
     plan::{Fetch, FetchSource, Move, Planned, ShardSet},
@@ -218,7 +219,10 @@ fn subquery(
         _ => clauses::select_extent(&base, block.select)?,
     };
     let (columns, labels) = columns(analysis, index)?;
-    let text = base.text(span).to_owned();
+    let mut text = base.text(span).to_owned();
+    if let Some(limit) = wanted::limit(&base, analysis, block) {
+        text.push_str(&format!(" LIMIT {limit}"));
+    }
     statement.context.budget.hold_tree(&text).then_some(())?;
     let node = parse::parse_one(&text)?;
     let inner = Statement {
@@ -230,7 +234,7 @@ fn subquery(
         normalised: None,
         parameters: statement.parameters.clone(),
     };
-    let plan = statement::plan_subquery(&inner)?;
+    let plan = statement::plan_subquery(&inner, RowOrder::Seen)?;
     let name = format!("a67_q{number}");
     Some(Subquery {
         span,

@@ -8,7 +8,7 @@ use pg_query::{
 use super::{span, writing};
 use crate::{
     analysis::{self, Analysis},
-    catalog::Relation,
+    catalog::{Relation, RelationKind},
     parse,
     plan::{MergeInsert, MergeSteps, Plan},
     route::Statement,
@@ -20,6 +20,9 @@ use crate::{
     views::Views,
     write,
 };
+
+/// The column that numbers the rows of a source.
+const ROW_NUMBER: &str = "a67_row";
 
 /// The plan in steps of a MERGE into a distributed or reference table.
 pub(super) fn steps(statement: &Statement<'_>, merge: &protobuf::MergeStmt) -> Option<Draft> {
@@ -102,7 +105,12 @@ fn empty(clause: &protobuf::ReturningClause) -> bool {
 
 fn can_be_cut(statement: &Statement<'_>, analysis: &Analysis<'_>, relation: &Relation) -> bool {
     let traits = &analysis.traits;
-    statement.context.moved.is_empty()
+    // What was cut is not cut again.
+    let whole = !statement.own_text().contains(ROW_NUMBER);
+    whole
+        && relation.kind == RelationKind::Table
+        && traits.system_column.is_none()
+        && statement.context.moved.is_empty()
         && !analysis.writes_in_with
         && !analysis.strange
         && relation.unsafe_writes.is_none()

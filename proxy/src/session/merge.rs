@@ -232,7 +232,7 @@ impl Session {
                 let name = format!("a67.c{}", index + 1);
                 let collation = match COLLATABLE.contains(oid) {
                     true => format!(
-                        "CASE WHEN pg_catalog.pg_collation_for({name}) <> '\"default\"' \
+                        "CASE WHEN pg_catalog.pg_collation_for({name}) COLLATE \"C\" <> '\"default\"' \
                          THEN ' COLLATE ' || pg_catalog.pg_collation_for({name}) END"
                     ),
                     false => "NULL".to_owned(),

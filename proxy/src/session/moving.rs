@@ -624,11 +624,12 @@ impl Session {
                     self.stop_parts(&sources).await?;
                     return Err(over_budget(one, self.settings.own.gather_bytes_max));
                 }
+                note_values(values, &row)?;
                 let at = match &one.route {
-                    None => 0,
+                    None => Some(0),
                     Some(route) => destination(&row, route, one.fetch.binary, &catalog, targets)?,
                 };
-                note_values(values, &row)?;
+                let Some(at) = at else { continue };
                 put_row(&mut load.staged[at].tail, &row, one.fetch.binary);
                 load.rows += 1;
                 if load.staged[at].tail.len() >= SPILL_BYTES {
@@ -826,14 +827,15 @@ fn note_values(values: &mut [Values], row: &Frame) -> Outcome {
     Ok(())
 }
 
-/// Where a routed row matters. Rows without a value match nothing; the home shard takes them.
+/// Where a routed row matters. Rows without a value match nothing; the home shard takes them. `None`:
+/// on a shard that the statement does not run on, as no row of it matters.
 fn destination(
     row: &Frame,
     route: &MoveRoute,
     binary: bool,
     catalog: &Catalog,
     targets: &[ShardId],
-) -> Outcome<usize> {
+) -> Outcome<Option<usize>> {
     let spans = message::value_spans(row.body(), &[route.column]).ok_or_else(malformed)?;
     let shard = match spans.first().copied().flatten() {
         None => catalog.home(),
@@ -850,10 +852,7 @@ fn destination(
             shard_of(catalog, route.group, &value)?.ok_or_else(malformed)?
         }
     };
-    targets
-        .iter()
-        .position(|target| *target == shard)
-        .ok_or_else(malformed)
+    Ok(targets.iter().position(|target| *target == shard))
 }
 
 /// Values as an array in binary format.

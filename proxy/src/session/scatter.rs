@@ -572,8 +572,9 @@ fn large_integers(request: &Request<'_>) -> Vec<usize> {
 /// Built-in types that have a collation: text, varchar, char, name, and arrays of them.
 pub const COLLATABLE: &[u32] = &[19, 25, 1042, 1043, 1003, 1009, 1014, 1015];
 
-/// True where a collation compares bytes. `C.UTF-8` orders by code point, which is the same.
-const BYTEWISE_TEST: &str = "CASE replace(pg_catalog.pg_collation_for($column), '\"', '') \
+/// True where a collation compares bytes. `C.UTF-8` orders by code point, which is the same. The
+/// collation's name would be compared by the collation itself, which may not be able to search.
+const BYTEWISE_TEST: &str = "CASE replace(pg_catalog.pg_collation_for($column) COLLATE \"C\", '\"', '') \
     WHEN 'C' THEN true WHEN 'POSIX' THEN true WHEN 'ucs_basic' THEN true \
     WHEN 'C.UTF-8' THEN true WHEN 'C.utf8' THEN true WHEN 'pg_c_utf8' THEN true \
     WHEN 'default' THEN (SELECT datcollate IN ('C', 'POSIX', 'C.UTF-8', 'C.utf8') \

@@ -1,0 +1,102 @@
+//! When two expressions of one SELECT are the same.
+//!
+//! Postgres compares trees whose names are resolved (`equal()` in `src/backend/nodes/equalfuncs.c`):
+//! to it `t.b % 2` is `b % 2`, and so they have one form here. It takes more for equal than this
+//! does, `b IN (1, 2)` and `b = ANY (ARRAY[1, 2])` among them. So equal forms are a proof, and
+//! different ones are none of anything: who asks must be right there, too.
+
+use std::collections::HashMap;
+
+use pg_query::{NodeEnum, protobuf};
+
+use super::clauses::shape;
+use crate::{
+    analysis::Analysis,
+    catalog::Relation,
+    facts::ColumnId,
+    scope::{self, Found, Meaning},
+    tree::{self, Child, strings},
+};
+
+/// How a printed tree begins and ends a column reference. A string in it has escaped quotes, which
+/// these do not meet.
+const REFERENCE: &str = "ColumnRef(ColumnRef { fields: [Node { node: Some(String(String { sval: \"";
+const REFERENCE_END: &str = "location:  })";
+/// What has names of its own.
+const SUBQUERY: &str = "SelectStmt(SelectStmt {";
+
+/// The stored columns that the references of the statement's own level mean.
+pub(super) struct Forms {
+    /// By the reference's shape.
+    columns: HashMap<String, ColumnId>,
+}
+
+impl Forms {
+    pub(super) fn of(analysis: &Analysis<'_>, select: &protobuf::SelectStmt) -> Forms {
+        let mut columns = HashMap::new();
+        tree::walk_select(select, &mut |child| {
+            if let Child::Node(node @ NodeEnum::ColumnRef(reference)) = child
+                && let Some(column) = stored(analysis, reference)
+            {
+                columns.entry(shape(node)).or_insert(column);
+            }
+        });
+        Forms { columns }
+    }
+
+    /// The stored column that a reference means.
+    pub(super) fn column(&self, node: &NodeEnum) -> Option<ColumnId> {
+        self.columns.get(&shape(node)).copied()
+    }
+
+    /// What equal expressions have in common.
+    pub(super) fn form(&self, node: &NodeEnum) -> String {
+        let shape = shape(node);
+        if shape.contains(SUBQUERY) {
+            return shape;
+        }
+        let mut form = String::with_capacity(shape.len());
+        let mut rest = shape.as_str();
+        while let Some(start) = rest.find(REFERENCE) {
+            let Some(length) = rest[start..].find(REFERENCE_END) else {
+                break;
+            };
+            let end = start + length + REFERENCE_END.len();
+            form.push_str(&rest[..start]);
+            match self.columns.get(&rest[start..end]) {
+                Some(column) => form.push_str(&format!("{column:?}")),
+                None => form.push_str(&rest[start..end]),
+            }
+            rest = &rest[end..];
+        }
+        form.push_str(rest);
+        form
+    }
+}
+
+/// The column that a reference is, with its own type: what USING made of columns of two types is
+/// neither of them.
+fn stored(analysis: &Analysis<'_>, reference: &protobuf::ColumnRef) -> Option<ColumnId> {
+    let names = &analysis.blocks.first()?.names;
+    if !analysis.budget().spend(names.visible.items.len()) {
+        return None;
+    }
+    if let [name] = strings(&reference.fields).as_slice() {
+        let mut merged = names.visible.merged.iter();
+        if merged.any(|one| one.name == *name && !one.keeps_type) {
+            return None;
+        }
+    }
+    match scope::meaning(&analysis.items, names, reference) {
+        Meaning::Column(column) => Some(column),
+        Meaning::Constant(..) | Meaning::Item(_) | Meaning::Star | Meaning::Unknown => None,
+    }
+}
+
+/// The relation that a column is one of.
+pub(super) fn relation<'t>(analysis: &Analysis<'t>, column: ColumnId) -> Option<&'t Relation> {
+    match analysis.occurrences[column.occurrence].found {
+        Found::Known(relation) => Some(relation),
+        Found::Proxy(_) | Found::Home => None,
+    }
+}
