@@ -78,7 +78,7 @@ pub fn find<'c>(
 }
 
 /// `schema.name` or `name` as `regclass` reads them.
-fn parse_name(text: &str) -> Option<(Option<String>, String)> {
+pub(crate) fn parse_name(text: &str) -> Option<(Option<String>, String)> {
     let list = tokens(text);
     let part = |at: usize| {
         let token = list.get(at)?;

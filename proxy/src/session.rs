@@ -5,6 +5,7 @@
 //! and its thread, the session, its transaction, and the request.
 
 mod admin;
+mod asker;
 mod commit;
 mod copy;
 mod cursors;

@@ -79,3 +79,50 @@ pub struct Moved {
     /// And others.
     pub unknown: bool,
 }
+
+/// Calls that ask about the client, see [`Plan::Asker`](super::Plan::Asker).
+#[derive(Debug, Clone, PartialEq)]
+pub struct AskerCall {
+    /// Which function.
+    pub function: AskerFunction,
+    /// Its bytes in the text.
+    pub span: (usize, usize),
+    /// It stands in an output without a name, which may have its name from the function.
+    pub is_output: bool,
+}
+
+/// The function of an [`AskerCall`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskerFunction {
+    /// `inet_client_addr`
+    Address,
+    /// `inet_client_port`
+    Port,
+    /// `current_query`
+    Query,
+    /// `pg_backend_pid`
+    Process,
+}
+
+impl AskerFunction {
+    pub(crate) fn named(name: &str) -> Option<AskerFunction> {
+        [
+            AskerFunction::Address,
+            AskerFunction::Port,
+            AskerFunction::Query,
+            AskerFunction::Process,
+        ]
+        .into_iter()
+        .find(|function| function.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            AskerFunction::Address => "inet_client_addr",
+            AskerFunction::Port => "inet_client_port",
+            AskerFunction::Query => "current_query",
+            AskerFunction::Process => "pg_backend_pid",
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Calls that ask who asks: the client's address, its text, its session. A shard sees the proxy
+//! instead, so the calls are replaced by the values before the statement is planned.
+
+use std::collections::HashSet;
+
+use pg_query::{NodeEnum, protobuf};
+
+use crate::{
+    builtins::{self, Rows},
+    plan::{AskerCall, AskerFunction},
+    route::Statement,
+    tree::{self, Child, inner, nodes, strings},
+};
+
+/// Texts without these have no such call.
+const NAMES: &[&str] = &["inet_client_", "current_query", "pg_backend_pid"];
+
+/// The calls of a statement that the proxy answers, in the order of the text.
+pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
+    let text = statement.own_text().to_ascii_lowercase();
+    let runs = matches!(
+        statement.node,
+        NodeEnum::SelectStmt(_)
+            | NodeEnum::InsertStmt(_)
+            | NodeEnum::UpdateStmt(_)
+            | NodeEnum::DeleteStmt(_)
+            | NodeEnum::MergeStmt(_)
+    );
+    if !runs || !NAMES.iter().any(|name| text.contains(name)) {
+        return Vec::new();
+    }
+    let mut finder = Finder::default();
+    tree::walk(statement.node, &mut |child| finder.visit(child));
+    let source = statement.source();
+    let server = finder.reads_server;
+    let mut calls: Vec<AskerCall> = finder
+        .found
+        .iter()
+        // Beside the views of the server's processes, what counts is the process there.
+        .filter(|(function, _)| !(server && *function == AskerFunction::Process))
+        .filter_map(|(function, location)| {
+            let location = usize::try_from(*location).ok()?;
+            Some(AskerCall {
+                function: *function,
+                span: source.call(location)?,
+                is_output: finder.outputs.contains(&location),
+            })
+        })
+        .collect();
+    calls.sort_by_key(|call| call.span);
+    calls
+}
+
+#[derive(Default)]
+struct Finder {
+    found: Vec<(AskerFunction, i32)>,
+    /// Calls in outputs without a name, which may give them theirs.
+    outputs: HashSet<usize>,
+    /// The statement reads what a server says of its processes.
+    reads_server: bool,
+}
+
+impl Finder {
+    fn visit(&mut self, child: Child<'_>) {
+        match child {
+            Child::Node(NodeEnum::SelectStmt(select)) => self.outputs_of(&select.target_list),
+            Child::Select(select) => self.outputs_of(&select.target_list),
+            Child::Node(NodeEnum::InsertStmt(insert)) => self.returned(&insert.returning_clause),
+            Child::Node(NodeEnum::UpdateStmt(update)) => self.returned(&update.returning_clause),
+            Child::Node(NodeEnum::DeleteStmt(delete)) => self.returned(&delete.returning_clause),
+            Child::Node(NodeEnum::MergeStmt(merge)) => self.returned(&merge.returning_clause),
+            Child::Node(NodeEnum::FuncCall(call)) => {
+                if let Some(function) = asked(call) {
+                    self.found.push((function, call.location));
+                }
+            }
+            Child::Node(NodeEnum::RangeVar(range)) => {
+                self.reads_server |= builtins::relation(&range.relname) == Some(Rows::Server);
+            }
+            _ => {}
+        }
+    }
+
+    fn returned(&mut self, clause: &Option<protobuf::ReturningClause>) {
+        if let Some(clause) = clause {
+            self.outputs_of(&clause.exprs);
+        }
+    }
+
+    fn outputs_of(&mut self, targets: &[pg_query::Node]) {
+        for target in nodes(targets) {
+            let NodeEnum::ResTarget(target) = target else {
+                continue;
+            };
+            let Some(value) = inner(&target.val).filter(|_| target.name.is_empty()) else {
+                continue;
+            };
+            tree::walk(value, &mut |child| {
+                if let Child::Node(NodeEnum::FuncCall(call)) = child
+                    && asked(call).is_some()
+                {
+                    self.outputs.extend(usize::try_from(call.location));
+                }
+            });
+        }
+    }
+}
+
+fn asked(call: &protobuf::FuncCall) -> Option<AskerFunction> {
+    let names = strings(&call.funcname);
+    let (["pg_catalog", name] | [name]) = names.as_slice() else {
+        return None;
+    };
+    let function = AskerFunction::named(name)?;
+    call.args.is_empty().then_some(function)
+}
