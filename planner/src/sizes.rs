@@ -13,7 +13,7 @@ use pg_query::{
 };
 
 use crate::{
-    analysis::{self, Analysis, CLIENT_TEXT},
+    analysis::{self, Analysis, CLIENT_TEXT, Occurrence},
     builtins::{self, Kind, Rows},
     catalog::{Catalog, Placement, QualifiedName, Relation},
     functions::output_name,
@@ -53,19 +53,16 @@ pub(crate) fn summed(statement: &Statement<'_>) -> Result<Option<Draft>, PlanErr
 /// The error for a statement over several shards that would tell one shard's number as the whole.
 pub(crate) fn refuse(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
     let call = analysis.traits.sizes.first();
-    let columns = |one: &&analysis::Occurrence<'_>| {
-        matches!(one.found, Found::Home)
-            && builtins::summed_columns(&one.range.relname).is_some_and(|(_, columns)| {
-                one.whole
-                    || columns
-                        .iter()
-                        .any(|name| analysis.names.contains_key(*name))
-            })
+    let named = |one: &Occurrence<'_>| {
+        let columns = builtins::summed_columns(&one.range.relname);
+        let mut columns = columns.into_iter().flat_map(|(_, columns)| columns);
+        columns.any(|name| analysis.names.contains_key(*name))
     };
-    let relation = analysis.occurrences.iter().find(columns);
+    let mut summed = analysis.occurrences.iter().filter(|one| is_summed(one));
+    let relation = summed.find(|one| named(one) || is_whole(analysis, one));
     let what = match (call, relation) {
         (Some(size), _) => format!("a call of {}", size.function),
-        (None, Some(one)) if one.whole => format!("every column of {}", one.range.relname),
+        (None, Some(one)) if !named(one) => format!("every column of {}", one.range.relname),
         (None, Some(one)) => format!("a number of {}", one.range.relname),
         (None, None) => return Ok(()),
     };
@@ -95,6 +92,34 @@ fn is_distributed(relation: &Relation) -> bool {
         relation.placement,
         Placement::Distributed { .. } | Placement::Schema { .. }
     )
+}
+
+/// It has numbers of tables or indexes.
+fn is_summed(one: &Occurrence<'_>) -> bool {
+    matches!(one.found, Found::Home) && builtins::relation(&one.range.relname) == Some(Rows::Summed)
+}
+
+/// All of its columns are wanted: by `*`, or as a row by its name.
+fn is_whole(analysis: &Analysis<'_>, one: &Occurrence<'_>) -> bool {
+    let blocks = analysis.blocks.iter().enumerate();
+    let mut inside = blocks.filter(|(at, _)| {
+        let mut around = std::iter::successors(Some(*at), |at| analysis.blocks[*at].parent);
+        around.any(|at| one.block == Some(at))
+    });
+    let name = name_of(one.range);
+    one.whole
+        || inside.any(|(_, block)| {
+            let mut columns = own_columns(block.select).into_iter();
+            columns.any(|column| {
+                column.fields.len() == 1 && strings(&column.fields).first() == Some(&name)
+            })
+        })
+}
+
+/// What a relation is called where it stands in FROM.
+fn name_of(range: &protobuf::RangeVar) -> &str {
+    let alias = range.alias.as_ref();
+    alias.map_or(range.relname.as_str(), |alias| alias.aliasname.as_str())
 }
 
 /// The home shard has all that the statement reads, and it leaves nothing behind.
@@ -325,12 +350,8 @@ impl<'a> Sums<'_, 'a> {
 
     /// `reltuples`, `n_live_tup` and the like. `None`: it cannot be said whose one of them is.
     fn columns(&mut self, analysis: &Analysis<'_>) -> Option<()> {
-        let summed = |one: &&analysis::Occurrence<'_>| {
-            matches!(one.found, Found::Home)
-                && builtins::relation(&one.range.relname) == Some(Rows::Summed)
-        };
-        for one in analysis.occurrences.iter().filter(summed) {
-            if one.text == CLIENT_TEXT && one.whole {
+        for one in analysis.occurrences.iter().filter(|one| is_summed(one)) {
+            if one.text == CLIENT_TEXT && is_whole(analysis, one) {
                 self.whole(one.range)?;
             }
         }
@@ -409,10 +430,7 @@ impl<'a> Sums<'_, 'a> {
         if !columns.contains(&name) {
             return Some(());
         }
-        let table = range
-            .alias
-            .as_ref()
-            .map_or(range.relname.as_str(), |alias| alias.aliasname.as_str());
+        let table = name_of(range);
         if self.replaced.contains(&range.location) {
             return Some(());
         }
@@ -613,11 +631,7 @@ fn owner<'t>(
             let summed = matches!(one.found, Found::Home)
                 && builtins::summed_columns(&range.relname)
                     .is_some_and(|(_, columns)| columns.contains(&column));
-            let name = range
-                .alias
-                .as_ref()
-                .map_or(range.relname.as_str(), |alias| alias.aliasname.as_str());
-            summed && qualifier.is_none_or(|qualifier| qualifier == name)
+            summed && qualifier.is_none_or(|qualifier| qualifier == name_of(range))
         });
         match (matching.next(), matching.next()) {
             (Some(one), None) => return Some(Some(one.range)),
