@@ -6,14 +6,22 @@ use std::collections::HashSet;
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
+    admin,
     builtins::{self, Rows},
-    plan::{AskerCall, AskerFunction},
+    plan::{Argument, AskerCall, AskerFunction},
     route::Statement,
+    sequences,
     tree::{self, Child, inner, nodes, strings},
 };
 
 /// Texts without these have no such call.
-const NAMES: &[&str] = &["inet_client_", "current_query", "pg_backend_pid"];
+const NAMES: &[&str] = &[
+    "inet_client_",
+    "current_query",
+    "pg_backend_pid",
+    "pg_cancel_backend",
+    "pg_terminate_backend",
+];
 
 /// The calls of a statement that the proxy answers, in the order of the text.
 pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
@@ -29,7 +37,13 @@ pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
     if !runs || !NAMES.iter().any(|name| text.contains(name)) {
         return Vec::new();
     }
-    let mut finder = Finder::default();
+    let mut finder = Finder {
+        once: match statement.node {
+            NodeEnum::SelectStmt(select) => sequences::plain_targets(select),
+            _ => HashSet::new(),
+        },
+        ..Finder::default()
+    };
     tree::walk(statement.node, &mut |child| finder.visit(child));
     let source = statement.source();
     let server = finder.reads_server;
@@ -37,13 +51,14 @@ pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
         .found
         .iter()
         // Beside the views of the server's processes, what counts is the process there.
-        .filter(|(function, _)| !(server && *function == AskerFunction::Process))
-        .filter_map(|(function, location)| {
+        .filter(|(function, ..)| !(server && *function == AskerFunction::Process))
+        .filter_map(|(function, location, process)| {
             let location = usize::try_from(*location).ok()?;
             Some(AskerCall {
                 function: *function,
                 span: source.call(location)?,
                 is_output: finder.outputs.contains(&location),
+                process: process.clone(),
             })
         })
         .collect();
@@ -53,7 +68,9 @@ pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
 
 #[derive(Default)]
 struct Finder {
-    found: Vec<(AskerFunction, i32)>,
+    found: Vec<(AskerFunction, i32, Option<Argument>)>,
+    /// Calls here are made exactly once.
+    once: HashSet<i32>,
     /// Calls in outputs without a name, which may give them theirs.
     outputs: HashSet<usize>,
     /// The statement reads what a server says of its processes.
@@ -71,7 +88,7 @@ impl Finder {
             Child::Node(NodeEnum::MergeStmt(merge)) => self.returned(&merge.returning_clause),
             Child::Node(NodeEnum::FuncCall(call)) => {
                 if let Some(function) = asked(call) {
-                    self.found.push((function, call.location));
+                    self.call(function, call);
                 }
             }
             Child::Node(NodeEnum::RangeVar(range)) => {
@@ -79,6 +96,24 @@ impl Finder {
             }
             _ => {}
         }
+    }
+
+    fn call(&mut self, function: AskerFunction, call: &protobuf::FuncCall) {
+        let process = match function {
+            AskerFunction::Address
+            | AskerFunction::Port
+            | AskerFunction::Query
+            | AskerFunction::Process => None,
+            AskerFunction::Cancel | AskerFunction::Terminate => {
+                // A process that a row names is one of the home shard's.
+                let once = self.once.contains(&call.location);
+                match nodes(&call.args).next().and_then(admin::argument) {
+                    Some(process) if once => Some(process),
+                    Some(_) | None => return,
+                }
+            }
+        };
+        self.found.push((function, call.location, process));
     }
 
     fn returned(&mut self, clause: &Option<protobuf::ReturningClause>) {
@@ -112,5 +147,6 @@ fn asked(call: &protobuf::FuncCall) -> Option<AskerFunction> {
         return None;
     };
     let function = AskerFunction::named(name)?;
-    call.args.is_empty().then_some(function)
+    let takes_process = matches!(function, AskerFunction::Cancel | AskerFunction::Terminate);
+    (call.args.is_empty() != takes_process).then_some(function)
 }

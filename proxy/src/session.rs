@@ -182,7 +182,8 @@ pub async fn serve(
     peer: String,
     stop: CancellationToken,
 ) {
-    let card = process.list_session(&hello.user.name, peer);
+    let stop = stop.child_token();
+    let card = process.list_session(&hello.user.name, peer, stop.clone());
     let mut session = Session::new(
         process,
         thread,

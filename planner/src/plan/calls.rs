@@ -1,6 +1,6 @@
 //! Prepared statements in SQL, and calls for values of sequences.
 
-use super::{PlanError, Planned};
+use super::{Argument, PlanError, Planned};
 
 /// SQL-level PREPARE.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,6 +89,9 @@ pub struct AskerCall {
     pub span: (usize, usize),
     /// It stands in an output without a name, which may have its name from the function.
     pub is_output: bool,
+    /// The process that is meant: what is in the brackets, where that is called once and known before
+    /// the statement runs.
+    pub process: Option<Argument>,
 }
 
 /// The function of an [`AskerCall`].
@@ -102,6 +105,10 @@ pub enum AskerFunction {
     Query,
     /// `pg_backend_pid`
     Process,
+    /// `pg_cancel_backend`
+    Cancel,
+    /// `pg_terminate_backend`
+    Terminate,
 }
 
 impl AskerFunction {
@@ -111,6 +118,8 @@ impl AskerFunction {
             AskerFunction::Port,
             AskerFunction::Query,
             AskerFunction::Process,
+            AskerFunction::Cancel,
+            AskerFunction::Terminate,
         ]
         .into_iter()
         .find(|function| function.name() == name)
@@ -123,6 +132,8 @@ impl AskerFunction {
             AskerFunction::Port => "inet_client_port",
             AskerFunction::Query => "current_query",
             AskerFunction::Process => "pg_backend_pid",
+            AskerFunction::Cancel => "pg_cancel_backend",
+            AskerFunction::Terminate => "pg_terminate_backend",
         }
     }
 }

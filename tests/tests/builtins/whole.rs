@@ -50,6 +50,7 @@ fn what_belongs_to_a_server() {
             ("numbers that are no sum are refused", no_shares),
             ("what tools ask works", tools),
             ("who asks is the client", asker),
+            ("sessions are cancelled and ended", signals),
             ("effects of a server", effects),
         ],
     );
@@ -311,6 +312,75 @@ fn asker(pair: &Pair) -> Result<()> {
         client.execute("select count(*) from pg_stat_activity where pid = pg_backend_pid()")?;
     ensure!(found.as_deref() == Some("1"), "{found:?}");
     Ok(())
+}
+
+/// The process id of a session is what it is cancelled and ended by, whatever shards it uses.
+fn signals(pair: &Pair) -> Result<()> {
+    let mut client = pair.a.connect()?;
+    let mut home = Connection::open(pair.shard(0))?;
+    for (text, values) in [
+        ("select pg_cancel_backend({})", vec![]),
+        (
+            "select pg_catalog.pg_cancel_backend({}::integer) as done",
+            vec![],
+        ),
+        ("select pg_cancel_backend($1)", vec!["{}"]),
+    ] {
+        let mut other = pair.a.connect()?;
+        let own = other.process.to_string();
+        other.send(
+            Batch::new()
+                .query("select pg_sleep(61) from loc limit 1")
+                .bytes(),
+        )?;
+        wait::until("the statement to run", SOON, || {
+            let text = "select count(*) from pg_stat_activity where state = 'active' and query ~ '^select pg_sleep.61'";
+            (home.execute(text).ok()?.as_deref() == Some("1")).then_some(())
+        })?;
+        let values: Vec<String> = values
+            .iter()
+            .map(|value| value.replace("{}", &own))
+            .collect();
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        let batch = Batch::new().run(&text.replace("{}", &own), &values).sync();
+        let frames = client.batch(&batch)?;
+        let row = frames
+            .iter()
+            .find(|frame| frame.tag == b'D')
+            .context("a row")?;
+        ensure!(values_of(row)? == [Some("t".to_owned())], "{text}");
+        let frames = other.until_ready()?;
+        let error = frames
+            .iter()
+            .find(|frame| frame.tag == b'E')
+            .context("an error")?;
+        ensure!(
+            error.field(b'C').as_deref() == Some("57014"),
+            "{:?}",
+            error.field(b'M')
+        );
+        other.execute("select 1")?;
+        let ended = client.execute(&format!("select pg_terminate_backend({own})"))?;
+        ensure!(ended.as_deref() == Some("t"), "{ended:?}");
+        ensure!(other.is_closed()?, "the session goes on");
+    }
+    // A process of the home shard, and nobody's number.
+    let server = home
+        .execute("select pg_backend_pid()")?
+        .context("a number")?;
+    for (pid, done) in [(server.as_str(), "t"), ("2147483647", "f")] {
+        let text = format!("select pg_cancel_backend({pid})");
+        let value = client.execute(&text)?;
+        ensure!(value.as_deref() == Some(done), "{text}: {value:?}");
+    }
+    Ok(())
+}
+
+fn values_of(row: &Frame) -> Result<Vec<Option<String>>> {
+    let values = values(&row.body)?.into_iter();
+    Ok(values
+        .map(|value| value.map(|value| String::from_utf8_lossy(&value).into_owned()))
+        .collect())
 }
 
 fn effects(pair: &Pair) -> Result<()> {
