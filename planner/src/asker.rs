@@ -3,7 +3,10 @@
 
 use std::collections::HashSet;
 
-use pg_query::{NodeEnum, protobuf};
+use pg_query::{
+    NodeEnum,
+    protobuf::{self, ObjectType},
+};
 
 use crate::{
     admin,
@@ -26,15 +29,7 @@ const NAMES: &[&str] = &[
 /// The calls of a statement that the proxy answers, in the order of the text.
 pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
     let text = statement.own_text().to_ascii_lowercase();
-    let runs = matches!(
-        statement.node,
-        NodeEnum::SelectStmt(_)
-            | NodeEnum::InsertStmt(_)
-            | NodeEnum::UpdateStmt(_)
-            | NodeEnum::DeleteStmt(_)
-            | NodeEnum::MergeStmt(_)
-    );
-    if !runs || !NAMES.iter().any(|name| text.contains(name)) {
+    if !runs_now(statement.node) || !NAMES.iter().any(|name| text.contains(name)) {
         return Vec::new();
     }
     let mut finder = Finder {
@@ -64,6 +59,24 @@ pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
         .collect();
     calls.sort_by_key(|call| call.span);
     calls
+}
+
+/// Its expressions are computed now, and not whenever what it defines is used.
+fn runs_now(node: &NodeEnum) -> bool {
+    match node {
+        NodeEnum::SelectStmt(_)
+        | NodeEnum::InsertStmt(_)
+        | NodeEnum::UpdateStmt(_)
+        | NodeEnum::DeleteStmt(_)
+        | NodeEnum::MergeStmt(_)
+        | NodeEnum::DeclareCursorStmt(_)
+        | NodeEnum::CopyStmt(_)
+        | NodeEnum::CallStmt(_)
+        | NodeEnum::ExecuteStmt(_)
+        | NodeEnum::ExplainStmt(_) => true,
+        NodeEnum::CreateTableAsStmt(create) => create.objtype() == ObjectType::ObjectTable,
+        _ => false,
+    }
 }
 
 #[derive(Default)]

@@ -32,7 +32,6 @@ fn servers_have_built_in_what_is_judged() {
             let plain = Plain::of(&directory)?;
             let mut connection = Connection::open(&plain.server)?;
             let version = version(&mut connection)?;
-            println!("{} is version {version}", directory.display());
             names_are_listed(&mut connection, &version)?;
             system_columns_are_judged(&mut connection)?;
             columns_are_there(&mut connection)?;

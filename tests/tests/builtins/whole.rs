@@ -283,6 +283,32 @@ fn asker(pair: &Pair) -> Result<()> {
         let value = value.context("a value")?;
         ensure!(value.ends_with(&port), "{text}: {value}, not {port}");
     }
+    for (prepare, text) in [
+        ("prepare p as select inet_client_port()", "execute p"),
+        (
+            "prepare q (int) as select $1",
+            "execute q (inet_client_port())",
+        ),
+        (
+            "begin; declare c cursor for select inet_client_port()",
+            "fetch c",
+        ),
+        (
+            "end; create table made as select inet_client_port()",
+            "select inet_client_port from made",
+        ),
+        (
+            "select inet_client_port() as port into also from t where a = 5",
+            "select port from also",
+        ),
+    ] {
+        client.simple(prepare)?;
+        let value = client.execute(text).with_context(|| text.to_owned())?;
+        ensure!(
+            value.as_ref() == Some(&port),
+            "{text}: {value:?}, not {port}"
+        );
+    }
     for text in [
         "select current_query()",
         "select current_query() from t where a = 5 -- it's",
