@@ -203,7 +203,7 @@ impl Arguments {
     }
 }
 
-fn argument(node: &NodeEnum) -> Option<Argument> {
+pub(crate) fn argument(node: &NodeEnum) -> Option<Argument> {
     match node {
         NodeEnum::ParamRef(parameter) => {
             let index = usize::try_from(parameter.number).ok()?.checked_sub(1)?;

@@ -369,6 +369,10 @@ impl<'t> Analysis<'t> {
         found
     }
 
+    pub(crate) fn search_path(&self) -> &'t [String] {
+        self.context.search_path
+    }
+
     pub(crate) fn budget(&self) -> &'t Budget {
         self.context.budget
     }

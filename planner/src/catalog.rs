@@ -91,6 +91,9 @@ pub struct Catalog {
     pub incomplete: bool,
     /// What statements may leave in a server session, by the names in them.
     pub residues: Residues,
+    /// Built-in functions and relations of the home shard that nobody has judged, see
+    /// [`crate::builtins::unjudged`]: the server is newer than this version.
+    pub unjudged: HashSet<String>,
 }
 
 /// A server that holds a share of the rows.

@@ -3,7 +3,7 @@
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    functions,
+    asker, functions,
     plan::{Execute, Plan, PlanError, Prepare, SessionEffects, Target},
     route::Statement,
     sequences,
@@ -47,9 +47,10 @@ pub(crate) fn cursor(statement: &Statement<'_>) -> Result<Draft, PlanError> {
             let query = inner(&prepare.query).ok_or_else(not_understood)?;
             let draft = statement::draft(&statement.inner(query))?;
             let name = prepare.name.clone();
-            // What reads a sequence's value asks for that of each EXECUTE.
+            // What reads a sequence's value, or asks about the client, asks for that of each EXECUTE.
             let home = matches!(draft.plan, Plan::Single(Target::Home | Target::AnyCopy))
-                && sequences::calls(&statement.inner(query)).is_none();
+                && sequences::calls(&statement.inner(query)).is_none()
+                && asker::calls(&statement.inner(query)).is_empty();
             if !home {
                 let text = Some(text_behind_as(statement).ok_or_else(not_understood)?);
                 return Ok(Draft::new(Plan::Prepare(Prepare { name, text }), "prepare"));

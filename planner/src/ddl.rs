@@ -21,10 +21,13 @@ use crate::{
     write,
 };
 
+mod everywhere;
 mod procedure;
 mod table;
 
 pub(crate) use procedure::block_code;
+
+use self::everywhere::Reach;
 
 /// The plan of a change of the schema, or of any statement that is not a query.
 pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
@@ -45,6 +48,12 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     refuse_kind(statement)?;
     if is_of_session(statement)? {
         return Ok(at_home());
+    }
+    match everywhere::reach(statement.node) {
+        Reach::Everywhere => {}
+        Reach::Home => return Ok(Draft::home("ddl").writes()),
+        Reach::Unjudged if statement.catalog.shards.len() > 1 => return Err(unjudged()),
+        Reach::Unjudged => return Ok(Draft::home("ddl").writes()),
     }
     match statement.node {
         NodeEnum::CreateStmt(create) => table::create(statement, create),
@@ -70,6 +79,12 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         | NodeEnum::DropTableSpaceStmt(_) => Ok(broadcast(true)),
         _ => Ok(broadcast(false)),
     }
+}
+
+fn unjudged() -> PlanError {
+    PlanError::unsupported("this statement is not supported over several shards")
+        .detail("It is not known to do the same on every server.")
+        .hint("Run it on the servers themselves.")
 }
 
 /// Defines or removes something, and runs nothing of what it names.

@@ -3,8 +3,10 @@
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
+    builtins::{self, Kind},
     catalog::{Catalog, FunctionSafety},
     plan::PlanError,
+    sizes::Size,
     tree,
 };
 
@@ -35,6 +37,12 @@ pub(crate) struct Traits {
     pub(crate) system_column: Option<String>,
     /// `set_config`, which may change what later texts mean.
     pub(crate) set_config: bool,
+    /// Calls that tell the size of a relation or database.
+    pub(crate) sizes: Vec<Size>,
+    /// A built-in function that no shard can answer for all, as its name.
+    pub(crate) of_no_server: Option<String>,
+    /// A built-in function or relation that is newer than our table of them.
+    pub(crate) unjudged: Option<String>,
 }
 
 /// A reading of the transaction's timestamp in a text.
@@ -48,124 +56,36 @@ pub(crate) struct Clock {
     pub(crate) in_view: bool,
 }
 
-/// Built-in functions that read or change the state of one server.
-const HOME: &[&str] = &[
-    "nextval",
-    "setval",
-    "currval",
-    "lastval",
-    "pg_notify",
-    "pg_listening_channels",
-    "pg_notification_queue_usage",
-    "pg_backend_pid",
-    "pg_export_snapshot",
-    "pg_postmaster_start_time",
-    "pg_conf_load_time",
-    "pg_is_in_recovery",
-    "pg_last_wal_replay_lsn",
-    "pg_blocking_pids",
-    "pg_safe_snapshot_blocking_pids",
-    "pg_cancel_backend",
-    "pg_terminate_backend",
-    "pg_reload_conf",
-    "pg_rotate_logfile",
-    "pg_isolation_test_session_is_blocked",
-    "inet_server_addr",
-    "inet_server_port",
-    "inet_client_addr",
-    "inet_client_port",
-    "pg_my_temp_schema",
-    "pg_is_other_temp_schema",
-    "pg_database_size",
-    "pg_tablespace_size",
-    "pg_table_size",
-    "pg_indexes_size",
-    "pg_total_relation_size",
-    "pg_relation_size",
-    "pg_relation_filepath",
-    "pg_relation_filenode",
-    "pg_filenode_relation",
-    "pg_sequence_last_value",
-    "pg_switch_wal",
-    "pg_create_restore_point",
-    "pg_prepared_xact",
-    "pg_prepared_statement",
-    "pg_cursor",
-    "pg_import_system_collations",
-    "pg_get_sequence_data",
-    "loread",
-    "lowrite",
-    "brin_summarize_new_values",
-    "gin_clean_pending_list",
-    "cursor_to_xmlschema",
-    "age",
+/// Types whose values are numbers that a server has given definitions, written as names.
+const REGISTERED: &[&str] = &[
+    "regclass",
+    "regcollation",
+    "regconfig",
+    "regdictionary",
+    "regnamespace",
+    "regoper",
+    "regoperator",
+    "regproc",
+    "regprocedure",
+    "regrole",
+    "regtype",
 ];
-const HOME_PREFIXES: &[&str] = &[
-    "lo_",
-    "pg_advisory_",
-    "pg_try_advisory_",
-    "txid_",
-    "pg_current_xact_id",
-    "pg_current_snapshot",
-    "pg_snapshot_",
-    "pg_visible_in_snapshot",
-    "pg_xact_",
-    "pg_stat_",
-    "pg_lock_",
-    "pg_ls_",
-    "pg_read_",
-    "pg_stat_file",
-    "pg_current_wal_",
-    "pg_wal_",
-    "pg_walfile_",
-    "pg_backup_",
-    "pg_replication_",
-    "pg_logical_",
-    "pg_create_",
-    "pg_drop_",
-    "pg_control_",
-    "pg_log_",
-    "pg_clear_",
-    "pg_restore_",
+const TEXTS: &[&str] = &["text", "varchar", "bpchar", "name"];
+
+/// Settings that are the same on all connections of a session, beside those with a dot in their name.
+const OF_SESSION: &[&str] = &[
+    "application_name",
+    "client_encoding",
+    "datestyle",
+    "intervalstyle",
+    "is_superuser",
+    "role",
+    "search_path",
+    "session_authorization",
+    "timezone",
+    "transaction_isolation",
+    "transaction_read_only",
 ];
-/// Of those, the ones that leave nothing behind in the session.
-const ADVISORY_OF_TRANSACTION: &[&str] = &["pg_advisory_xact_", "pg_try_advisory_xact_"];
-
-/// Built-in functions that run SQL given as text, or read tables given by name.
-const DYNAMIC: &[&str] = &["ts_stat", "ts_rewrite", "currtid2"];
-const DYNAMIC_PREFIXES: &[&str] = &[
-    "query_to_xml",
-    "table_to_xml",
-    "cursor_to_xml",
-    "schema_to_xml",
-    "database_to_xml",
-    "dblink",
-];
-
-/// Built-in functions with a different result at each call.
-const VOLATILE: &[&str] = &[
-    "random",
-    "random_normal",
-    "setseed",
-    "gen_random_uuid",
-    "uuidv4",
-    "uuidv7",
-    "uuid_generate_v1",
-    "uuid_generate_v1mc",
-    "uuid_generate_v4",
-    "clock_timestamp",
-    "timeofday",
-    "gen_random_bytes",
-    "gen_salt",
-    "nextval",
-    "setval",
-    "currval",
-    "lastval",
-];
-
-const STATEMENT_CLOCKS: &[&str] = &["statement_timestamp", "clock_timestamp", "timeofday"];
-
-pub(crate) const SYSTEM_COLUMNS: &[&str] = &["ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"];
 
 /// A call without arguments that reads the transaction's timestamp, and the casts that give a
 /// timestamptz the call's type.
@@ -227,6 +147,13 @@ impl Traits {
                 self.note_temporary(&names);
                 if let Some(name) = names.last() {
                     self.note_call(catalog, name, call.args.len());
+                    match builtins::function(name, call.args.len()) {
+                        Some(Kind::Setting) if *name == "current_setting" => {
+                            self.note_setting(call)
+                        }
+                        Some(Kind::Size) => self.sizes.push(Size::of(call)),
+                        _ => {}
+                    }
                 }
             }
             NodeEnum::AExpr(expr) => {
@@ -244,6 +171,12 @@ impl Traits {
                 }
             }
             NodeEnum::ColumnRef(column) => self.note_column(catalog, &column.fields),
+            NodeEnum::TypeCast(cast) => self.note_cast(cast),
+            NodeEnum::SqlvalueFunction(function)
+                if function.op() == protobuf::SqlValueFunctionOp::SvfopCurrentCatalog =>
+            {
+                self.note_home("current_catalog");
+            }
             _ => {}
         }
     }
@@ -268,37 +201,140 @@ impl Traits {
 
     /// Takes a call in.
     pub(crate) fn note_call(&mut self, catalog: &Catalog, name: &str, arguments: usize) {
-        let starts = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
         self.note_safety(name, catalog.functions.get(name));
         if catalog.volatile_functions.contains(name) {
             self.writes = true;
-            self.volatile.get_or_insert_with(|| name.to_owned());
+            self.note_volatile(name);
         }
-        if DYNAMIC.contains(&name) || starts(DYNAMIC_PREFIXES) {
-            // ts_rewrite(tsquery, tsquery, tsquery) runs nothing.
-            if !(name == "ts_rewrite" && arguments == 3) {
+        match builtins::function(name, arguments) {
+            Some(kind) => self.note_built_in(kind, name),
+            None if catalog.unjudged.contains(name) => self.note_unjudged(name),
+            // Of a user or an extension, which the catalog knows, or of nobody.
+            None => {}
+        }
+    }
+
+    fn note_built_in(&mut self, kind: Kind, name: &str) {
+        match kind {
+            // Times of the transaction were looked for before.
+            Kind::Same | Kind::TransactionTime => {}
+            Kind::StatementTime => self.statement_clock = true,
+            Kind::CallTime => {
+                self.statement_clock = true;
+                self.note_volatile(name);
+            }
+            Kind::Random => self.note_volatile(name),
+            Kind::Seed => {
+                self.note_home(name);
+                self.note_volatile(name);
+                self.pins = true;
+            }
+            Kind::Sequence => {
+                self.note_home(name);
+                self.note_volatile(name);
+                self.moves_sequence |= matches!(name, "nextval" | "setval");
+                self.sets_sequence |= name == "setval";
+                self.reads_sequence |= matches!(name, "currval" | "lastval");
+            }
+            // `note` looks at the name of the setting that is read.
+            Kind::Setting => self.set_config |= name == "set_config",
+            Kind::Query => {
                 let why = format!("Function \"{name}\" runs a query that is given to it as text.");
                 self.unsafe_call
                     .get_or_insert_with(|| (name.to_owned(), why));
             }
+            Kind::SessionLock => {
+                self.note_home(name);
+                self.pins = true;
+            }
+            Kind::Changes => {
+                self.note_home(name);
+                self.writes = true;
+            }
+            Kind::OwnTransaction => {
+                self.of_no_server.get_or_insert_with(|| name.to_owned());
+                self.note_home(name);
+            }
+            Kind::Size | Kind::Client | Kind::Home => self.note_home(name),
+            Kind::Catalog => {
+                let why =
+                    format!("Function \"{name}\" knows definitions by numbers of one server.");
+                self.home.get_or_insert(why);
+            }
         }
-        // age(timestamp [, timestamp]) runs anywhere; age(xid) has one argument as well.
-        let home = HOME.contains(&name) && !(name == "age" && arguments == 2);
-        if home || starts(HOME_PREFIXES) {
-            let why = format!("Function \"{name}\" reads or changes the state of one server.");
-            self.home.get_or_insert(why);
+    }
+
+    fn note_volatile(&mut self, name: &str) {
+        self.volatile.get_or_insert_with(|| name.to_owned());
+    }
+
+    fn note_home(&mut self, name: &str) {
+        self.home.get_or_insert_with(|| {
+            format!("Function \"{name}\" reads or changes the state of one server.")
+        });
+    }
+
+    /// A built-in function or relation that is newer than our table.
+    pub(crate) fn note_unjudged(&mut self, name: &str) {
+        self.unjudged.get_or_insert_with(|| name.to_owned());
+        self.home
+            .get_or_insert_with(|| format!("\"{name}\" is newer than this version."));
+    }
+
+    /// `current_setting('x')`: what the session has set is the same on all its connections, the rest
+    /// is each server's own.
+    fn note_setting(&mut self, call: &protobuf::FuncCall) {
+        let name = tree::nodes(&call.args).next().and_then(tree::constant_text);
+        let of_session = name.is_some_and(|name| {
+            let name = name.to_lowercase();
+            name.contains('.') || OF_SESSION.contains(&name.as_str())
+        });
+        if !of_session {
+            self.note_home("current_setting");
         }
-        if VOLATILE.contains(&name) {
-            self.volatile.get_or_insert_with(|| name.to_owned());
+    }
+
+    /// Numbers that a server has given definitions: as the value of a cast, or read from a column.
+    fn note_cast(&mut self, cast: &protobuf::TypeCast) {
+        let target = cast
+            .type_name
+            .as_ref()
+            .map(|name| tree::strings(&name.names));
+        let target = target.and_then(|names| names.last().copied()).unwrap_or("");
+        let Some(value) = tree::inner(&cast.arg) else {
+            return;
+        };
+        let by_number = match value {
+            // A name in, a name out.
+            NodeEnum::AConst(_) => {
+                let text = tree::constant_text(value).unwrap_or_default();
+                REGISTERED.contains(&target) && text.parse::<u32>().is_ok()
+            }
+            NodeEnum::ColumnRef(column) => {
+                REGISTERED.contains(&target)
+                    && tree::strings(&column.fields).last() != Some(&"tableoid")
+            }
+            NodeEnum::TypeCast(cast) => {
+                let names = cast
+                    .type_name
+                    .as_ref()
+                    .map(|name| tree::strings(&name.names));
+                let source = names.and_then(|names| names.last().copied()).unwrap_or("");
+                let name = matches!(tree::inner(&cast.arg), Some(NodeEnum::AConst(_)))
+                    && TEXTS.contains(&source);
+                match (REGISTERED.contains(&source), REGISTERED.contains(&target)) {
+                    (true, true) => false,
+                    (true, false) => !TEXTS.contains(&target),
+                    (false, registered) => registered && !name,
+                }
+            }
+            _ => REGISTERED.contains(&target),
+        };
+        if by_number {
+            self.home.get_or_insert_with(|| {
+                "A cast tells the number that one server has given a definition.".to_owned()
+            });
         }
-        self.statement_clock |= STATEMENT_CLOCKS.contains(&name);
-        self.moves_sequence |= matches!(name, "nextval" | "setval");
-        self.sets_sequence |= name == "setval";
-        self.reads_sequence |= matches!(name, "currval" | "lastval");
-        self.set_config |= name == "set_config";
-        let advisory = name.starts_with("pg_advisory_") || name.starts_with("pg_try_advisory_");
-        self.pins |= advisory && !starts(ADVISORY_OF_TRANSACTION);
-        self.writes |= name.starts_with("lo_") || name == "lowrite" || name == "pg_notify";
     }
 
     fn note_safety(&mut self, name: &str, safety: Option<&FunctionSafety>) {
@@ -320,7 +356,7 @@ impl Traits {
     fn note_column(&mut self, catalog: &Catalog, fields: &[pg_query::Node]) {
         let names = tree::strings(fields);
         let Some(last) = names.last() else { return };
-        if names.len() == fields.len() && SYSTEM_COLUMNS.contains(last) {
+        if names.len() == fields.len() && builtins::is_system_column(last) {
             self.system_column.get_or_insert_with(|| (*last).to_owned());
         }
         if names.len() > 1 {
@@ -338,9 +374,33 @@ impl Traits {
 
     /// The error for a function that may go behind the proxy's back.
     pub(crate) fn refuse_unsafe(&self, catalog: &Catalog) -> Result<(), PlanError> {
-        match &self.unsafe_call {
-            Some((name, why)) if catalog.has_placed_relations => Err(unsafe_function(name, why)),
-            _ => Ok(()),
+        if !catalog.has_placed_relations {
+            return Ok(());
+        }
+        if let Some((name, why)) = &self.unsafe_call {
+            return Err(unsafe_function(name, why));
+        }
+        match &self.of_no_server {
+            Some(name) if catalog.shards.len() > 1 => Err(PlanError::unsupported(format!(
+                "function \"{name}\" is not supported over several shards"
+            ))
+            .detail(
+                "Each shard numbers its own transactions, and this one only where it has written.",
+            )
+            .hint("Use pg_current_xact_id(), which is the home shard's number.")),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The error for what is newer than our table, in a statement over rows of shards.
+    pub(crate) fn refuse_unjudged(&self, catalog: &Catalog) -> Result<(), PlanError> {
+        match &self.unjudged {
+            Some(name) if catalog.shards.len() > 1 => Err(PlanError::unsupported(format!(
+                "\"{name}\" is not supported over several shards"
+            ))
+            .detail("It is newer than this version of Automator67, which does not know whether its value is the same on every server.")
+            .hint("Ask for it in a statement of its own, and give its value as a parameter.")),
+            Some(_) | None => Ok(()),
         }
     }
 }

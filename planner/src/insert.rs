@@ -60,6 +60,7 @@ pub(crate) fn insert(
         )
         .hint("Leave the identity column out."));
     }
+    refuse_of_server(statement, insert, relation)?;
     let draft = match Values::of(insert, relation) {
         Some(values) if insert.with_clause.is_none() => {
             if values.is_wrong() {
@@ -79,6 +80,35 @@ pub(crate) fn insert(
         ..of_statement
     };
     Ok(draft.session(session))
+}
+
+/// What stands behind the rows runs on the shards of the rows.
+fn refuse_of_server(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+    relation: &Relation,
+) -> Result<(), PlanError> {
+    let mut traits = functions::Traits::default();
+    let mut note = |node: &NodeEnum| {
+        tree::walk(node, &mut |child| {
+            if let Child::Node(node) = child {
+                traits.note(statement.catalog, node, false);
+            }
+        });
+    };
+    if let Some(clause) = &insert.returning_clause {
+        tree::nodes(&clause.exprs).for_each(&mut note);
+    }
+    if let Some(clause) = &insert.on_conflict_clause {
+        tree::nodes(&clause.target_list).for_each(&mut note);
+        tree::inner(&clause.where_clause)
+            .into_iter()
+            .for_each(&mut note);
+    }
+    match traits.home {
+        Some(why) if statement.catalog.shards.len() > 1 => Err(write::of_server(relation, &why)),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// New rows take a value of a sequence for it, unless one is given.

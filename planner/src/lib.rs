@@ -4,12 +4,14 @@
 //! - [`normalise`]: literals -> slots, the key of the plan cache
 //! - [`mod@plan`]: what a statement becomes
 //! - [`catalog`], [`ring`], [`key`]: where rows live
+//! - [`builtins`]: what belongs to one server, and what is the same on all
 //! - [`names`]: what a statement has to do with a table
 //! - `parse` -> `statement` -> `route` | `write` | `insert` | `scatter` | `gather` | `ddl` | `copy` |
 //!   `session` ...: how it becomes that
 //! - `analysis`, `scope`, `facts`: one walk over the tree, the names, and what is proved
 
 pub mod budget;
+pub mod builtins;
 pub mod catalog;
 pub mod key;
 pub mod names;
@@ -20,6 +22,7 @@ pub mod sequences;
 
 mod admin;
 mod analysis;
+mod asker;
 mod copy;
 mod cursor;
 mod ddl;
@@ -34,6 +37,7 @@ mod route;
 mod scatter;
 mod scope;
 mod session;
+mod sizes;
 mod splice;
 mod sql;
 mod statement;

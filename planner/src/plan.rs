@@ -17,7 +17,9 @@ mod calls;
 mod steps;
 
 pub use admin::{AdminCall, AdminFunction, Argument};
-pub use calls::{Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse};
+pub use calls::{
+    AskerCall, AskerFunction, Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse,
+};
 pub use steps::{KeyUpdate, MergeInsert, MergeSteps, NewValue, WithPart, WithWrites};
 
 mod lookup;
@@ -141,6 +143,8 @@ pub enum Plan {
     /// A statement that calls `currval`, `lastval` or `nextval` for sequences whose values the
     /// proxy has drawn.
     Sequences(SequenceUse),
+    /// A statement with calls that ask about the client: the proxy puts the answers in their place.
+    Asker(Vec<AskerCall>),
     /// SQL-level PREPARE.
     Prepare(Prepare),
     /// SQL-level EXECUTE, or EXPLAIN of one.

@@ -5,12 +5,14 @@ use std::collections::{HashMap, HashSet};
 use pg_query::NodeEnum;
 
 use crate::{
-    analysis::Analysis,
+    analysis::{Analysis, Occurrence},
+    builtins::{self, Rows},
     catalog::{Catalog, KeyType, Placement, Relation, Split},
     facts::Constant,
     normalise::{LiteralClass, Normalised},
     plan::{KeyRoute, KeySource, KeySpan, PlanError, ShardSet},
     scope::Found,
+    sizes,
     splice::Source,
     statement::{Context, Reach},
     tree::{self, Child},
@@ -204,6 +206,7 @@ pub(crate) fn verdict(
             "the proxy itself has the rows of its views".to_owned(),
         ));
     }
+    traits.refuse_unjudged(statement.catalog)?;
     if let Some(why) = &traits.home {
         return Ok(Verdict::Many(format!(
             "a function runs on the home shard: {why}"
@@ -238,6 +241,8 @@ pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
         return Ok(());
     }
     analysis.traits.refuse_unsafe(catalog)?;
+    refuse_texts_of_a_session(catalog, analysis)?;
+    sizes::refuse(catalog, analysis)?;
     let relations = analysis
         .occurrences
         .iter()
@@ -257,6 +262,25 @@ pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
         }
     }
     Ok(())
+}
+
+/// The texts of cursors and prepared statements of a server session are the proxy's, not the client's.
+fn refuse_texts_of_a_session(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
+    let named = analysis.names.contains_key("statement");
+    let shows_text = |one: &&Occurrence<'_>| {
+        matches!(one.found, Found::Home)
+            && builtins::relation(&one.range.relname) == Some(Rows::Session)
+            && (named || one.whole)
+    };
+    match analysis.occurrences.iter().find(shows_text) {
+        Some(one) if catalog.shards.len() > 1 => Err(PlanError::unsupported(format!(
+            "column \"statement\" of {} is not supported over several shards",
+            one.range.relname
+        ))
+        .detail("It would have what the proxy sent to the home shard, which is not what the client wrote.")
+        .hint("Name the other columns.")),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The error for a relation of which nobody knows where its rows are.

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
+    builtins,
     catalog::{Catalog, Placement, Relation, RelationKind},
     facts::ColumnId,
-    functions,
     plan::ProxyView,
     statement::Context,
     tree,
@@ -272,7 +272,7 @@ pub(crate) fn called_with(
         [schema, table, name] => (named_item(items, names, Some(schema), table), name),
         _ => (None, &""),
     };
-    if functions::SYSTEM_COLUMNS.contains(name) {
+    if builtins::is_system_column(name) {
         return Called::Not;
     }
     let columns = item.map(|item| (item, items[item].columns.as_ref()));

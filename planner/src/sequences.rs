@@ -78,7 +78,7 @@ pub fn find<'c>(
 }
 
 /// `schema.name` or `name` as `regclass` reads them.
-fn parse_name(text: &str) -> Option<(Option<String>, String)> {
+pub(crate) fn parse_name(text: &str) -> Option<(Option<String>, String)> {
     let list = tokens(text);
     let part = |at: usize| {
         let token = list.get(at)?;
@@ -170,7 +170,7 @@ pub(crate) fn plan(
 }
 
 /// Where calls stand that are made exactly once: targets of a SELECT that reads nothing.
-fn plain_targets(select: &protobuf::SelectStmt) -> HashSet<i32> {
+pub(crate) fn plain_targets(select: &protobuf::SelectStmt) -> HashSet<i32> {
     let plain = select.from_clause.is_empty()
         && select.where_clause.is_none()
         && select.with_clause.is_none()
@@ -252,7 +252,7 @@ impl<'a> Finder<'_, 'a> {
             }
             _ => return,
         };
-        let found = insert::sequence_argument(call);
+        let found = insert::sequence_argument(call).or_else(|| self.of_column(call));
         let sequence = found.as_deref().and_then(|text| self.sequence(text));
         let oid = sequence.map(|one| one.relation.oid);
         let placed = sequence.is_some_and(|one| one.placed);
@@ -279,6 +279,33 @@ impl<'a> Finder<'_, 'a> {
             text: found.unwrap_or_default(),
             names_column: false,
         });
+    }
+
+    /// `currval(pg_get_serial_sequence('table', 'column'))`
+    fn of_column(&self, call: &protobuf::FuncCall) -> Option<String> {
+        let mut argument = call.args.first()?.node.as_ref()?;
+        if let NodeEnum::TypeCast(cast) = argument {
+            argument = inner(&cast.arg)?;
+        }
+        let NodeEnum::FuncCall(serial) = argument else {
+            return None;
+        };
+        if strings(&serial.funcname).last() != Some(&"pg_get_serial_sequence") {
+            return None;
+        }
+        let mut names = nodes(&serial.args).map(|node| match node {
+            NodeEnum::AConst(_) => tree::constant_text(node),
+            _ => None,
+        });
+        let (table, column) = (names.next()??, names.next()??);
+        let (schema, name) = parse_name(&table)?;
+        let context = self.statement.context;
+        if schema.is_none() && context.temporary.contains(&name) {
+            return None;
+        }
+        let catalog = self.statement.catalog;
+        let relation = catalog.resolve(context.search_path, schema.as_deref(), &name)?;
+        relation.column(&column)?.sequence.clone()
     }
 
     /// The sequences that the rows of an INSERT take values from.

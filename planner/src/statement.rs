@@ -7,6 +7,7 @@ use pg_query::NodeEnum;
 use crate::{
     admin,
     analysis::{self, Analysis, RowOrder},
+    asker,
     budget::Budget,
     catalog::{Catalog, Placement, Relation, RelationKind, Residue},
     copy, cursor, ddl, explain, gather, insert, names,
@@ -16,7 +17,7 @@ use crate::{
     route::{self, Statement, Verdict, count_parameters},
     scatter,
     scope::Found,
-    sequences, session, steps, table_as, tree, unique,
+    sequences, session, sizes, steps, table_as, tree, unique,
     views::Views,
     write,
 };
@@ -181,7 +182,9 @@ fn plan_one(
         parameters,
     };
     unique::refuse(&statement)?;
+    let asker = asker::calls(&statement);
     let draft = match sequences::calls(&statement) {
+        _ if !asker.is_empty() => Draft::new(Plan::Asker(asker), kind_of(&statement)),
         None => draft(&statement)?,
         Some(calls) => with_sequence_calls(&statement, calls),
     };
@@ -223,15 +226,19 @@ fn residue(statement: &Statement<'_>, plan: &Plan) -> Residue {
     }
 }
 
-/// The statement waits for the values of its calls; what it is without them is planned, too.
-fn with_sequence_calls(statement: &Statement<'_>, calls: (Vec<SequenceCall>, Moved)) -> Draft {
-    let kind = match statement.node {
+fn kind_of(statement: &Statement<'_>) -> &'static str {
+    match statement.node {
         NodeEnum::SelectStmt(_) => "select",
         NodeEnum::InsertStmt(_) => "insert",
         NodeEnum::UpdateStmt(_) => "update",
         NodeEnum::DeleteStmt(_) => "delete",
         _ => "other",
-    };
+    }
+}
+
+/// The statement waits for the values of its calls; what it is without them is planned, too.
+fn with_sequence_calls(statement: &Statement<'_>, calls: (Vec<SequenceCall>, Moved)) -> Draft {
+    let kind = kind_of(statement);
     let otherwise = draft(statement).map(|draft| {
         let names = names::of(statement.node, &draft.plan);
         Planned {
@@ -276,7 +283,10 @@ pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         }
         NodeEnum::SelectStmt(select) => match admin::call(statement, select)? {
             Some(draft) => Ok(draft),
-            None => or_in_steps(statement, select_query(statement, RowOrder::Seen)),
+            None => match sizes::summed(statement)? {
+                Some(draft) => Ok(draft),
+                None => or_in_steps(statement, select_query(statement, RowOrder::Seen)),
+            },
         },
         NodeEnum::InsertStmt(insert) => or_in_steps(statement, insert::insert(statement, insert)),
         NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_) | NodeEnum::MergeStmt(_) => {

@@ -231,6 +231,9 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
         || analysis.writes_in_with
         || !statement.context.moved.is_empty()
         || analysis.traits.volatile.is_some()
+        || analysis.traits.home.is_some()
+        || analysis.traits.statement_clock
+        || analysis.traits.system_column.is_some()
         || relation.unsafe_writes.is_some();
     if hindered {
         return None;

@@ -3,7 +3,7 @@
 //! A file is a list of blocks, parted by `----`: a statement, then lines that start with `=> `.
 //! Lines with `@` before a statement set its surroundings: `@many`, `@types 20 25`, `@path a, b`,
 //! `@temporary`, `@plain` (no normalised text), `@unique schema.table column` (a global unique
-//! index), `@leads schema.table` (a table whose rows take others with an index along). `UPDATE_CASES=1` writes the files anew, to be
+//! index), `@unjudged name` (a built-in function or relation that is newer than our table), `@leads schema.table` (a table whose rows take others with an index along). `UPDATE_CASES=1` writes the files anew, to be
 //! read before they are committed.
 
 use std::{fs, path::PathBuf};
@@ -75,6 +75,9 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
             ("unique", index) => catalog::add_unique_index(&mut catalog, index),
             ("leads", table) => {
                 catalog.indexed.insert(catalog::qualified(table));
+            }
+            ("unjudged", name) => {
+                catalog.unjudged.insert(name.to_owned());
             }
             ("path", list) => path = list.split(", ").map(str::to_owned).collect(),
             (other, _) => panic!("no such setting: {other}"),
@@ -191,6 +194,11 @@ fn placements() {
 #[test]
 fn sessions() {
     check("sessions");
+}
+
+#[test]
+fn builtins() {
+    check("builtins");
 }
 
 /// Nothing but a search path.

@@ -280,6 +280,11 @@ fn write_distributed(
     relation: &Relation,
     kind: &'static str,
 ) -> Result<Draft, PlanError> {
+    if let Some(why) = &analysis.traits.home
+        && statement.catalog.shards.len() > 1
+    {
+        return Err(of_server(relation, why));
+    }
     refuse_key_changes(statement, analysis)?;
     refuse_positioned(statement.node)?;
     refuse_shard_defaults_of_merge(statement.node, relation)?;
@@ -347,6 +352,16 @@ fn unlinked(relation: &Relation, reason: &str) -> PlanError {
     } else {
         error.detail(sentence(reason))
     }
+}
+
+/// The error for a change of rows, wherever they are, with what only the home shard can do.
+pub(crate) fn of_server(relation: &Relation, why: &str) -> PlanError {
+    PlanError::unsupported(format!(
+        "this change of \"{}\" calls what belongs to one server",
+        relation.name.name
+    ))
+    .detail(why)
+    .hint("Call it in a statement of its own, before or after the change, in one transaction.")
 }
 
 /// Assignments to the shard key, other than of the value it has.

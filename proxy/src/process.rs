@@ -10,7 +10,7 @@ use std::{
 };
 
 use automator67_planner::catalog::ShardId;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     error::{Report, sqlstate},
@@ -114,6 +114,8 @@ pub struct SessionCard {
     pub names: AtomicU64,
     /// Wakes a statement that waits for something that is not a shard.
     pub cancelled: tokio::sync::Notify,
+    /// Ends the session when its statement is done.
+    pub end: CancellationToken,
     /// Why it is woken, if that is to end a deadlock.
     pub deadlock: Mutex<Option<String>>,
 }
@@ -249,7 +251,12 @@ impl Process {
     }
 
     /// Lists a session so that it can be seen and cancelled.
-    pub fn list_session(&self, user: &str, client: String) -> Arc<SessionCard> {
+    pub fn list_session(
+        &self,
+        user: &str,
+        client: String,
+        end: CancellationToken,
+    ) -> Arc<SessionCard> {
         let mut sessions = lock(&self.sessions);
         let pid = loop {
             let pid = rand::random_range(1..=i32::MAX);
@@ -270,6 +277,7 @@ impl Process {
             }),
             names: AtomicU64::new(0),
             cancelled: tokio::sync::Notify::new(),
+            end,
             deadlock: Mutex::default(),
         });
         sessions.insert(pid, card.clone());
@@ -292,10 +300,19 @@ impl Process {
     /// Passes a CancelRequest on to the shards that work for that session. A wrong key is ignored,
     /// as the protocol asks.
     pub async fn cancel(&self, pid: i32, secret: &[u8]) {
-        let card = lock(&self.sessions).get(&pid).cloned();
-        let Some(card) = card.filter(|card| card.secret.to_be_bytes() == *secret) else {
-            return;
-        };
+        let card = self.session(pid);
+        if let Some(card) = card.filter(|card| card.secret.to_be_bytes() == *secret) {
+            self.interrupt(&card).await;
+        }
+    }
+
+    /// The session of a process id.
+    pub fn session(&self, pid: i32) -> Option<Arc<SessionCard>> {
+        lock(&self.sessions).get(&pid).cloned()
+    }
+
+    /// Ends the statement that a session runs, on the shards that work for it.
+    pub async fn interrupt(&self, card: &SessionCard) {
         let keys = {
             let mut activity = lock(&card.activity);
             activity.tainted = !activity.keys.is_empty();

@@ -5,6 +5,7 @@
 //! and its thread, the session, its transaction, and the request.
 
 mod admin;
+mod asker;
 mod commit;
 mod copy;
 mod cursors;
@@ -181,7 +182,8 @@ pub async fn serve(
     peer: String,
     stop: CancellationToken,
 ) {
-    let card = process.list_session(&hello.user.name, peer);
+    let stop = stop.child_token();
+    let card = process.list_session(&hello.user.name, peer, stop.clone());
     let mut session = Session::new(
         process,
         thread,

@@ -1,8 +1,9 @@
 //! The catalog: migrated and filled at start, then followed. Sessions read an immutable snapshot.
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::poll_fn, sync::Arc, time::Duration};
 
 use automator67_planner::{
+    builtins,
     catalog::{Catalog, DocumentError},
     ring::Ring,
 };
@@ -423,6 +424,22 @@ pub async fn follow(
 struct Follower {
     client: tokio_postgres::Client,
     changed: tokio::sync::mpsc::Receiver<()>,
+    /// What the server has built in and the planner has no judgement on.
+    unjudged: HashSet<String>,
+}
+
+/// What a server that is newer than this version has built in, beside what is known.
+async fn unjudged(client: &tokio_postgres::Client) -> Result<HashSet<String>, StoreError> {
+    let rows = client.query(builtins::NAMES, &[]).await?;
+    let names = rows.iter().map(|row| row.get(1));
+    let unjudged: HashSet<String> = builtins::unjudged(names).into_iter().collect();
+    if !unjudged.is_empty() {
+        tracing::warn!(
+            count = unjudged.len(),
+            "the home shard is newer than this version; what it has built in that is not known is refused over several shards"
+        );
+    }
+    Ok(unjudged)
 }
 
 impl Follower {
@@ -448,7 +465,12 @@ impl Follower {
         let channel: &str = row.get(0);
         let text = format!("set application_name = '{FOLLOWER}'; listen {channel}");
         client.batch_execute(&text).await?;
-        let follower = Follower { client, changed };
+        let unjudged = unjudged(&client).await?;
+        let follower = Follower {
+            client,
+            changed,
+            unjudged,
+        };
         follower.load(publish).await?;
         Ok(follower)
     }
@@ -459,7 +481,8 @@ impl Follower {
             .client
             .query_one("select automator67.catalog_document()", &[])
             .await?;
-        let catalog = Catalog::from_document(row.get(0))?;
+        let mut catalog = Catalog::from_document(row.get(0))?;
+        catalog.unjudged.clone_from(&self.unjudged);
         let complete = !catalog.incomplete;
         metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);
         metrics::gauge!("automator67_catalog_incomplete").set(u8::from(!complete));

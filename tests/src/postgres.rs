@@ -27,8 +27,36 @@ pub const PASSWORD: &str = "open sesame";
 pub const DATABASE: &str = "app";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// Every directory that holds `initdb`, `postgres` and `pg_ctl`: those of the system's packages, and
+/// those that `AUTOMATOR67_POSTGRES_DIRS` names (parted by colons).
+pub fn all_binaries() -> Result<Vec<PathBuf>> {
+    let named = std::env::var_os("AUTOMATOR67_POSTGRES_DIRS").unwrap_or_default();
+    let mut all: Vec<PathBuf> = std::env::split_paths(&named)
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .collect();
+    if let Some(missing) = all.iter().find(|directory| !is_complete(directory)) {
+        bail!("{} lacks initdb, postgres or pg_ctl", missing.display());
+    }
+    all.extend(installed()?.into_iter().map(|(_, directory)| directory));
+    if all.is_empty() {
+        all.push(binaries()?);
+    }
+    Ok(all)
+}
+
 /// The newest directory that holds `initdb`, `postgres` and `pg_ctl`.
 pub fn binaries() -> Result<PathBuf> {
+    if let Some((_, newest)) = installed()?.into_iter().max() {
+        return Ok(newest);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .find(|directory| is_complete(directory))
+        .context("no Postgres binaries found: apt-get install postgresql")
+}
+
+/// Versions and directories of the system's packages.
+fn installed() -> Result<Vec<(u32, PathBuf)>> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten() {
         let version = entry?.path();
@@ -41,13 +69,7 @@ pub fn binaries() -> Result<PathBuf> {
             found.push((number, version.join("bin")));
         }
     }
-    if let Some((_, newest)) = found.into_iter().max() {
-        return Ok(newest);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .find(|directory| is_complete(directory))
-        .context("no Postgres binaries found: apt-get install postgresql")
+    Ok(found)
 }
 
 fn is_complete(directory: &Path) -> bool {
@@ -77,25 +99,32 @@ pub struct Plain {
     // Dropped first: the server stops before its directory goes.
     group: Group,
     directory: TempDir,
+    binaries: PathBuf,
 }
 
 impl Plain {
     /// Makes a cluster with the role, password and database that `automator67 dev` has as well.
     pub fn start() -> Result<Plain> {
+        Plain::of(&binaries()?)
+    }
+
+    /// The same by the programs of one directory.
+    pub fn of(binaries: &Path) -> Result<Plain> {
         let directory = directory()?;
         let account = Account::for_postgres()?;
         if let Some(account) = account {
             account.own(directory.path())?;
         }
         let data = directory.path().join("data");
-        make_cluster(directory.path(), &data, account)?;
+        make_cluster(binaries, directory.path(), &data, account)?;
         let port = free_port()?;
-        let group = start_server(directory.path(), &data, port, account)?;
+        let group = start_server(binaries, directory.path(), &data, port, account)?;
         let server = Server::tcp(port, USER, PASSWORD, "postgres");
         let mut plain = Plain {
             server,
             group,
             directory,
+            binaries: binaries.to_owned(),
         };
         plain.make_database()?;
         Ok(plain)
@@ -120,6 +149,7 @@ impl Plain {
         let directory = self.directory.path();
         let account = Account::for_postgres()?;
         self.group = start_server(
+            &self.binaries,
             directory,
             &directory.join("data"),
             self.server.port()?,
@@ -157,13 +187,28 @@ impl Plain {
     }
 }
 
-fn make_cluster(directory: &Path, data: &Path, account: Option<Account>) -> Result<()> {
+/// A program of a directory, with the libraries that came with it.
+fn program(binaries: &Path, name: &str) -> Command {
+    let mut command = Command::new(binaries.join(name));
+    let libraries = binaries.with_file_name("lib");
+    if libraries.join("libpq.so.5").exists() {
+        command.env("LD_LIBRARY_PATH", libraries);
+    }
+    command
+}
+
+fn make_cluster(
+    binaries: &Path,
+    directory: &Path,
+    data: &Path,
+    account: Option<Account>,
+) -> Result<()> {
     let password = directory.join("password");
     fs::write(&password, PASSWORD)?;
     if let Some(account) = account {
         account.own(&password)?;
     }
-    let mut command = Command::new(binaries()?.join("initdb"));
+    let mut command = program(binaries, "initdb");
     command
         .current_dir(directory)
         .arg("-D")
@@ -182,12 +227,13 @@ fn make_cluster(directory: &Path, data: &Path, account: Option<Account>) -> Resu
 }
 
 fn start_server(
+    binaries: &Path,
     directory: &Path,
     data: &Path,
     port: u16,
     account: Option<Account>,
 ) -> Result<Group> {
-    let mut command = Command::new(binaries()?.join("postgres"));
+    let mut command = program(binaries, "postgres");
     command
         .current_dir(directory)
         .arg("-D")

@@ -641,6 +641,9 @@ fn only_statements_that_may_leave_something_pay() {
     check_costs(&place).expect("costs");
 }
 
+/// The process of the home shard that the session is served by.
+const PROCESS: &str = "select pid from pg_stat_activity where pid = pg_backend_pid()";
+
 fn check_costs(place: &Place) -> Result<()> {
     let mut client = Connection::open(&place.proxy.server)?;
     let mut other = Connection::open(&place.proxy.server)?;
@@ -660,7 +663,7 @@ fn check_costs(place: &Place) -> Result<()> {
         counter(&place.proxy, RESETS)?,
         counter(&place.proxy, CLOSED)?,
     );
-    let process = client.execute("select pg_backend_pid()")?;
+    let process = client.execute(PROCESS)?;
     for id in 0..10 {
         client.execute(&format!("insert into t (id) values ({id})"))?;
         client.execute(&format!("update t set v = 5 where id = {id}"))?;
@@ -682,11 +685,11 @@ fn check_costs(place: &Place) -> Result<()> {
         (closed == before.1 + 1).then_some(())
     })?;
     client.execute("drop extension dblink")?;
-    let process_after = client.execute("select pg_backend_pid()")?;
+    let process_after = client.execute(PROCESS)?;
     ensure!(process != process_after, "the connection was not closed");
     for _ in 0..3 {
         client.execute("select unknown('select 1')")?;
-        let same = other.execute("select pg_backend_pid()")?;
+        let same = other.execute(PROCESS)?;
         ensure!(same == process_after, "a reset is no reason to close");
     }
     ensure!(counter(&place.proxy, RESETS)? == before.0 + 3);

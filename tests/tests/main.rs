@@ -4,6 +4,7 @@ mod arrows;
 mod bank;
 mod batches;
 mod bounds;
+mod builtins;
 mod changes;
 mod clean;
 mod commits;

@@ -125,6 +125,9 @@ impl<'t> Analysis<'t> {
             }
         }
         let found = self.find(range);
+        if matches!(found, Found::Home) && self.catalog.unjudged.contains(&range.relname) {
+            self.traits.note_unjudged(&range.relname);
+        }
         if let Found::Known(relation) = found
             && scope::is_view_on_placed(relation)
         {

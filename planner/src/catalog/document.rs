@@ -320,6 +320,7 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
     let placed = |relation: &Relation| relation.placement != Placement::Local;
     Ok(Catalog {
         residues,
+        unjudged: HashSet::new(),
         unique_indexes,
         indexed,
         epoch: document.epoch,

@@ -1,6 +1,6 @@
 //! Prepared statements in SQL, and calls for values of sequences.
 
-use super::{PlanError, Planned};
+use super::{Argument, PlanError, Planned};
 
 /// SQL-level PREPARE.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,4 +78,62 @@ pub struct Moved {
     pub sequences: Vec<u32>,
     /// And others.
     pub unknown: bool,
+}
+
+/// Calls that ask about the client, see [`Plan::Asker`](super::Plan::Asker).
+#[derive(Debug, Clone, PartialEq)]
+pub struct AskerCall {
+    /// Which function.
+    pub function: AskerFunction,
+    /// Its bytes in the text.
+    pub span: (usize, usize),
+    /// It stands in an output without a name, which may have its name from the function.
+    pub is_output: bool,
+    /// The process that is meant: what is in the brackets, where that is called once and known before
+    /// the statement runs.
+    pub process: Option<Argument>,
+}
+
+/// The function of an [`AskerCall`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskerFunction {
+    /// `inet_client_addr`
+    Address,
+    /// `inet_client_port`
+    Port,
+    /// `current_query`
+    Query,
+    /// `pg_backend_pid`
+    Process,
+    /// `pg_cancel_backend`
+    Cancel,
+    /// `pg_terminate_backend`
+    Terminate,
+}
+
+impl AskerFunction {
+    pub(crate) fn named(name: &str) -> Option<AskerFunction> {
+        [
+            AskerFunction::Address,
+            AskerFunction::Port,
+            AskerFunction::Query,
+            AskerFunction::Process,
+            AskerFunction::Cancel,
+            AskerFunction::Terminate,
+        ]
+        .into_iter()
+        .find(|function| function.name() == name)
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            AskerFunction::Address => "inet_client_addr",
+            AskerFunction::Port => "inet_client_port",
+            AskerFunction::Query => "current_query",
+            AskerFunction::Process => "pg_backend_pid",
+            AskerFunction::Cancel => "pg_cancel_backend",
+            AskerFunction::Terminate => "pg_terminate_backend",
+        }
+    }
 }

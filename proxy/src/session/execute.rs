@@ -88,6 +88,7 @@ impl Session {
             Plan::FetchCursor { name } => self.fetch_cursor(name, request).await,
             Plan::CloseCursor { name } => self.close_cursor(name.as_deref(), request).await,
             Plan::Sequences(uses) => self.with_sequences(uses, request).await,
+            Plan::Asker(calls) => self.with_asker(calls, request).await,
             Plan::Prepare(prepare) => self.prepare_in_sql(prepare, request).await,
             Plan::Deallocate { name } => self.deallocate_in_sql(name.as_deref(), request).await,
             Plan::Execute(execute) => self.execute_in_sql(execute, request).await,

@@ -622,7 +622,7 @@ fn texts(values: &[i64]) -> Vec<String> {
     values.iter().map(i64::to_string).collect()
 }
 
-fn not_rewritten() -> Failure {
+pub fn not_rewritten() -> Failure {
     Report::error(
         sqlstate::INTERNAL_ERROR,
         "the statement could not be planned again",

@@ -649,10 +649,12 @@ impl Session {
     pub(super) async fn reload_own_catalog(&mut self) -> Outcome {
         let home = self.home();
         let text = self.call_value(home, &Call::to("own_document")).await?;
-        let catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
+        let mut catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
             Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")
                 .detail(error.to_string())
         })?;
+        let known = self.process.store.catalog();
+        catalog.unjudged.clone_from(&known.unjudged);
         self.transaction.catalog = Some(Arc::new(catalog));
         Ok(())
     }
