@@ -807,6 +807,13 @@ pub enum TransactionCommand {
     RollbackTo(String),
     /// SET TRANSACTION ...: what follows TRANSACTION, as for `Begin::options`.
     SetTransaction {
+    /// SET CONSTRAINTS.
+    SetConstraints {
+        /// It says ALL, and names nothing that would have to be there.
+        all: bool,
+        /// The statement without comments.
+        replay: String,
+    },
         /// Text for a shard's own SET TRANSACTION.
         options: String,
         /// It says READ ONLY.

@@ -212,6 +212,9 @@ impl Session {
             TransactionCommand::SetTransaction { options, read_only } => {
                 self.set_transaction(options, *read_only, text).await
             }
+            TransactionCommand::SetConstraints { all, replay } => {
+                self.set_constraints(*all, replay).await
+            }
             TransactionCommand::Commit { chain } => self.commit(*chain).await,
             TransactionCommand::Rollback { chain } => self.rollback(*chain).await,
             TransactionCommand::Savepoint(name) => self.savepoint(name).await,
@@ -298,6 +301,29 @@ impl Session {
         }
         self.transaction.read_only |= read_only;
         message::put_command_complete(self.client.output(), "SET");
+        Ok(Tier::Proxy)
+    }
+
+    /// SET CONSTRAINTS: on every shard that the transaction has come to, and on those that it comes to
+    /// later. Names are looked up on one.
+    async fn set_constraints(&mut self, all: bool, text: &str) -> Outcome<Tier> {
+        if self.transaction.is_open() {
+            if !all && !self.links.iter().any(|link| link.begun) {
+                self.link(self.home()).await?;
+            }
+            self.everywhere(text).await?;
+            self.transaction.log.push(text.to_owned());
+        } else {
+            self.notice(
+                Severity::Warning,
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "SET CONSTRAINTS can only be used in transaction blocks",
+            );
+            if !all {
+                self.run_hidden(self.home(), text).await?;
+            }
+        }
+        message::put_command_complete(self.client.output(), "SET CONSTRAINTS");
         Ok(Tier::Proxy)
     }
 
