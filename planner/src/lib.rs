@@ -29,6 +29,7 @@ mod filter;
 mod functions;
 mod gather;
 mod insert;
+mod once;
 mod parse;
 mod route;
 mod scatter;

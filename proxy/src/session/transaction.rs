@@ -494,6 +494,7 @@ impl Session {
     /// Ends the transaction's own state; a rollback takes its settings back.
     pub(super) fn forget_transaction(&mut self, committed: bool) {
         let ended = std::mem::take(&mut self.transaction);
+        self.temporary.end_transaction();
         self.portals.clear();
         self.end_cursors(committed);
         if let Some(hidden) = self.settings.hidden.take() {
@@ -599,6 +600,7 @@ impl Session {
         self.settings = savepoint.settings.clone();
         self.transaction.log.truncate(savepoint.logged);
         self.transaction.epoch = savepoint.epoch;
+        self.temporary.end_transaction();
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.settings = self.settings.map.clone();
         }
