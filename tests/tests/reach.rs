@@ -67,6 +67,48 @@ fn a_trigger_for_each_statement_sees_all_its_rows_or_nothing_is_done() -> Result
 }
 
 #[test]
+fn filled_tables_with_a_foreign_key_are_distributed_together() -> Result<()> {
+    let dev = Dev::start(3)?;
+    let mut session = Connection::open(dev.server())?;
+    for text in [
+        "create table parent (id bigint primary key)",
+        "create table child (id bigint references parent, n integer)",
+        "insert into parent select generate_series(1, 40)",
+        "insert into child select i, i from generate_series(1, 40) i",
+        "insert into child values (null, 0)",
+    ] {
+        session.execute(text)?;
+    }
+    let parent = "select create_distributed_table('parent', 'id')";
+    let child = "select create_distributed_table('child', 'id', colocate_with => 'parent')";
+    refused(&mut session, parent, "is referenced by rows")?;
+    refused(&mut session, child, "could not be checked")?;
+    // The child is forgotten.
+    session.execute("begin")?;
+    session.execute(parent)?;
+    refused(&mut session, "commit", "is referenced by rows")?;
+    // Its rows have lost what they refer to.
+    session.execute("begin")?;
+    session.execute(parent)?;
+    let lost = session
+        .execute("delete from parent where id in (7, 8, 9)")
+        .and_then(|_| session.execute(child));
+    ensure!(lost.is_err(), "orphans are taken");
+    session.execute("rollback")?;
+    session.execute("begin")?;
+    session.execute(parent)?;
+    session.execute(child)?;
+    session.execute("commit")?;
+    let count = session.execute("select count(*) from parent join child using (id)")?;
+    ensure!(count.as_deref() == Some("40"), "{count:?}");
+    let (code, _) = session.failure("delete from parent where id = 5")?;
+    ensure!(code == "23503", "{code}");
+    let (code, _) = session.failure("insert into child values (99, 1)")?;
+    ensure!(code == "23503", "{code}");
+    Ok(())
+}
+
+#[test]
 fn functions_do_not_define_on_one_shard() -> Result<()> {
     let dev = Dev::start(3)?;
     let mut session = Connection::open(dev.server())?;

@@ -23,9 +23,11 @@ pub(super) fn changes(body: &str, key: &str) -> Option<String> {
             list: &list,
         },
     };
-    let complete = list
-        .last()
-        .is_none_or(|last| !body[last.end..].contains(['\'', '"', '$']));
+    // What is behind a quote without an end is not known.
+    let complete = list.last().is_none_or(|last| {
+        let rest = body[last.end..].trim_start();
+        rest.is_empty() || rest.starts_with("--") || rest.starts_with("/*")
+    });
     let another_row = "may store another row than it was given.".to_owned();
     if !complete || code.renames_new() || code.returns_another_row() {
         return Some(another_row);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use automator67_planner::{
-    catalog::{Catalog, ShardId},
+    catalog::{Catalog, ForeignKey, ShardId},
     plan::TransactionCommand,
 };
 
@@ -61,6 +61,8 @@ pub struct Transaction {
     pub kept: Vec<String>,
     /// How many of those have got another name so far.
     pub renamed: u64,
+    /// Foreign keys of local tables with rows to tables that it has distributed: those must follow.
+    pub to_follow: Vec<ForeignKey>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -353,6 +355,12 @@ impl Session {
                 self.warn_no_transaction();
             }
             State::Open => {}
+        }
+        if !self.transaction.to_follow.is_empty()
+            && let Err(failure) = Box::pin(self.check_all_followed()).await
+        {
+            self.rollback_links().await?;
+            return Err(failure);
         }
         let options = std::mem::take(&mut self.transaction.options);
         let read_only = self.transaction.read_only;

@@ -39,6 +39,7 @@ fn what_only_reads_the_key_is_taken() {
         "begin return coalesce(new, old); end",
         "begin return case when tg_op = 'DELETE' then old else new end; end",
         "begin old.a := 1; return new; end",
+        "begin return new; end; -- it's the row",
         "begin new.A1 := 'new.a := 1'; return new; -- new.a := 1\nend",
     ] {
         assert_eq!(changes(body, "a"), None, "{body}");
