@@ -14,12 +14,17 @@ use crate::{
     ring::Ring,
 };
 
+mod defines;
 mod document;
+mod keys;
 mod portable;
 mod residue;
 mod safety;
 mod split;
 
+pub use document::Temporary;
+pub(crate) use document::is_temporary_schema;
+pub(crate) use residue::Reader;
 pub use residue::{Residue, Residues};
 pub use split::{Owner, Ranges, Split};
 
@@ -70,6 +75,16 @@ pub struct Catalog {
     /// User-defined functions, procedures and aggregates, by unqualified name: the least safe
     /// overload counts. Of extensions' functions only those that are not safe are listed.
     pub functions: HashMap<String, FunctionSafety>,
+    /// Why functions are [`FunctionSafety::Unsafe`], by their oids.
+    pub unsafe_functions: HashMap<u32, String>,
+    /// Unqualified names of functions that change the schema, and the command they do it by. They
+    /// would do it on one shard.
+    pub definers: HashMap<String, String>,
+    /// Unqualified names of functions that send notifications, whatever they were declared to be.
+    pub telling: HashSet<String>,
+    /// User-defined types with checks, defaults or casts that are not [`FunctionSafety::Safe`], by
+    /// unqualified name.
+    pub types: HashMap<String, FunctionSafety>,
     /// Unqualified names of functions that are not built in and have a volatile overload.
     pub volatile_functions: HashSet<String>,
     /// Unqualified names of all aggregates, built in or not.
@@ -130,18 +145,51 @@ pub struct Relation {
     /// the same: only REFRESH reads the placed table.
     pub reads_placed: bool,
     /// A trigger, rule, default or check on it, or a foreign key to a table whose rows are
-    /// elsewhere, makes writes unsafe: why, as a sentence for the error's detail.
-    pub unsafe_writes: Option<String>,
+    /// elsewhere, makes writes unsafe.
+    pub unsafe_writes: Option<Danger>,
     /// Reading it could read other tables behind the proxy's back (a view that calls an unsafe
-    /// function, a placed table under row level security): why, as a sentence for the error's
-    /// detail.
-    pub unsafe_reads: Option<String>,
+    /// function, a policy that reads a distributed table, a placed table under row level security).
+    pub unsafe_reads: Option<Danger>,
+    /// Triggers of a distributed table that are to see a statement's rows all at once: a server shows
+    /// them its own.
+    pub statement_triggers: Vec<StatementTrigger>,
     /// Nobody can say where its rows are, or what its query reads: why, as a sentence for the error's
     /// detail. Statements that name it are refused; it can be dropped and undistributed.
     pub unusable: Option<String>,
     /// It is a parent or a child of another table, by inheritance or as a partition, so it cannot
     /// be placed.
     pub inherits: bool,
+}
+
+/// What code or keys behind a relation would do unseen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Danger {
+    /// Why, as a sentence for the error's detail.
+    pub why: String,
+    /// What helps, as a sentence.
+    pub hint: String,
+}
+
+/// A trigger for each statement, or one with a transition table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatementTrigger {
+    /// Its name.
+    pub name: String,
+    /// What fires it.
+    pub changes: Vec<Change>,
+}
+
+/// A kind of change of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// New rows.
+    Insert,
+    /// Rows with other values.
+    Update,
+    /// Rows less.
+    Delete,
+    /// All rows less.
+    Truncate,
 }
 
 /// What a relation is.

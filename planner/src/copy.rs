@@ -53,12 +53,13 @@ pub(crate) fn copy(
     if let Some(relation) = known.filter(|_| statement.catalog.has_placed_relations) {
         crate::route::refuse_unusable(relation)?;
         match &relation.unsafe_reads {
-            Some(why) if !copy.is_from => {
+            Some(danger) if !copy.is_from => {
                 return Err(PlanError::unsupported(format!(
                     "reading \"{}\" is not supported",
                     relation.name.name
                 ))
-                .detail(why));
+                .detail(&danger.why)
+                .hint(&danger.hint));
             }
             _ => {}
         }

@@ -8,7 +8,7 @@ use pg_query::{
 
 use crate::{
     analysis,
-    catalog::{Catalog, Placement, QualifiedName, RelationKind},
+    catalog::{Catalog, Placement, QualifiedName, RelationKind, is_temporary_schema},
     functions::unsafe_function,
     gather::folded,
     normalise::{TokenKind, tokens},
@@ -21,18 +21,20 @@ use crate::{
     write,
 };
 
+mod block;
 mod everywhere;
+mod names;
 mod procedure;
 mod table;
 
-pub(crate) use procedure::block_code;
+pub(crate) use block::block_code;
 
 use self::everywhere::Reach;
 
 /// The plan of a change of the schema, or of any statement that is not a query.
 pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     match statement.node {
-        NodeEnum::DoStmt(block) => return procedure::block(statement, block),
+        NodeEnum::DoStmt(block) => return block::block(statement, block),
         NodeEnum::CallStmt(call) => return procedure::call(statement, call),
         NodeEnum::TruncateStmt(truncate) => return truncate_tables(statement, truncate),
         NodeEnum::LockStmt(lock) => return lock_tables(statement, lock),
@@ -40,13 +42,18 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         NodeEnum::VacuumStmt(vacuum) => return Ok(vacuum_tables(statement, vacuum)),
         NodeEnum::ReindexStmt(reindex) => return Ok(reindex_tables(statement, reindex)),
         NodeEnum::ClusterStmt(cluster) => {
-            return Ok(broadcast(cluster.relation.is_none()).keeps_catalog());
+            let range = cluster.relation.as_ref();
+            if range.is_some_and(|range| names::is_temporary(statement, range)) {
+                return Ok(Draft::home("ddl").writes());
+            }
+            return Ok(broadcast(range.is_none()).keeps_catalog());
         }
+        _ if is_of_large_object(statement.node) => return Ok(Draft::home("ddl").writes()),
         _ => {}
     }
     refuse_reserved(statement)?;
     refuse_kind(statement)?;
-    if is_of_session(statement)? {
+    if names::are_of_session(statement)? {
         return Ok(at_home());
     }
     match everywhere::reach(statement.node) {
@@ -57,10 +64,7 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     }
     match statement.node {
         NodeEnum::CreateStmt(create) => table::create(statement, create),
-        NodeEnum::AlterTableStmt(alter) => {
-            table::alter(statement, alter)?;
-            Ok(broadcast(false))
-        }
+        NodeEnum::AlterTableStmt(alter) => table::alter(statement, alter),
         NodeEnum::IndexStmt(index) => {
             table::index(statement, index)?;
             Ok(broadcast(index.concurrent))
@@ -85,6 +89,18 @@ fn unjudged() -> PlanError {
     PlanError::unsupported("this statement is not supported over several shards")
         .detail("It is not known to do the same on every server.")
         .hint("Run it on the servers themselves.")
+}
+
+/// Large objects are on the home shard.
+fn is_of_large_object(node: &NodeEnum) -> bool {
+    let kind = match node {
+        NodeEnum::GrantStmt(grant) => grant.objtype(),
+        NodeEnum::CommentStmt(comment) => comment.objtype(),
+        NodeEnum::SecLabelStmt(label) => label.objtype(),
+        NodeEnum::AlterOwnerStmt(alter) => alter.object_type(),
+        _ => return false,
+    };
+    kind == ObjectType::ObjectLargeobject
 }
 
 /// Defines or removes something, and runs nothing of what it names.
@@ -121,6 +137,7 @@ fn broadcast(outside_transaction: bool) -> Draft {
         sql: None,
         home_only: false,
         creates_table: None,
+        must_be_empty: Vec::new(),
     };
     Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog()
 }
@@ -132,6 +149,7 @@ pub(crate) fn at_home() -> Draft {
         sql: None,
         home_only: true,
         creates_table: None,
+        must_be_empty: Vec::new(),
     };
     Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
         pins: true,
@@ -228,53 +246,7 @@ pub(crate) fn refuse_hiding(catalog: &Catalog, name: &str) -> Result<(), PlanErr
 
 /// CREATE TEMPORARY, or in the schema of temporary tables.
 pub(crate) fn is_temporary(range: &protobuf::RangeVar) -> bool {
-    range.relpersistence == "t" || range.schemaname == "pg_temp"
-}
-
-/// The statement makes or changes something that lives in one server session.
-fn is_of_session(statement: &Statement<'_>) -> Result<bool, PlanError> {
-    let made = match statement.node {
-        NodeEnum::CreateStmt(create) => create.relation.as_ref(),
-        NodeEnum::ViewStmt(view) => view.view.as_ref(),
-        NodeEnum::CreateSeqStmt(sequence) => sequence.sequence.as_ref(),
-        _ => None,
-    };
-    if let Some(range) = made.filter(|range| is_temporary(range)) {
-        refuse_hiding(statement.catalog, &range.relname)?;
-        if let NodeEnum::ViewStmt(view) = statement.node {
-            refuse_temporary_view(statement, view)?;
-        }
-        return Ok(true);
-    }
-    if made.is_some() || statement.context.temporary.is_empty() {
-        return Ok(false);
-    }
-    let named = named_relations(statement.node);
-    let is_temp = |range: &QualifiedRange| {
-        let hides = range.schema.is_none() && statement.context.temporary.contains(&range.name);
-        let unknown = || {
-            statement
-                .catalog
-                .resolve(
-                    statement.context.search_path,
-                    range.schema.as_deref(),
-                    &range.name,
-                )
-                .is_none()
-        };
-        hides || matches!(range.schema.as_deref(), None | Some("pg_temp")) && unknown()
-    };
-    let temporary = named.iter().filter(|range| is_temp(range)).count();
-    if let (NodeEnum::RenameStmt(rename), true) = (statement.node, temporary > 0) {
-        refuse_hiding(statement.catalog, &rename.newname)?;
-    }
-    if temporary > 0 && temporary < named.len() {
-        return Err(PlanError::unsupported(
-            "one statement cannot change temporary and other relations",
-        )
-        .hint("Use a statement for each."));
-    }
-    Ok(temporary > 0)
+    range.relpersistence == "t" || is_temporary_schema(&range.schemaname)
 }
 
 /// The distributed and reference tables that a statement changes.
@@ -285,76 +257,35 @@ pub(crate) fn redefined(statement: &Statement<'_>) -> Vec<QualifiedName> {
     if matches!(statement.node, NodeEnum::IndexStmt(index) if !index.unique) {
         return Vec::new();
     }
-    let named = named_relations(statement.node);
-    named
+    // What changes no definition of rows goes on beside them.
+    if matches!(
+        statement.node,
+        NodeEnum::GrantStmt(_) | NodeEnum::AlterOwnerStmt(_) | NodeEnum::SecLabelStmt(_)
+    ) {
+        return Vec::new();
+    }
+    let subjects = names::subjects(statement.node);
+    subjects
         .iter()
-        .filter_map(|range| {
-            let schema = range.schema.as_deref();
-            statement.catalog.resolve(path, schema, &range.name)
+        .filter(|name| name.is_relation())
+        .filter_map(|name| {
+            let schema = Some(name.schema.as_str()).filter(|schema| !schema.is_empty());
+            statement.catalog.resolve(path, schema, &name.name)
         })
         .filter(|relation| relation.placement != Placement::Local)
         .map(|relation| relation.name.clone())
         .collect()
 }
 
-struct QualifiedRange {
-    schema: Option<String>,
-    name: String,
-}
-
-/// The relations that a statement changes.
-fn named_relations(node: &NodeEnum) -> Vec<QualifiedRange> {
-    let of_range = |range: &Option<protobuf::RangeVar>| -> Vec<QualifiedRange> {
-        let range = range.iter();
-        range
-            .map(|range| QualifiedRange {
-                schema: Some(range.schemaname.clone()).filter(|schema| !schema.is_empty()),
-                name: range.relname.clone(),
-            })
-            .collect()
-    };
-    match node {
-        NodeEnum::IndexStmt(index) => of_range(&index.relation),
-        NodeEnum::AlterTableStmt(alter) => of_range(&alter.relation),
-        NodeEnum::RenameStmt(rename) => of_range(&rename.relation),
-        NodeEnum::AlterSeqStmt(alter) => of_range(&alter.sequence),
-        NodeEnum::CreateTrigStmt(trigger) => of_range(&trigger.relation),
-        NodeEnum::RuleStmt(rule) => of_range(&rule.relation),
-        NodeEnum::AlterObjectSchemaStmt(alter) => of_range(&alter.relation),
-        NodeEnum::DropStmt(drop) if is_relation(drop.remove_type()) => nodes(&drop.objects)
-            .filter_map(|node| match node {
-                NodeEnum::List(list) => {
-                    let mut names = strings(&list.items);
-                    let name = names.pop()?.to_owned();
-                    Some(QualifiedRange {
-                        schema: names.pop().map(str::to_owned),
-                        name,
-                    })
-                }
-                _ => None,
-            })
-            .collect(),
-        NodeEnum::CommentStmt(comment) if is_relation(comment.objtype()) => {
-            match inner(&comment.object) {
-                Some(NodeEnum::List(list)) => {
-                    let mut names = strings(&list.items);
-                    let name = names.pop().unwrap_or_default().to_owned();
-                    vec![QualifiedRange {
-                        schema: names.pop().map(str::to_owned),
-                        name,
-                    }]
-                }
-                _ => Vec::new(),
-            }
-        }
-        _ => Vec::new(),
-    }
-}
-
 fn is_relation(kind: ObjectType) -> bool {
     matches!(
         kind,
-        ObjectType::ObjectTable | ObjectType::ObjectView | ObjectType::ObjectSequence
+        ObjectType::ObjectTable
+            | ObjectType::ObjectView
+            | ObjectType::ObjectSequence
+            | ObjectType::ObjectIndex
+            | ObjectType::ObjectMatview
+            | ObjectType::ObjectForeignTable
     )
 }
 
@@ -466,7 +397,10 @@ fn truncate_tables(
         .filter_map(known)
         .any(|relation| relation.placement != Placement::Local);
     let cascades = truncate.behavior() == DropBehavior::DropCascade && catalog.has_placed_relations;
-    let unknown = ranges.iter().any(|range| known(range).is_none());
+    let lasts = |range: &&protobuf::RangeVar| !names::is_temporary(statement, range);
+    let unknown = ranges
+        .iter()
+        .any(|range| known(range).filter(|_| lasts(range)).is_none());
     if !placed && (!cascades || unknown) {
         let draft = Draft::home("truncate").writes();
         return Ok(if truncate.restart_seqs && catalog.has_placed_relations {
@@ -532,6 +466,9 @@ fn refresh_view(
         .relation
         .as_ref()
         .and_then(|range| scope::find_known(catalog, statement.context, range));
+    if let Some(relation) = relation.filter(|_| catalog.has_placed_relations) {
+        write::refuse_write(relation)?;
+    }
     let definition = relation
         .filter(|relation| relation.kind == RelationKind::MaterializedView && relation.reads_placed)
         .and_then(|relation| relation.view_definition.as_deref());
@@ -562,6 +499,7 @@ fn vacuum_tables(statement: &Statement<'_>, vacuum: &protobuf::VacuumStmt) -> Dr
     let unknown = nodes(&vacuum.rels).any(|node| match node {
         NodeEnum::VacuumRelation(one) => one.relation.as_ref().is_some_and(|range| {
             scope::find_known(statement.catalog, statement.context, range).is_none()
+                || names::is_temporary(statement, range)
         }),
         _ => false,
     });
@@ -579,15 +517,13 @@ fn reindex_tables(statement: &Statement<'_>, reindex: &protobuf::ReindexStmt) ->
         reindex.kind(),
         ReindexObjectType::ReindexObjectIndex | ReindexObjectType::ReindexObjectTable
     );
-    let of_session = !statement.context.temporary.is_empty()
-        && reindex.relation.as_ref().is_some_and(|range| {
-            range.schemaname.is_empty()
-                && reindex.kind() == ReindexObjectType::ReindexObjectTable
-                && scope::find_known(statement.catalog, statement.context, range).is_none()
-        });
-    if of_session {
+    let range = reindex.relation.as_ref();
+    if range.is_some_and(|range| names::is_temporary(statement, range)) {
         return Draft::home("ddl").writes();
     }
+    // Of a partitioned table each part is done by itself.
+    let known = range.and_then(|one| scope::find_known(statement.catalog, statement.context, one));
+    let many = many || known.is_some_and(|one| one.kind == RelationKind::Partitioned);
     broadcast(concurrently || many).keeps_catalog()
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Traits {
     pub(crate) home: Option<String>,
     /// It may read or write other tables: the function's name and why, as a sentence.
     pub(crate) unsafe_call: Option<(String, String)>,
+    /// A function that changes the schema, and by which command.
+    pub(crate) defines: Option<(String, String)>,
     /// A function whose result differs from call to call, or that has side effects.
     pub(crate) volatile: Option<String>,
     /// A function of the user's that may write.
@@ -171,13 +173,24 @@ impl Traits {
                 }
             }
             NodeEnum::ColumnRef(column) => self.note_column(catalog, &column.fields),
-            NodeEnum::TypeCast(cast) => self.note_cast(cast),
+            NodeEnum::TypeCast(cast) => {
+                self.note_cast(cast);
+                self.note_type(catalog, cast.type_name.as_ref());
+            }
             NodeEnum::SqlvalueFunction(function)
                 if function.op() == protobuf::SqlValueFunctionOp::SvfopCurrentCatalog =>
             {
                 self.note_home("current_catalog");
             }
             _ => {}
+        }
+    }
+
+    /// A value of a type may be checked or made by code.
+    fn note_type(&mut self, catalog: &Catalog, name: Option<&protobuf::TypeName>) {
+        let names = name.map(|name| tree::strings(&name.names));
+        if let Some(name) = names.unwrap_or_default().last() {
+            self.note_safety(name, catalog.types.get(*name));
         }
     }
 
@@ -202,6 +215,11 @@ impl Traits {
     /// Takes a call in.
     pub(crate) fn note_call(&mut self, catalog: &Catalog, name: &str, arguments: usize) {
         self.note_safety(name, catalog.functions.get(name));
+        if let Some(command) = catalog.definers.get(name) {
+            self.writes = true;
+            self.defines
+                .get_or_insert_with(|| (name.to_owned(), command.clone()));
+        }
         if catalog.volatile_functions.contains(name) {
             self.writes = true;
             self.note_volatile(name);
@@ -374,6 +392,15 @@ impl Traits {
 
     /// The error for a function that may go behind the proxy's back.
     pub(crate) fn refuse_unsafe(&self, catalog: &Catalog) -> Result<(), PlanError> {
+        if let Some((name, command)) = &self.defines
+            && catalog.shards.len() > 1
+        {
+            return Err(PlanError::unsupported(format!(
+                "function \"{name}\" changes the schema of one shard"
+            ))
+            .detail(format!("It runs {}.", command.to_uppercase()))
+            .hint("Run the command itself, or in a DO block: it goes to every shard."));
+        }
         if !catalog.has_placed_relations {
             return Ok(());
         }

@@ -32,6 +32,7 @@ mod filter;
 mod functions;
 mod gather;
 mod insert;
+mod once;
 mod parse;
 mod route;
 mod scatter;

@@ -778,6 +778,8 @@ pub struct Ddl {
     /// For CREATE TABLE (not temporary): the new table's name as written, so that
     /// `automator67.auto_distribute` can act on it.
     pub creates_table: Option<QualifiedName>,
+    /// Local tables that must have no rows: they get a foreign key to rows of other shards.
+    pub must_be_empty: Vec<QualifiedName>,
 }
 
 /// BEGIN and friends.
@@ -809,6 +811,13 @@ pub enum TransactionCommand {
     Release(String),
     /// ROLLBACK TO SAVEPOINT name.
     RollbackTo(String),
+    /// SET CONSTRAINTS.
+    SetConstraints {
+        /// It says ALL, and names nothing that would have to be there.
+        all: bool,
+        /// The statement without comments.
+        replay: String,
+    },
     /// SET TRANSACTION ...: what follows TRANSACTION, as for `Begin::options`.
     SetTransaction {
         /// Text for a shard's own SET TRANSACTION.

@@ -237,10 +237,10 @@ pub(crate) fn verdict(
 
 /// Errors for functions and relations that could go behind the proxy's back.
 pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
+    analysis.traits.refuse_unsafe(catalog)?;
     if !catalog.has_placed_relations {
         return Ok(());
     }
-    analysis.traits.refuse_unsafe(catalog)?;
     refuse_texts_of_a_session(catalog, analysis)?;
     sizes::refuse(catalog, analysis)?;
     let relations = analysis
@@ -252,13 +252,13 @@ pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
         });
     for relation in relations.chain(analysis.view_uses.iter().map(|one| one.relation)) {
         refuse_unusable(relation)?;
-        if let Some(why) = &relation.unsafe_reads {
+        if let Some(danger) = &relation.unsafe_reads {
             return Err(PlanError::unsupported(format!(
                 "reading \"{}\" may read distributed tables behind the proxy's back",
                 relation.name.name
             ))
-            .detail(why)
-            .hint("If a function is the cause and it touches no distributed or reference table, declare it safe: select automator67.declare_safe('f')"));
+            .detail(&danger.why)
+            .hint(&danger.hint));
         }
     }
     Ok(())

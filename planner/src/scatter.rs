@@ -39,10 +39,7 @@ pub(crate) fn scatter(
     reason: &str,
 ) -> Option<(Scatter, bool)> {
     // A temporary table is on one server, whatever else has its name.
-    let temporary = |one: &Occurrence<'_>| {
-        let names = statement.context.temporary;
-        one.range.schemaname.is_empty() && names.contains(&one.range.relname)
-    };
+    let temporary = |one: &Occurrence<'_>| one.found.is_temporary();
     if !is_movable(analysis) || analysis.occurrences.iter().any(temporary) {
         return None;
     }

@@ -9,7 +9,7 @@ use pg_query::{NodeEnum, protobuf};
 
 use crate::{
     builtins,
-    catalog::{Catalog, Placement, Relation, RelationKind},
+    catalog::{Catalog, Placement, Relation, RelationKind, is_temporary_schema},
     facts::ColumnId,
     plan::ProxyView,
     statement::Context,
@@ -36,6 +36,16 @@ impl<'t> Found<'t> {
         }
     }
 
+    /// A temporary relation of the session.
+    pub(crate) fn is_temporary(self) -> bool {
+        match self {
+            Found::Known(relation) => {
+                is_temporary_schema(&relation.name.schema) && relation.placement == Placement::Local
+            }
+            Found::Proxy(_) | Found::Home => false,
+        }
+    }
+
     /// The relation, if each of its rows is on one shard: it is distributed, by a key or with its
     /// schema.
     pub(crate) fn distributed(self) -> Option<&'t Relation> {
@@ -58,7 +68,34 @@ pub(crate) const MOVED_SCHEMA: &str = "pg_temp";
 
 const PROXY_SCHEMA: &str = "automator67";
 
-/// What a relation's name means. The caller has made sure that it is not a CTE's.
+/// What a relation's name means in a client's text. The caller has made sure that it is not a CTE's.
+pub(crate) fn find_in<'t>(
+    catalog: &'t Catalog,
+    context: &Context<'t>,
+    range: &protobuf::RangeVar,
+) -> Found<'t> {
+    let (path, schema) = (context.search_path, range.schemaname.as_str());
+    let moved = || {
+        context
+            .moved
+            .iter()
+            .find(|one| one.name.name == range.relname)
+    };
+    let temporary = || {
+        context
+            .temporary
+            .resolve(catalog, path, schema, &range.relname)
+    };
+    match moved()
+        .filter(|_| schema == MOVED_SCHEMA)
+        .or_else(temporary)
+    {
+        Some(relation) => Found::Known(relation),
+        None => find(catalog, context.moved, path, range),
+    }
+}
+
+/// The same where no temporary relation is meant.
 pub(crate) fn find<'t>(
     catalog: &'t Catalog,
     moved: &'t [Relation],
@@ -101,7 +138,7 @@ pub(crate) fn find_known<'t>(
     context: &Context<'t>,
     range: &protobuf::RangeVar,
 ) -> Option<&'t Relation> {
-    match find(catalog, context.moved, context.search_path, range) {
+    match find_in(catalog, context, range) {
         Found::Known(relation) => Some(relation),
         Found::Proxy(_) | Found::Home => None,
     }

@@ -15,7 +15,7 @@ use pg_query::{
 };
 
 use crate::{
-    catalog::{Catalog, Placement, Relation, RelationKind},
+    catalog::{Catalog, Placement, Relation, RelationKind, Temporary},
     insert,
     normalise::{TokenKind, tokens},
     plan::{
@@ -44,11 +44,12 @@ pub struct Sequence<'c> {
 pub fn find<'c>(
     catalog: &'c Catalog,
     search_path: &[String],
-    temporary: &[String],
+    temporary: &Temporary,
     text: &str,
 ) -> Option<Sequence<'c>> {
     let (schema, name) = parse_name(text)?;
-    if schema.is_none() && temporary.contains(&name) {
+    let hidden = temporary.resolve(catalog, search_path, schema.as_deref().unwrap_or(""), &name);
+    if hidden.is_some() {
         return None;
     }
     let relation = catalog.resolve(search_path, schema.as_deref(), &name)?;
@@ -300,7 +301,7 @@ impl<'a> Finder<'_, 'a> {
         let (table, column) = (names.next()??, names.next()??);
         let (schema, name) = parse_name(&table)?;
         let context = self.statement.context;
-        if schema.is_none() && context.temporary.contains(&name) {
+        if schema.is_none() && context.temporary.names().any(|one| one == name) {
             return None;
         }
         let catalog = self.statement.catalog;

@@ -38,10 +38,12 @@ pub(crate) fn session(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         NodeEnum::UnlistenStmt(_) => Ok(Draft::home("listen")),
         NodeEnum::NotifyStmt(_) => Ok(Draft::home("notify").writes()),
         NodeEnum::LoadStmt(_) => Ok(Draft::home("other").session(pinned())),
-        NodeEnum::ConstraintsSetStmt(_) if statement.catalog.has_placed_relations => Err(
-            PlanError::unsupported("SET CONSTRAINTS is not supported over several shards")
-                .hint("Declare the constraint INITIALLY DEFERRED or not deferrable."),
-        ),
+        NodeEnum::ConstraintsSetStmt(set) => {
+            let all = set.constraints.is_empty();
+            let replay = replay(statement);
+            let command = TransactionCommand::SetConstraints { all, replay };
+            Ok(Draft::new(Plan::Transaction(command), "transaction"))
+        }
         _ => Ok(Draft::home("other")),
     }
 }

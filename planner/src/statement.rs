@@ -9,9 +9,10 @@ use crate::{
     analysis::{self, Analysis, RowOrder},
     asker,
     budget::Budget,
-    catalog::{Catalog, Placement, Relation, RelationKind, Residue},
+    catalog::{Catalog, Placement, Relation, RelationKind, Residue, Temporary},
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
+    once,
     parse::{self, ParseFailure, Parsed},
     plan::{IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
     route::{self, Statement, Verdict, count_parameters},
@@ -37,9 +38,8 @@ pub struct Context<'a> {
     pub tier: Tier,
     /// Relations in `pg_temp` that every shard has a copy of while the statement runs.
     pub moved: &'a [Relation],
-    /// The session's temporary relations. None has the name of a placed table: such are refused
-    /// when they are made.
-    pub temporary: &'a [String],
+    /// The session's temporary objects.
+    pub temporary: &'a Temporary,
     /// What planning may cost.
     pub budget: &'a Budget,
 }
@@ -277,6 +277,12 @@ fn or_in_steps(
 
 /// The plan of one statement.
 pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
+    let draft = draft_of(statement)?;
+    once::refuse(statement, &draft.plan)?;
+    Ok(draft)
+}
+
+fn draft_of(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     match statement.node {
         NodeEnum::SelectStmt(select) if select.into_clause.is_some() => {
             table_as::select_into(statement, select)

@@ -106,6 +106,9 @@ fn place(
     let analysis = analysis::analyse(catalog, context, &views, query)?;
     crate::session::refuse_set_config(statement, &analysis)?;
     let temporary = ddl::is_temporary(range);
+    if !temporary && catalog.shards.len() > 1 {
+        refuse_temporary(&analysis)?;
+    }
     if temporary {
         ddl::refuse_hiding(catalog, &range.relname)?;
     }
@@ -141,6 +144,21 @@ fn place(
         ..SessionEffects::default()
     };
     Ok(Draft::new(plan, "ddl").session(session).changes_catalog())
+}
+
+/// The other shards make the empty table by the same text.
+fn refuse_temporary(analysis: &Analysis<'_>) -> Result<(), PlanError> {
+    let mut occurrences = analysis.occurrences.iter();
+    let temporary = occurrences.find(|one| one.found.is_temporary());
+    let Some(one) = temporary else {
+        return Ok(());
+    };
+    Err(PlanError::unsupported(format!(
+        "CREATE TABLE AS from temporary table \"{}\" is not supported",
+        one.range.relname
+    ))
+    .detail("Temporary tables are on the home shard alone.")
+    .hint("Make a temporary table, or CREATE TABLE and then INSERT ... SELECT."))
 }
 
 /// The table's rows would be made on the home shard, and belong to the schema's.

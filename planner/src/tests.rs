@@ -2,16 +2,18 @@
 //!
 //! A file is a list of blocks, parted by `----`: a statement, then lines that start with `=> `.
 //! Lines with `@` before a statement set its surroundings: `@many`, `@types 20 25`, `@path a, b`,
-//! `@temporary`, `@plain` (no normalised text), `@unique schema.table column` (a global unique
-//! index), `@unjudged name` (a built-in function or relation that is newer than our table), `@leads schema.table` (a table whose rows take others with an index along). `UPDATE_CASES=1` writes the files anew, to be
+//! `@temporary a, index b, type c` (`unsafe a` runs code that reads a placed table), `@plain` (no
+//! normalised text), `@unique schema.table column` (a global unique index), `@unjudged name` (a
+//! built-in function or relation that is newer than our table), `@leads schema.table` (a table whose
+//! rows take others with an index along). `UPDATE_CASES=1` writes the files anew, to be
 //! read before they are committed.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::LazyLock};
 
 use crate::{
     Context, Reach, Tier,
     budget::Budget,
-    catalog::Catalog,
+    catalog::{Catalog, Temporary},
     normalise::{Normalised, normalise},
     plan,
 };
@@ -57,13 +59,13 @@ fn cases(text: &str) -> Vec<Case> {
 fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
     let mut path: Vec<String> = vec!["public".to_owned()];
     let mut types: Vec<u32> = Vec::new();
-    let mut temporary: Vec<String> = Vec::new();
+    let mut temporary = Temporary::default();
     let mut catalog = catalog.clone();
     let (mut reach, mut plain, mut tier) = (Reach::Single, false, floor);
     for setting in &case.settings {
         match setting.split_once(' ').unwrap_or((setting, "")) {
             ("many", _) => reach = Reach::Many,
-            ("temporary", list) => temporary = list.split(", ").map(str::to_owned).collect(),
+            ("temporary", list) => temporary = catalog::temporary(&catalog, list),
             ("plain", _) => plain = true,
             ("tier", "merge") => tier = Tier::Merge,
             ("types", list) => {
@@ -201,6 +203,8 @@ fn builtins() {
     check("builtins");
 }
 
+static EMPTY: LazyLock<Temporary> = LazyLock::new(Temporary::default);
+
 /// Nothing but a search path.
 fn plain_context<'a>(search_path: &'a [String], budget: &'a Budget) -> Context<'a> {
     Context {
@@ -210,7 +214,7 @@ fn plain_context<'a>(search_path: &'a [String], budget: &'a Budget) -> Context<'
         parameter_types: &[],
         tier: Default::default(),
         moved: &[],
-        temporary: &[],
+        temporary: &EMPTY,
         budget,
     }
 }

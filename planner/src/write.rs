@@ -114,13 +114,13 @@ pub(crate) fn refuse_writes(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
 /// The error for a relation whose writes would reach other tables by themselves.
 pub(crate) fn refuse_write(relation: &Relation) -> Result<(), PlanError> {
     crate::route::refuse_unusable(relation)?;
-    if let Some(why) = &relation.unsafe_writes {
+    if let Some(danger) = &relation.unsafe_writes {
         return Err(PlanError::unsupported(format!(
             "writing to table \"{}\" is not supported",
             relation.name.name
         ))
-        .detail(why)
-        .hint("Distribute the tables so that rows that belong together are on one shard, or declare the function safe: select automator67.declare_safe('f')"));
+        .detail(&danger.why)
+        .hint(&danger.hint));
     }
     if relation.kind == crate::catalog::RelationKind::View && relation.reads_placed {
         return Err(PlanError::unsupported(format!(

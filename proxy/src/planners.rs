@@ -16,7 +16,7 @@ use std::{
 use automator67_planner::{
     Context, STACK_BYTES,
     budget::{Budget, Excess},
-    catalog::Catalog,
+    catalog::{Catalog, Temporary},
     normalise::Normalised,
     plan::{PlanError, Planned},
 };
@@ -66,8 +66,8 @@ pub struct Task<'a> {
     pub search_path: &'a Arc<Vec<String>>,
     /// Who asks.
     pub user: &'a Arc<User>,
-    /// The session's temporary relations.
-    pub temporary: &'a [String],
+    /// The session's temporary objects.
+    pub temporary: &'a Arc<Temporary>,
     /// What is known about keys.
     pub reach: automator67_planner::Reach,
     /// No tier below this one.
@@ -227,7 +227,7 @@ fn start(
     let text = task.text.to_owned();
     let normalised = task.normalised.cloned();
     let parameter_types = task.parameter_types.to_vec();
-    let temporary = task.temporary.to_vec();
+    let temporary = task.temporary.clone();
     let (reach, tier) = (task.reach, task.tier);
     let work = move || {
         let task = Task {

@@ -31,6 +31,7 @@ mod snapshot;
 mod sql_prepared;
 mod statements;
 mod steps;
+mod temporary;
 mod timer;
 mod transaction;
 mod unique;
@@ -107,8 +108,8 @@ pub struct Session {
     pinned: bool,
     /// What the statement that runs may leave in server sessions.
     residue: Residue,
-    /// Its temporary relations on the home shard.
-    temporary_names: Vec<String>,
+    /// Its temporary objects on the home shard.
+    temporary: temporary::Known,
     /// Statements made by PREPARE, and the epoch they were judged at.
     sql_prepared: Vec<SqlPrepared>,
     sql_prepared_epoch: u64,
@@ -248,7 +249,7 @@ impl Session {
             scratch: Normalised::default(),
             pinned: false,
             residue: Residue::NONE,
-            temporary_names: Vec::new(),
+            temporary: temporary::Known::default(),
             sql_prepared: Vec::new(),
             sql_prepared_epoch: 0,
             skipping: false,
@@ -352,7 +353,7 @@ impl Session {
 
     async fn simple_statements(&mut self, frame: &Frame, started: Instant) -> Outcome {
         let text = message::query(frame.body())?;
-        if self.transaction.stale {
+        if self.transaction.stale || self.temporary.matter() {
             Box::pin(self.refresh_catalog()).await?;
         }
         if !self.sql_prepared.is_empty() {

@@ -21,6 +21,7 @@ mod kernels;
 mod logins;
 mod moves;
 mod planning;
+mod reach;
 mod rights;
 mod sequences;
 mod sessions;

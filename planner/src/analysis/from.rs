@@ -139,13 +139,10 @@ impl<'t> Analysis<'t> {
 
     /// Names in a view's text are all qualified, but for those of system catalogs.
     pub(super) fn find(&self, range: &protobuf::RangeVar) -> Found<'t> {
-        let client = self.text == CLIENT_TEXT;
-        let path = if client {
-            self.context.search_path
-        } else {
-            &[]
-        };
-        scope::find(self.catalog, self.context.moved, path, range)
+        match self.text == CLIENT_TEXT {
+            true => scope::find_in(self.catalog, self.context, range),
+            false => scope::find(self.catalog, self.context.moved, &[], range),
+        }
     }
 
     pub(super) fn occurrence(

@@ -7,13 +7,22 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 
+use reach::Objects;
+
 use super::{
-    Catalog, Column, DocumentError, ForeignKey, FunctionSafety, KeyType, Placement, QualifiedName,
-    Ranges, Relation, RelationKind, Shard, ShardId, Split, UniqueIndex, portable,
+    Catalog, Change, Column, DocumentError, ForeignKey, FunctionSafety, KeyType, Placement,
+    QualifiedName, Ranges, Relation, RelationKind, Shard, ShardId, Split, UniqueIndex, defines,
+    portable,
     residue::{self, Residues, Routes, Rows, Sources},
-    safety::{self, Names},
+    safety::{self, Names, Verdicts},
 };
 use crate::{key, ring::Ring};
+
+mod reach;
+mod temporary;
+
+pub use temporary::Temporary;
+pub(crate) use temporary::is_schema as is_temporary_schema;
 
 /// Has the values of global unique indexes, which nobody names.
 const INDEX_SCHEMA: &str = "automator67_index";
@@ -46,9 +55,25 @@ struct Document {
     /// Ways in which functions run that nothing in a statement names.
     #[serde(default)]
     routes: Routes,
+    /// What code behind relations and types reads and calls.
+    #[serde(default)]
+    reach: StoredReach,
     /// Something could not be read, because somebody holds a lock.
     #[serde(default)]
     incomplete: bool,
+}
+
+/// The part of the document that [`reach`] needs. Lists without members are null.
+#[derive(Debug, Default, Deserialize)]
+struct StoredReach {
+    /// Table with a policy -> relation that the policy reads.
+    policy_reads: Option<Vec<(u32, u32)>>,
+    /// Types that run code where a value is made of them: oid, name, function.
+    types: Option<Vec<(u32, String, u32)>>,
+    /// Triggers for each row that have a transition table: table, name.
+    transitions: Option<Vec<(u32, String)>>,
+    /// Foreign keys that were not checked for the rows there are: table, name.
+    not_valid: Option<Vec<(u32, String)>>,
 }
 
 /// A colocation group that is not split by hash.
@@ -256,15 +281,36 @@ struct Trigger {
     arguments: String,
 }
 
+/// Bits of [`Trigger::events`] (`src/include/catalog/pg_trigger.h`).
+const ROW: i32 = 1;
+const BEFORE: i32 = 2;
+const EVENTS: [(i32, Change); 4] = [
+    (4, Change::Insert),
+    (8, Change::Delete),
+    (16, Change::Update),
+    (32, Change::Truncate),
+];
+
 impl Trigger {
-    /// Runs before a row is inserted or updated and may change it
-    /// (`src/include/catalog/pg_trigger.h`).
+    /// Runs before a row is inserted or updated and may change it.
     fn changes_rows(&self) -> bool {
-        const ROW: i32 = 1;
-        const BEFORE: i32 = 2;
-        const INSERT: i32 = 4;
-        const UPDATE: i32 = 16;
-        self.events & (ROW | BEFORE) == ROW | BEFORE && self.events & (INSERT | UPDATE) != 0
+        let stores = |change| self.is_fired_by(change);
+        self.events & (ROW | BEFORE) == ROW | BEFORE
+            && (stores(Change::Insert) || stores(Change::Update))
+    }
+
+    fn is_fired_by(&self, change: Change) -> bool {
+        self.changes().any(|one| one == change)
+    }
+
+    fn changes(&self) -> impl Iterator<Item = Change> {
+        let fires = |(bit, _): &(i32, Change)| self.events & bit != 0;
+        EVENTS.into_iter().filter(fires).map(|(_, change)| change)
+    }
+
+    /// Keeps a global unique index.
+    fn is_ours(&self) -> bool {
+        self.name.starts_with("a67_")
     }
 }
 
@@ -287,32 +333,29 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
     let foreign_keys = foreign_keys(document.foreign_keys.take().unwrap_or_default(), &stored);
 
     let declared = document.safe_functions.take().unwrap_or_default();
-    let declared = declared.into_iter().collect();
+    let declared: HashSet<u32> = declared.into_iter().collect();
     let functions = document.functions.take().unwrap_or_default();
-    let names = names(&relations, declared);
+    let names = names(&relations, declared, &document);
     let calls = document.function_calls.take().unwrap_or_default();
-    let verdicts = safety::judge(&functions, &calls, &names);
-
-    for stored in &stored {
-        if let Some(relation) = relations.get_mut(&stored.oid) {
-            let (writes, reads) = own_dangers(stored, relation);
-            relation.unsafe_writes = writes;
-            relation.unsafe_reads = reads;
-        }
-    }
-    mark_foreign_keys(&mut relations, &foreign_keys);
-    for trigger in document.triggers.iter().flatten() {
-        mark_trigger(&mut relations, trigger, &functions, &verdicts, &names);
-    }
-    for (relation, function) in document.relation_calls.iter().flatten() {
-        if let Some(relation) = relations.get_mut(relation) {
-            mark_call(relation, verdicts.get(function));
-        }
-    }
-    mark_views(
-        &mut relations,
-        document.view_reads.as_deref().unwrap_or_default(),
-    );
+    let lasting: HashSet<String> = names
+        .local
+        .iter()
+        .chain(names.placed.keys())
+        .cloned()
+        .collect();
+    let definers = defines::definers(&functions, &calls, &lasting, &names.declared);
+    let objects = Objects {
+        document: &document,
+        stored: &stored,
+        foreign_keys: &foreign_keys,
+        functions: &functions,
+        calls: &calls,
+        definers: &definers,
+    };
+    let Verdicts {
+        safety: verdicts,
+        telling,
+    } = objects.judge(&mut relations, names);
 
     let residues = residues(&document, &stored, &functions, &calls);
     let unique_indexes = unique_indexes(&document, &stored);
@@ -331,6 +374,14 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         tenants: document.tenants.into_iter().flatten().collect(),
         has_placed_relations: relations.values().any(placed),
         functions: functions_by_name(&functions, &verdicts),
+        unsafe_functions: unsafe_by_oid(&verdicts),
+        types: types(document.reach.types.unwrap_or_default(), &verdicts),
+        definers,
+        telling: functions
+            .iter()
+            .filter(|one| telling.contains(&one.oid))
+            .map(|one| one.name.clone())
+            .collect(),
         volatile_functions: document.volatile_functions.into_iter().flatten().collect(),
         aggregates: document.aggregates.into_iter().flatten().collect(),
         operators: operators(document.operators.unwrap_or_default(), &verdicts),
@@ -383,7 +434,7 @@ fn splits(document: &mut Document, relations: &mut HashMap<u32, Relation>) -> Ha
             Err(why) => {
                 let of_group = |one: &&mut Relation| one.placement.group() == Some(group);
                 for relation in relations.values_mut().filter(of_group) {
-                    mark(&mut relation.unusable, || {
+                    relation.unusable.get_or_insert_with(|| {
                         format!("The split of colocation group {group} is not usable: {why}.")
                     });
                 }
@@ -424,6 +475,7 @@ fn relation(stored: &StoredRelation, domains: &HashMap<u32, u32>) -> Relation {
             && matches!(kind, RelationKind::View | RelationKind::MaterializedView),
         unsafe_writes: None,
         unsafe_reads: None,
+        statement_triggers: Vec::new(),
         unusable: unusable.or_else(|| unreadable(stored)),
         inherits: stored.inherits,
     }
@@ -582,7 +634,7 @@ fn indexed(
     found
 }
 
-fn names(relations: &HashMap<u32, Relation>, declared: HashSet<u32>) -> Names {
+fn names(relations: &HashMap<u32, Relation>, declared: HashSet<u32>, document: &Document) -> Names {
     let mut placed = HashMap::new();
     let mut local = HashSet::new();
     for relation in relations.values() {
@@ -602,174 +654,16 @@ fn names(relations: &HashMap<u32, Relation>, declared: HashSet<u32>) -> Names {
         };
         placed.insert(name.to_lowercase(), phrase);
     }
+    let types = document.reach.types.iter().flatten();
     Names {
         placed,
         local,
         declared,
-    }
-}
-
-/// What the relation's own rules and policies make unsafe: writes, reads.
-fn own_dangers(stored: &StoredRelation, relation: &Relation) -> (Option<String>, Option<String>) {
-    let name = &relation.name.name;
-    let placed = relation.placement != Placement::Local;
-    let leads_away = stored.rules && stored.reads_placed;
-    let rules = (stored.rules && placed || leads_away)
-        .then(|| format!("Table \"{name}\" has a rule, which could reach rows of other shards."));
-    let row_security = (stored.row_security && placed).then(|| {
-        format!("Row level security is enabled on \"{name}\"; policies see one shard's rows.")
-    });
-    (rules.or_else(|| row_security.clone()), row_security)
-}
-
-/// Keeps the first reason.
-fn mark(reason: &mut Option<String>, why: impl FnOnce() -> String) {
-    if reason.is_none() {
-        *reason = Some(why());
-    }
-}
-
-fn mark_foreign_keys(relations: &mut HashMap<u32, Relation>, foreign_keys: &[ForeignKey]) {
-    let placements: HashMap<QualifiedName, Placement> = relations
-        .values()
-        .map(|relation| (relation.name.clone(), relation.placement.clone()))
-        .collect();
-    let by_name: HashMap<QualifiedName, u32> = relations
-        .values()
-        .map(|relation| (relation.name.clone(), relation.oid))
-        .collect();
-    for foreign_key in foreign_keys {
-        let from = &placements[&foreign_key.table];
-        let to = &placements[&foreign_key.referenced_table];
-        if let Some(reason) = foreign_key_danger(foreign_key, from, to)
-            && let Some(relation) = relations.get_mut(&by_name[&foreign_key.table])
-        {
-            mark(&mut relation.unsafe_writes, || reason);
-        }
-    }
-}
-
-/// A server checks a foreign key against its own rows. Why those are not all that count.
-fn foreign_key_danger(key: &ForeignKey, from: &Placement, to: &Placement) -> Option<String> {
-    let (name, referenced) = (&key.name, &key.referenced_table.name);
-    match (from, to) {
-        (Placement::Local, Placement::Local) | (_, Placement::Reference) => None,
-        (
-            Placement::Local | Placement::Reference,
-            Placement::Distributed { .. } | Placement::Schema { .. },
-        ) => Some(format!(
-            "Foreign key \"{name}\" references distributed table \"{referenced}\"."
-        )),
-        (_, Placement::Local) => Some(format!(
-            "Foreign key \"{name}\" references local table \"{referenced}\"."
-        )),
-        (Placement::Schema { colocation: from }, Placement::Schema { colocation: to })
-            if from == to =>
-        {
-            None
-        }
-        (Placement::Schema { .. }, _) | (_, Placement::Schema { .. }) => Some(format!(
-            "Foreign key \"{name}\" references table \"{referenced}\", which is on another shard."
-        )),
-        (
-            Placement::Distributed {
-                key: from_key,
-                colocation: from_group,
-                ..
-            },
-            Placement::Distributed {
-                key: to_key,
-                colocation: to_group,
-                ..
-            },
-        ) => {
-            let mut pairs = key.columns.iter().zip(&key.referenced_columns);
-            let joined = pairs.any(|(column, other)| column == from_key && other == to_key);
-            (from_group != to_group || !joined).then(|| {
-                format!(
-                    "Foreign key \"{name}\" to \"{referenced}\" does not join the shard keys of two colocated tables."
-                )
-            })
-        }
-    }
-}
-
-fn mark_trigger(
-    relations: &mut HashMap<u32, Relation>,
-    trigger: &Trigger,
-    functions: &[Function],
-    verdicts: &HashMap<u32, FunctionSafety>,
-    names: &Names,
-) {
-    let Some(relation) = relations.get_mut(&trigger.relation) else {
-        return;
-    };
-    let placed = relation.placement != Placement::Local;
-    let function = functions
-        .iter()
-        .find(|function| function.oid == trigger.function);
-    let danger = match verdicts.get(&trigger.function) {
-        Some(FunctionSafety::Unsafe(why)) => Some(why.clone()),
-        Some(FunctionSafety::HomeOnly(why)) if placed => Some(why.clone()),
-        Some(FunctionSafety::HomeOnly(_) | FunctionSafety::Safe) | None => None,
-    };
-    let declared = names.declared.contains(&trigger.function);
-    let moves_key = || match &relation.placement {
-        Placement::Distributed { key, .. } if trigger.changes_rows() && !declared => {
-            let named = trigger
-                .arguments
-                .split("\\000")
-                .any(|argument| argument == key);
-            named
-                .then(|| format!("It is given the shard key \"{key}\"."))
-                .or_else(|| function.and_then(|function| safety::moves_key(function, key)))
-        }
-        Placement::Distributed { .. }
-        | Placement::Schema { .. }
-        | Placement::Reference
-        | Placement::Local => None,
-    };
-    if let Some(why) = danger.or_else(moves_key) {
-        let name = &trigger.name;
-        mark(&mut relation.unsafe_writes, || {
-            format!("Trigger \"{name}\" is not safe. {why}")
-        });
-    }
-}
-
-/// What a function does to the relation whose view, rule, default, check, index or policy calls
-/// it.
-fn mark_call(relation: &mut Relation, safety: Option<&FunctionSafety>) {
-    let placed = relation.placement != Placement::Local;
-    let why = match safety {
-        Some(FunctionSafety::Unsafe(why)) => why,
-        Some(FunctionSafety::HomeOnly(why)) if placed => why,
-        Some(FunctionSafety::HomeOnly(_) | FunctionSafety::Safe) | None => return,
-    };
-    mark(&mut relation.unsafe_writes, || why.clone());
-    if relation.kind == RelationKind::View {
-        mark(&mut relation.unsafe_reads, || why.clone());
-    }
-}
-
-/// A view is no safer to read than the views it reads, and of no more use than a table.
-fn mark_views(relations: &mut HashMap<u32, Relation>, view_reads: &[(u32, u32)]) {
-    let mut again = true;
-    while again {
-        again = false;
-        for (view, read) in view_reads {
-            let reason = relations.get(read).and_then(|read| match read.kind {
-                _ if read.unusable.is_some() => read.unusable.clone(),
-                RelationKind::View => read.unsafe_reads.clone(),
-                _ => None,
-            });
-            if let (Some(reason), Some(view)) = (reason, relations.get_mut(view))
-                && view.unsafe_reads.is_none()
-            {
-                view.unsafe_reads = Some(reason);
-                again = true;
-            }
-        }
+        dangerous_reads: HashMap::new(),
+        dangerous_writes: HashMap::new(),
+        types: types
+            .map(|(_, name, function)| (name.to_lowercase(), *function))
+            .collect(),
     }
 }
 
@@ -790,6 +684,25 @@ fn functions_by_name(
     by_name
 }
 
+fn unsafe_by_oid(verdicts: &HashMap<u32, FunctionSafety>) -> HashMap<u32, String> {
+    let why = |(oid, safety): (&u32, &FunctionSafety)| match safety {
+        FunctionSafety::Unsafe(why) => Some((*oid, why.clone())),
+        FunctionSafety::HomeOnly(_) | FunctionSafety::Safe => None,
+    };
+    verdicts.iter().filter_map(why).collect()
+}
+
+fn types(
+    stored: Vec<(u32, String, u32)>,
+    verdicts: &HashMap<u32, FunctionSafety>,
+) -> HashMap<String, FunctionSafety> {
+    let named = stored
+        .into_iter()
+        .map(|(_, name, function)| (name, function));
+    operators(named.collect(), verdicts)
+}
+
+/// The least safe function behind each name, where one is not safe.
 fn operators(
     stored: Vec<(String, u32)>,
     verdicts: &HashMap<u32, FunctionSafety>,

@@ -305,6 +305,16 @@ fn locks_session(name: &str) -> bool {
 }
 
 impl Routes {
+    /// Relations, and functions that stored expressions of theirs call.
+    pub fn relation_calls(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.stored(Runs::Write).chain(self.stored(Runs::Read))
+    }
+
+    /// See [`Routes::follows`].
+    pub fn follows(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.follows.iter().flatten().copied()
+    }
+
     /// Owners and functions of the stored expressions that run then.
     fn stored(&self, wanted: Runs) -> impl Iterator<Item = (u32, u32)> {
         let all = self.stored_calls.iter().flatten();
@@ -733,27 +743,27 @@ fn calls(list: &[Token], at: usize) -> bool {
 }
 
 /// A text and its tokens.
-struct Reader<'a> {
-    text: &'a str,
-    list: &'a [Token],
+pub(crate) struct Reader<'a> {
+    pub text: &'a str,
+    pub list: &'a [Token],
 }
 
 impl Reader<'_> {
-    fn spelled(&self, token: Token) -> &str {
+    pub fn spelled(&self, token: Token) -> &str {
         &self.text[token.start..token.end]
     }
 
-    fn word(&self, at: usize) -> Option<String> {
+    pub fn word(&self, at: usize) -> Option<String> {
         let token = self.list.get(at)?;
         (token.kind == TokenKind::Word).then(|| self.spelled(*token).to_ascii_lowercase())
     }
 
-    fn word_before(&self, at: usize, distance: usize) -> Option<String> {
+    pub fn word_before(&self, at: usize, distance: usize) -> Option<String> {
         self.word(at.checked_sub(distance)?)
     }
 
     /// Where a statement of SQL or PL/pgSQL can begin.
-    fn starts_statement(&self, at: usize) -> bool {
+    pub fn starts_statement(&self, at: usize) -> bool {
         let Some(before) = at.checked_sub(1).map(|before| self.list[before]) else {
             return true;
         };
@@ -835,7 +845,7 @@ impl Reader<'_> {
     }
 
     /// The value of `'...'` or `$tag$...$tag$`.
-    fn plain_string(&self, token: Token) -> Option<String> {
+    pub fn plain_string(&self, token: Token) -> Option<String> {
         if token.kind != TokenKind::String {
             return None;
         }

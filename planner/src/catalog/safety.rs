@@ -1,4 +1,4 @@
-//! Which functions, triggers and keys could reach rows behind the proxy's back.
+//! Which functions could reach rows behind the proxy's back.
 //!
 //! A function's body is opaque to the planner: it runs on whatever server the statement runs on
 //! and sees only that server's rows. It is judged by the words in it, comments and strings
@@ -66,32 +66,74 @@ pub(super) struct Names {
     pub local: HashSet<String>,
     /// Oids of functions declared safe.
     pub declared: HashSet<u32>,
+    /// Of those, the ones of which reading or writing reaches placed tables, and why.
+    pub dangerous_reads: HashMap<String, String>,
+    pub dangerous_writes: HashMap<String, String>,
+    /// Lower-case names of types that run code, and the function.
+    pub types: Vec<(String, u32)>,
 }
 
-/// The safety of every function, by oid: a function that calls a less safe one is no safer.
-pub(super) fn judge(
-    functions: &[Function],
-    calls: &[(u32, u32)],
-    names: &Names,
-) -> HashMap<u32, FunctionSafety> {
+/// What functions are.
+pub(super) struct Verdicts {
+    /// The safety of every function, by oid.
+    pub safety: HashMap<u32, FunctionSafety>,
+    /// Those that send notifications. A server delivers them to its own sessions.
+    pub telling: HashSet<u32>,
+}
+
+/// Words of statements that change rows.
+const CHANGES: &[&str] = &["insert", "update", "delete", "merge", "truncate", "copy"];
+
+/// Words that send a notification.
+const TELLS: &[&str] = &["notify", "pg_notify"];
+
+/// The safety of every function: one that calls a less safe one is no safer.
+pub(super) fn judge(functions: &[Function], calls: &[(u32, u32)], names: &Names) -> Verdicts {
     let bodies: Vec<Body> = functions.iter().map(Body::of).collect();
-    let mut verdicts: HashMap<u32, FunctionSafety> = functions
+    let telling = telling(functions, &bodies, calls);
+    let own = |(function, body): (&Function, &Body)| match own_safety(function, body, names) {
+        FunctionSafety::Safe if telling.contains(&function.oid) => {
+            FunctionSafety::HomeOnly(format!(
+                "Function \"{}\" sends notifications, which only the home shard delivers.",
+                function.name
+            ))
+        }
+        own => own,
+    };
+    let mut safety: HashMap<u32, FunctionSafety> = functions
         .iter()
         .zip(&bodies)
-        .map(|(function, body)| (function.oid, own_safety(function, body, names)))
+        .map(|pair| (pair.0.oid, own(pair)))
         .collect();
-    verdicts.insert(
+    safety.insert(
         TEMPORARY,
         FunctionSafety::Unsafe("A temporary function can read any table.".to_owned()),
     );
     // Each round raises at least one verdict, and each can be raised twice.
     loop {
-        let least_safe = by_name(functions, &verdicts);
-        let mut raised = Vec::new();
-        for (function, body) in functions.iter().zip(&bodies) {
-            if names.declared.contains(&function.oid) {
-                continue;
-            }
+        let raised = raised(functions, &bodies, calls, names, &safety);
+        if raised.is_empty() {
+            return Verdicts { safety, telling };
+        }
+        safety.extend(raised);
+    }
+}
+
+/// Functions that are less safe than they are known to be, by what they call.
+fn raised(
+    functions: &[Function],
+    bodies: &[Body],
+    calls: &[(u32, u32)],
+    names: &Names,
+    verdicts: &HashMap<u32, FunctionSafety>,
+) -> Vec<(u32, FunctionSafety)> {
+    let least_safe = by_name(functions, names, verdicts);
+    let undeclared = functions
+        .iter()
+        .zip(bodies)
+        .filter(|(function, _)| !names.declared.contains(&function.oid));
+    undeclared
+        .filter_map(|(function, body)| {
             let by_word = least_safe
                 .iter()
                 .filter(|(name, _)| **name != function.name.to_lowercase() && body.mentions(name))
@@ -102,18 +144,34 @@ pub(super) fn judge(
                 .filter_map(|(_, callee)| Some((callee, verdicts.get(callee)?)))
                 .map(|(callee, safety)| (name_of(functions, *callee), safety));
             let worst = by_word.chain(by_oid).max_by_key(|(_, safety)| rank(safety));
-            if let Some((callee, safety)) = worst
-                && rank(safety) > rank(&verdicts[&function.oid])
-            {
-                let reason = format!("Function \"{}\" calls \"{callee}\".", function.name);
-                raised.push((function.oid, because(safety, reason)));
-            }
-        }
-        if raised.is_empty() {
-            return verdicts;
-        }
-        verdicts.extend(raised);
+            let (callee, safety) = worst?;
+            let reason = format!("Function \"{}\" calls \"{callee}\".", function.name);
+            (rank(safety) > rank(&verdicts[&function.oid]))
+                .then(|| (function.oid, because(safety, reason)))
+        })
+        .collect()
+}
+
+/// Functions that send notifications, or call such. What they are declared to be does not change
+/// who hears of it.
+fn telling(functions: &[Function], bodies: &[Body], calls: &[(u32, u32)]) -> HashSet<u32> {
+    let all = || functions.iter().zip(bodies);
+    let tells = all().filter(|(_, body)| body.has_any(TELLS).is_some());
+    let mut found: HashSet<u32> = tells.map(|(function, _)| function.oid).collect();
+    let mut size = 0;
+    while size != found.len() {
+        size = found.len();
+        let callees = functions.iter().filter(|one| found.contains(&one.oid));
+        let callees: Vec<String> = callees.map(|one| one.name.to_lowercase()).collect();
+        let by_word = all().filter(|(_, body)| callees.iter().any(|name| body.mentions(name)));
+        let by_oid = calls.iter().filter(|(_, callee)| found.contains(callee));
+        let callers: Vec<u32> = by_word
+            .map(|(function, _)| function.oid)
+            .chain(by_oid.map(|(caller, _)| *caller))
+            .collect();
+        found.extend(callers);
     }
+    found
 }
 
 /// Greater is less safe.
@@ -134,20 +192,25 @@ fn because(safety: &FunctionSafety, reason: String) -> FunctionSafety {
     }
 }
 
-/// Lower-case names of all functions that are not safe, with the least safe overload's verdict.
+/// Lower-case names of all functions, and types with code, that are not safe, with the least safe
+/// one's verdict.
 fn by_name<'a>(
     functions: &[Function],
+    names: &Names,
     verdicts: &'a HashMap<u32, FunctionSafety>,
 ) -> HashMap<String, &'a FunctionSafety> {
     let mut least_safe: HashMap<String, &FunctionSafety> = HashMap::new();
-    for function in functions {
-        let safety = &verdicts[&function.oid];
+    let functions = functions
+        .iter()
+        .map(|one| (one.name.to_lowercase(), one.oid));
+    for (name, oid) in functions.chain(names.types.iter().cloned()) {
+        let Some(safety) = verdicts.get(&oid) else {
+            continue;
+        };
         if *safety == FunctionSafety::Safe {
             continue;
         }
-        let entry = least_safe
-            .entry(function.name.to_lowercase())
-            .or_insert(safety);
+        let entry = least_safe.entry(name).or_insert(safety);
         if rank(safety) > rank(entry) {
             *entry = safety;
         }
@@ -265,6 +328,11 @@ fn unsafe_reason(name: &str, body: &Body, names: &Names) -> Option<String> {
     if let Some((_, placed)) = placed {
         return Some(format!("Function \"{name}\" names the {placed}."));
     }
+    if let Some((local, why)) = names.dangerous(body) {
+        return Some(format!(
+            "Function \"{name}\" names the relation \"{local}\". {why}"
+        ));
+    }
     if let Some(word) = body
         .has_any(DYNAMIC)
         .or_else(|| body.has_prefix(DYNAMIC_PREFIXES))
@@ -286,38 +354,37 @@ fn unsafe_reason(name: &str, body: &Body, names: &Names) -> Option<String> {
     spreads.then(|| format!("Function \"{name}\" drops or truncates by cascade."))
 }
 
-/// Why a function that runs before a row is stored may change the row's shard key, so that the
-/// row would be on a shard where nobody looks for it. `None`: it does not.
-pub(super) fn moves_key(function: &Function, key: &str) -> Option<String> {
-    let name = &function.name;
-    let body = Body::of(function);
-    if body.mentions(&key.to_lowercase()) {
-        return Some(format!(
-            "Function \"{name}\" names the shard key \"{key}\"."
-        ));
+impl Names {
+    /// A relation that code reaches placed tables by, if the body names one and does that to it.
+    fn dangerous(&self, body: &Body) -> Option<(&str, &str)> {
+        let changes = body.has_any(CHANGES).is_some();
+        let writes = self.dangerous_writes.iter().filter(|_| changes);
+        let named = self.dangerous_reads.iter().chain(writes);
+        let named = named.filter(|(name, _)| body.mentions(name)).min();
+        named.map(|(name, why)| (name.as_str(), why.as_str()))
     }
-    // Without a word for the key, only a whole new row could change it.
-    let row = ["new", "old", "null"];
-    let mut words = words(&body.text).peekable();
-    while let Some(word) = words.next() {
-        let next = words.peek().copied();
-        if word == "return" && !next.is_some_and(|next| row.contains(&next))
-            || matches!(word, "into" | "for") && next == Some("new")
-        {
-            return Some(format!(
-                "Function \"{name}\" may store another row than it was given."
-            ));
-        }
-    }
-    assigns_new(&body.text)
-        .then(|| format!("Function \"{name}\" may store another row than it was given."))
 }
 
-/// `new := ...` or `new = ...`.
-fn assigns_new(text: &str) -> bool {
-    text.match_indices("new").any(|(at, _)| {
-        let alone = !text[..at].ends_with(|c| continues_word(c) || c == '.');
-        let rest = text[at + 3..].trim_start();
-        alone && (rest.starts_with(":=") || rest.starts_with('='))
-    })
+/// Words of code whose values differ from server to server.
+const UNEVEN: &[&str] = &[
+    "random",
+    "random_normal",
+    "gen_random_uuid",
+    "uuidv4",
+    "uuidv7",
+    "clock_timestamp",
+    "statement_timestamp",
+    "timeofday",
+    "now",
+    "transaction_timestamp",
+    "current_timestamp",
+    "current_time",
+    "current_date",
+    "localtime",
+    "localtimestamp",
+];
+
+/// A word by which a function may give each copy of a row other values.
+pub(super) fn uneven(function: &Function) -> Option<&'static str> {
+    Body::of(function).has_any(UNEVEN)
 }

@@ -193,7 +193,7 @@ fn judges_functions() {
         ("overloaded", "home"),
         ("uses_seq", "home"),
         ("calls_home", "home"),
-        ("log_user", "home"),
+        ("log_user", "unsafe"),
         ("pure", "safe"),
         ("checked", "safe"),
         ("touch", "safe"),
@@ -234,7 +234,10 @@ fn judges_functions() {
 #[test]
 fn knows_unsafe_writes() {
     let catalog = catalog();
-    let writes = |name| relation(&catalog, name).unsafe_writes.as_deref();
+    let writes = |name| {
+        let danger = relation(&catalog, name).unsafe_writes.as_ref();
+        danger.map(|danger| danger.why.as_str())
+    };
     for (name, expected) in [
         ("users", None),
         ("audit", Some("references distributed table \"users\"")),
@@ -242,7 +245,7 @@ fn knows_unsafe_writes() {
         ("Odd Table", Some("does not join the shard keys")),
         (
             "orders",
-            Some("Trigger \"set_key\" is not safe. Function \"set_key\" names the shard key"),
+            Some("Trigger \"set_key\" is not safe. Function \"set_key\" assigns the shard key"),
         ),
         ("countries", Some("Trigger \"log_country\" is not safe.")),
         ("local_t", Some("Trigger \"notes\" is not safe.")),
@@ -503,13 +506,6 @@ fn malformed_documents_are_errors() {
 
 #[test]
 fn triggers_may_not_move_rows() {
-    let function = |body: &str| document::Function {
-        oid: 1,
-        name: "f".to_owned(),
-        language: "plpgsql".to_owned(),
-        extension: None,
-        body: Some(body.to_owned()),
-    };
     for (body, moves) in [
         ("begin new.updated = now(); return new; end", false),
         (
@@ -524,10 +520,280 @@ fn triggers_may_not_move_rows() {
         ("begin select 1, 2 into new; return new; end", true),
         ("begin renew := 1; x.new := 2; return new; end", false),
     ] {
-        assert_eq!(
-            safety::moves_key(&function(body), "Id").is_some(),
-            moves,
-            "{body}"
-        );
+        assert_eq!(keys::changes(body, "Id").is_some(), moves, "{body}");
     }
+}
+
+/// Tables of schema `s`, each with an integer column `a`: `d` is distributed by it, `r` is a
+/// reference table, all others are local. Then more of the document.
+fn reaching(relations: &[(u32, &str)], more: &str) -> Catalog {
+    let column = r#""columns": [{"attnum": 1, "name": "a", "type": 23, "sql_type": "integer"},
+        {"attnum": 2, "name": "b", "type": 900, "sql_type": "s.dom"}]"#;
+    let relation = |(oid, name): &(u32, &str)| {
+        let (kind, name) = name.split_once(' ').unwrap_or(("r", name));
+        let placement = match name {
+            "d" => {
+                r#""placement": {"kind": "distributed", "key": 1, "key_type": "integer", "colocation": 1},"#
+            }
+            "r" => r#""placement": {"kind": "reference"},"#,
+            _ => "",
+        };
+        let (kind, secured) = match kind {
+            "secured" => ("r", r#""row_security": true,"#),
+            kind => (kind, ""),
+        };
+        let column = if kind == "v" || name == "plain" {
+            "\"columns\": []"
+        } else {
+            column
+        };
+        format!(
+            r#"{{"oid": {oid}, "schema": "s", "name": "{name}", "kind": "{kind}", {placement} {secured} {column}}}"#
+        )
+    };
+    let relations: Vec<String> = relations.iter().map(relation).collect();
+    let json = format!(
+        r#"{{"epoch": 1, "relations": [{}], {more}}}"#,
+        relations.join(",")
+    );
+    Catalog::from_document(&json).unwrap_or_else(|error| panic!("{error}: {json}"))
+}
+
+/// Which of the relations cannot be read, and which cannot be written.
+fn dangers(catalog: &Catalog) -> (Vec<&str>, Vec<&str>) {
+    let named = |danger: &dyn Fn(&Relation) -> bool| {
+        let relations = catalog.relations.values().filter(|one| danger(one));
+        let mut names: Vec<&str> = relations.map(|one| one.name.name.as_str()).collect();
+        names.sort_unstable();
+        names
+    };
+    (
+        named(&|one| one.unsafe_reads.is_some()),
+        named(&|one| one.unsafe_writes.is_some()),
+    )
+}
+
+const EVIL: &str =
+    r#"{"oid": 50, "name": "evil", "language": "sql", "body": "select count(*) from d"}"#;
+
+#[test]
+fn policies_reach_what_they_read() {
+    let tables = [
+        (1, "d"),
+        (2, "secured l"),
+        (3, "l2"),
+        (4, "r"),
+        (5, "v v"),
+        (6, "secured m"),
+    ];
+    // A policy that reads a distributed table, one that is not enabled, one that reads a copy.
+    let catalog = reaching(
+        &tables,
+        r#""reach": {"policy_reads": [[2, 1], [3, 1], [6, 4]]}, "view_reads": [[5, 2]]"#,
+    );
+    assert_eq!(dangers(&catalog), (vec!["l", "v"], vec!["l", "v"]));
+    // By a function, and by a view with such a function.
+    let catalog = reaching(
+        &tables,
+        &format!(
+            r#""functions": [{EVIL}], "relation_calls": [[2, 50]], "reach": {{"policy_reads": [[6, 2]]}}"#
+        ),
+    );
+    assert_eq!(dangers(&catalog), (vec!["l", "m"], vec!["l", "m"]));
+}
+
+#[test]
+fn every_kind_of_code_is_judged() {
+    for (what, more) in [
+        ("default, check, index", r#""relation_calls": [[2, 50]]"#),
+        (
+            "partition, statistics",
+            r#""routes": {"stored_calls": [[2, "read", 50]]}"#,
+        ),
+        (
+            "condition of a trigger",
+            r#""routes": {"stored_calls": [[2, "write", 50]]}"#,
+        ),
+        ("domain, cast", r#""reach": {"types": [[900, "dom", 50]]}"#),
+        (
+            "row trigger",
+            r#""triggers": [{"relation": 2, "name": "x", "function": 50, "type": 5, "arguments": ""}]"#,
+        ),
+        (
+            "statement trigger",
+            r#""triggers": [{"relation": 2, "name": "x", "function": 50, "type": 4, "arguments": ""}]"#,
+        ),
+        (
+            "rule, child",
+            r#""relation_calls": [[3, 50]], "routes": {"follows": [[2, 3]]}"#,
+        ),
+        (
+            "cascade",
+            r#""triggers": [{"relation": 3, "name": "x", "function": 50, "type": 9, "arguments": ""}],
+            "routes": {"follows": [[2, 3]]}, "cascades": [[3, 2]]"#,
+        ),
+    ] {
+        let tables = [(1, "plain"), (2, "l"), (3, "l2"), (9, "d")];
+        let catalog = reaching(&tables, &format!(r#""functions": [{EVIL}], {more}"#));
+        let (reads, writes) = dangers(&catalog);
+        assert!(writes.contains(&"l"), "{what}: {writes:?}");
+        assert!(!writes.contains(&"plain"), "{what}: {writes:?}");
+        assert!(reads.is_empty(), "{what}: {reads:?}");
+    }
+}
+
+#[test]
+fn an_insert_trigger_is_nothing_to_a_cascade() {
+    let catalog = reaching(
+        &[(2, "l"), (3, "l2"), (9, "d")],
+        &format!(
+            r#""functions": [{EVIL}], "triggers": [{{"relation": 3, "name": "x", "function": 50, "type": 5,
+            "arguments": ""}}], "routes": {{"follows": [[2, 3]]}}, "cascades": [[3, 2]]"#
+        ),
+    );
+    assert_eq!(dangers(&catalog).1, ["l2"]);
+}
+
+#[test]
+fn functions_are_no_safer_than_the_relations_they_name() {
+    let functions = format!(
+        r#""functions": [{EVIL},
+        {{"oid": 51, "name": "writes", "language": "sql", "body": "insert into l values (1)"}},
+        {{"oid": 52, "name": "reads", "language": "sql", "body": "select a from l"}},
+        {{"oid": 53, "name": "outer", "language": "plpgsql", "body": "begin perform writes(); end"}},
+        {{"oid": 54, "name": "made", "language": "sql", "body": "select 1::dom"}}],
+        "reach": {{"types": [[901, "dom", 50]]}},
+        "triggers": [{{"relation": 2, "name": "x", "function": 50, "type": 5, "arguments": ""}},
+        {{"relation": 3, "name": "y", "function": 53, "type": 5, "arguments": ""}}]"#
+    );
+    let catalog = reaching(&[(2, "l"), (3, "l2"), (9, "d")], &functions);
+    let is_unsafe = |name: &str| matches!(catalog.functions[name], FunctionSafety::Unsafe(_));
+    for name in ["writes", "outer", "made"] {
+        assert!(is_unsafe(name), "{name}: {:?}", catalog.functions[name]);
+    }
+    assert!(matches!(
+        catalog.functions["reads"],
+        FunctionSafety::HomeOnly(_)
+    ));
+    assert_eq!(dangers(&catalog).1, ["l", "l2"]);
+    assert!(matches!(catalog.types["dom"], FunctionSafety::Unsafe(_)));
+}
+
+#[test]
+fn no_declaration_lets_a_trigger_tell_or_move_rows() {
+    let check = |body: &str, kind: u32, hint: &str| {
+        let catalog = reaching(
+            &[(1, "d")],
+            &format!(
+                r#""functions": [{{"oid": 51, "name": "f", "language": "plpgsql", "body": "{body}"}}],
+                "safe_functions": [51],
+                "triggers": [{{"relation": 1, "name": "x", "function": 51, "type": {kind}, "arguments": ""}}]"#
+            ),
+        );
+        let relation = catalog.resolve(&[], Some("s"), "d").expect("a table");
+        let danger = relation.unsafe_writes.as_ref().expect(body);
+        assert!(danger.hint.contains(hint), "{danger:?}");
+        assert!(!danger.hint.contains("declare"), "{danger:?}");
+    };
+    check(
+        "begin new.a := new.a + 1000; return new; end",
+        7,
+        "final value",
+    );
+    check("begin new.a = 1; return new; end", 23, "final value");
+    check(
+        "begin perform pg_notify('c', 'x'); return new; end",
+        5,
+        "notification",
+    );
+    check("begin notify c; return null; end", 9, "notification");
+}
+
+#[test]
+fn copies_of_a_row_get_equal_values() {
+    let triggers = |body: &str| {
+        let catalog = reaching(
+            &[(1, "r")],
+            &format!(
+                r#""functions": [{{"oid": 51, "name": "f", "language": "plpgsql", "body": "{body}"}}],
+                "triggers": [{{"relation": 1, "name": "x", "function": 51, "type": 7, "arguments": ""}}]"#
+            ),
+        );
+        dangers(&catalog).1.len()
+    };
+    assert_eq!(triggers("begin new.b := now(); return new; end"), 1);
+    assert_eq!(
+        triggers("begin new.b := gen_random_uuid(); return new; end"),
+        1
+    );
+    assert_eq!(triggers("begin new.b := new.a + 1; return new; end"), 0);
+}
+
+#[test]
+fn keys_to_rows_of_other_shards_are_judged_from_both_ends() {
+    let key = r#""foreign_keys": [{"name": "k", "table": 2, "columns": [1], "referenced_table": 1,
+        "referenced_columns": [1]}]"#;
+    let tables = [(1, "d"), (2, "p l"), (3, "part")];
+    let catalog = reaching(
+        &tables,
+        &format!(r#"{key}, "routes": {{"follows": [[2, 3]]}}"#),
+    );
+    assert_eq!(dangers(&catalog).1, ["l", "part"]);
+    let catalog = reaching(
+        &tables,
+        &format!(r#"{key}, "reach": {{"not_valid": [[2, "k"]]}}"#),
+    );
+    assert_eq!(dangers(&catalog).1, ["d", "l"]);
+}
+
+#[test]
+fn knows_triggers_that_see_a_whole_statement() {
+    let trigger = |name: &str, kind: u32| {
+        format!(
+            r#"{{"relation": 1, "name": "{name}", "function": 51, "type": {kind}, "arguments": ""}}"#
+        )
+    };
+    let triggers = [
+        trigger("totals", 4 + 8),
+        trigger("each_row", 1 + 4),
+        trigger("with_table", 1 + 16),
+        trigger("a67_index_1_insert", 4),
+    ];
+    let catalog = reaching(
+        &[(1, "d")],
+        &format!(
+            r#""functions": [{{"oid": 51, "name": "f", "language": "plpgsql", "body": "begin return null; end"}}],
+            "triggers": [{}], "reach": {{"transitions": [[1, "with_table"]]}}"#,
+            triggers.join(",")
+        ),
+    );
+    let relation = catalog.resolve(&[], Some("s"), "d").expect("a table");
+    let triggers = &relation.statement_triggers;
+    let found: Vec<(&str, &[Change])> = triggers
+        .iter()
+        .map(|one| (one.name.as_str(), one.changes.as_slice()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("totals", &[Change::Insert, Change::Delete][..]),
+            ("with_table", &[Change::Update][..])
+        ]
+    );
+}
+
+#[test]
+fn functions_that_define_are_known() {
+    let catalog = reaching(
+        &[(2, "l")],
+        r#""functions": [
+        {"oid": 51, "name": "makes", "language": "plpgsql", "body": "begin create type t as (a int); end"},
+        {"oid": 52, "name": "checked", "language": "plpgsql", "body": "begin create type t as (a int); end"},
+        {"oid": 53, "name": "stages", "language": "plpgsql", "body": "begin create temp table x (a int); end"},
+        {"oid": 54, "name": "calls", "language": "sql", "body": "select makes()"}],
+        "function_calls": [[54, 51]], "safe_functions": [52]"#,
+    );
+    let mut names: Vec<&str> = catalog.definers.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["calls", "makes"]);
 }

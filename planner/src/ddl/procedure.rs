@@ -1,109 +1,17 @@
-//! DO, CALL and triggers: code that runs inside a server.
+//! CALL and triggers: code that runs inside a server.
 
-use pg_query::{NodeEnum, protobuf};
+use pg_query::protobuf;
 
-use super::{broadcast, refuse_function};
+use super::refuse_function;
 use crate::{
     catalog::{FunctionSafety, Placement},
-    functions::{Traits, calls_temporary},
+    functions::Traits,
     plan::PlanError,
     route::Statement,
     scope,
     statement::Draft,
-    tree::{self, Child, constant_text, inner, nodes, strings},
+    tree::{self, Child, nodes, strings},
 };
-
-/// Words of commands that change the schema.
-const DEFINES: &[&str] = &[
-    "create", "alter", "drop", "grant", "revoke", "comment", "reindex",
-];
-/// Words of commands that change rows or sequences.
-const CHANGES: &[&str] = &[
-    "insert", "update", "delete", "merge", "truncate", "copy", "nextval", "setval", "perform",
-];
-
-/// DO. Its code is judged by its words, strings and comments included.
-pub(super) fn block(
-    statement: &Statement<'_>,
-    block: &protobuf::DoStmt,
-) -> Result<Draft, PlanError> {
-    let (language, code) = block_code(block);
-    let code = code.to_lowercase();
-    let words: Vec<&str> = code
-        .split(|letter: char| !(letter.is_alphanumeric() || letter == '_' || letter == '$'))
-        .filter(|word| !word.is_empty())
-        .collect();
-    let has = |list: &[&str]| words.iter().any(|word| list.contains(word));
-    let temporary = calls_temporary(&code).then(|| "It calls a temporary function.".to_owned());
-    let touches = touches(statement, &words)
-        .or(temporary)
-        .filter(|_| statement.catalog.has_placed_relations);
-    if has(DEFINES) {
-        if !has(CHANGES) {
-            return Ok(broadcast(false));
-        }
-        return Err(PlanError::unsupported(
-            "DO that changes both the schema and rows is not supported",
-        )
-        .detail("The schema changes on every shard, rows on some.")
-        .hint("Use a block for each."));
-    }
-    if let Some(why) = touches {
-        return Err(PlanError::unsupported(
-            "DO that may read or write distributed tables is not supported",
-        )
-        .detail(why)
-        .hint("Run the statements themselves."));
-    }
-    if language != "plpgsql" && language != "sql" && statement.catalog.has_placed_relations {
-        return Err(
-            PlanError::unsupported(format!("DO in language {language} is not supported"))
-                .hint("Use plpgsql."),
-        );
-    }
-    Ok(Draft::home("do").writes())
-}
-
-/// A block's language and its text.
-pub(crate) fn block_code(block: &protobuf::DoStmt) -> (String, String) {
-    let mut code = String::new();
-    let mut language = "plpgsql".to_owned();
-    for node in nodes(&block.args) {
-        let NodeEnum::DefElem(option) = node else {
-            continue;
-        };
-        let value = inner(&option.arg)
-            .and_then(constant_text)
-            .unwrap_or_default();
-        match option.defname.as_str() {
-            "as" => code = value,
-            "language" => language = value,
-            _ => {}
-        }
-    }
-    (language, code)
-}
-
-/// Why code with these words may reach placed tables, as a sentence.
-fn touches(statement: &Statement<'_>, words: &[&str]) -> Option<String> {
-    let catalog = statement.catalog;
-    if words.contains(&"execute") {
-        return Some("It runs statements that are not known before.".to_owned());
-    }
-    let placed = catalog
-        .relations
-        .values()
-        .filter(|relation| relation.placement != Placement::Local || relation.reads_placed)
-        .find(|relation| words.contains(&relation.name.name.to_lowercase().as_str()));
-    if let Some(relation) = placed {
-        return Some(format!("It names \"{}\".", relation.name.name));
-    }
-    words.iter().find_map(|word| {
-        let mut traits = Traits::default();
-        traits.note_call(catalog, word, 0);
-        traits.unsafe_call.map(|(_, why)| why)
-    })
-}
 
 /// CALL runs on the home shard.
 pub(super) fn call(
@@ -153,6 +61,15 @@ pub(super) fn trigger(
     let name = names.last().map_or("", |name| *name);
     match catalog.functions.get(name) {
         None | Some(FunctionSafety::Safe) => Ok(()),
+        Some(FunctionSafety::HomeOnly(why)) if catalog.telling.contains(name) => {
+            Err(PlanError::unsupported(format!(
+                "a trigger of a distributed or reference table cannot call \"{name}\""
+            ))
+            .detail(why)
+            .hint(
+                "Send the notification from the application, or from a trigger of a local table.",
+            ))
+        }
         Some(FunctionSafety::HomeOnly(why) | FunctionSafety::Unsafe(why)) => {
             Err(refuse_function(name, why))
         }

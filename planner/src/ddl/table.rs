@@ -36,6 +36,7 @@ pub(super) fn create(
         sql: None,
         home_only: false,
         creates_table,
+        must_be_empty: Vec::new(),
     };
     Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
 }
@@ -144,18 +145,89 @@ fn refuse_unique(relation: &Relation, columns: &[&str], what: &str) -> Result<()
 pub(super) fn alter(
     statement: &Statement<'_>,
     alter: &protobuf::AlterTableStmt,
-) -> Result<(), PlanError> {
-    let relation = placed(statement, alter.relation.as_ref());
+) -> Result<Draft, PlanError> {
+    let range = alter.relation.as_ref();
+    let known = range.and_then(|one| scope::find_known(statement.catalog, statement.context, one));
+    let (mut concurrently, mut must_be_empty) = (false, Vec::new());
     for node in nodes(&alter.cmds) {
         let NodeEnum::AlterTableCmd(command) = node else {
             continue;
         };
         attach(statement, command)?;
-        if let Some(relation) = relation {
-            alter_placed(statement, relation, command)?;
+        concurrently |=
+            matches!(inner(&command.def), Some(NodeEnum::PartitionCmd(one)) if one.concurrent);
+        match known {
+            Some(relation) if relation.placement != Placement::Local => {
+                alter_placed(statement, relation, command)?;
+            }
+            Some(relation) if leads_to_split(statement, relation, command)? => {
+                must_be_empty.push(relation.name.clone());
+            }
+            _ => {}
         }
     }
-    Ok(())
+    let ddl = Ddl {
+        outside_transaction: concurrently,
+        sql: None,
+        home_only: false,
+        creates_table: None,
+        must_be_empty,
+    };
+    Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
+}
+
+/// A local table gets a foreign key to a table whose rows are on several shards: rows of its own
+/// would be compared with the home shard's.
+fn leads_to_split(
+    statement: &Statement<'_>,
+    relation: &Relation,
+    command: &protobuf::AlterTableCmd,
+) -> Result<bool, PlanError> {
+    let own = inner(&command.def);
+    let constraints: Vec<&Constraint> = match own {
+        Some(NodeEnum::Constraint(constraint)) => vec![constraint],
+        Some(NodeEnum::ColumnDef(column)) => nodes(&column.constraints)
+            .filter_map(|node| match node {
+                NodeEnum::Constraint(constraint) => Some(constraint.as_ref()),
+                _ => None,
+            })
+            .collect(),
+        _ => Vec::new(),
+    };
+    let mut leads = false;
+    for key in constraints {
+        let split = placed(statement, key.pktable.as_ref())
+            .filter(|to| to.placement != Placement::Reference);
+        let Some(to) = split.filter(|_| key.contype() == ConstrType::ConstrForeign) else {
+            continue;
+        };
+        leads = true;
+        if key.skip_validation {
+            let (from, to) = (&relation.name.name, &to.name.name);
+            return Err(PlanError::unsupported(format!(
+                "a foreign key from local table \"{from}\" to \"{to}\" that is not valid is not supported"
+            ))
+            .detail(format!("The rows of \"{to}\" are on several shards, which do not see those of \"{from}\"."))
+            .hint(format!(
+                "Distribute \"{from}\" first, with colocate_with => '{to}', or make \"{to}\" a reference table."
+            )));
+        }
+    }
+    Ok(leads)
+}
+
+/// The kinds of constraints that a new column has.
+pub(super) fn constraints(command: &protobuf::AlterTableCmd) -> impl Iterator<Item = ConstrType> {
+    let column = match inner(&command.def) {
+        Some(NodeEnum::ColumnDef(column)) => Some(column),
+        _ => None,
+    };
+    column.into_iter().flat_map(|column| {
+        nodes(&column.constraints).filter_map(|node| match node {
+            NodeEnum::Constraint(constraint) => Some(constraint.contype()),
+            _ => None,
+        })
+    })
 }
 
 fn attach(statement: &Statement<'_>, command: &protobuf::AlterTableCmd) -> Result<(), PlanError> {

@@ -207,6 +207,11 @@ fn subquery(
     index: usize,
     number: usize,
 ) -> Option<Subquery> {
+    // Every shard describes the rows from tables that it has.
+    let mut inside = occurrences(analysis, index).into_iter();
+    if inside.any(|one| analysis.occurrences[one].found.is_temporary()) {
+        return None;
+    }
     let block = &analysis.blocks[index];
     let base = Base {
         source: statement.source(),
@@ -253,6 +258,7 @@ fn subquery(
             reads_placed: false,
             unsafe_writes: None,
             unsafe_reads: None,
+            statement_triggers: Vec::new(),
             unusable: None,
             inherits: false,
         },

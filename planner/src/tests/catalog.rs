@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 
 use crate::catalog::{
-    Catalog, Column, FunctionSafety, KeyType, Placement, QualifiedName, Ranges, Relation,
-    RelationKind, Shard, Split, UniqueIndex,
+    Catalog, Change, Column, Danger, FunctionSafety, KeyType, Placement, QualifiedName, Ranges,
+    Relation, RelationKind, Shard, Split, StatementTrigger, Temporary, UniqueIndex,
 };
 use crate::key::key_type_of;
 
 /// Lines: `table [schema.]name [distributed|range|directory key group | schema group | reference]`
 /// and indented columns;
+/// `statement_trigger` behind them;
 /// `view [schema.]name` and an indented query; `function name safe|home|unsafe`.
 pub(super) fn read(text: &str) -> Catalog {
     let mut catalog = Catalog {
@@ -58,6 +59,13 @@ pub(super) fn read(text: &str) -> Catalog {
     catalog
 }
 
+fn danger(why: &str) -> Danger {
+    Danger {
+        why: why.to_owned(),
+        hint: "Do something else.".to_owned(),
+    }
+}
+
 /// `schema.name`, or a name in `public`.
 pub(super) fn qualified(text: &str) -> QualifiedName {
     let (schema, name) = text.split_once('.').unwrap_or(("public", text));
@@ -79,6 +87,46 @@ pub(super) fn add_unique_index(catalog: &mut Catalog, text: &str) {
         table,
         column: column.to_owned(),
     });
+}
+
+/// `a, index b, type c, unsafe d`: tables with a column `id`, and other things of a session.
+pub(super) fn temporary(catalog: &Catalog, list: &str) -> Temporary {
+    let parts: Vec<(&str, &str)> = list
+        .split(", ")
+        .map(|part| part.split_once(' ').unwrap_or(("table", part)))
+        .collect();
+    let of = |wanted: &[&str]| -> Vec<&str> {
+        let parts = parts.iter().filter(|(kind, _)| wanted.contains(kind));
+        parts.map(|(_, name)| *name).collect()
+    };
+    let tables = of(&["table", "unsafe"]);
+    let relations: Vec<String> = tables
+        .iter()
+        .enumerate()
+        .map(|(oid, name)| {
+            format!(
+                r#"{{"oid": {oid}, "schema": "pg_temp", "name": "{name}", "kind": "r", "columns":
+                [{{"attnum": 1, "name": "id", "type": 20, "sql_type": "bigint"}}]}}"#
+            )
+        })
+        .collect();
+    let calls: Vec<String> = tables
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| of(&["unsafe"]).contains(*name))
+        .map(|(oid, _)| format!(r#"[{oid}, "read", 0]"#))
+        .collect();
+    let json = format!(
+        r#"{{"relations": [{}], "indexes": {:?}, "types": {:?}, "calls": [{}]}}"#,
+        relations.join(","),
+        of(&["index"]),
+        of(&["type"]),
+        calls.join(",")
+    );
+    let mut catalog = catalog.clone();
+    let why = "A temporary function can read any table.";
+    catalog.unsafe_functions.insert(0, why.to_owned());
+    Temporary::read(&json, &catalog).expect("a document")
 }
 
 fn finish(catalog: &mut Catalog, relation: Option<Relation>) {
@@ -115,7 +163,11 @@ fn start(catalog: &mut Catalog, line: &str) -> Option<Relation> {
         key_type: KeyType::Integer,
         colocation,
     };
-    let placement = match &words[2..] {
+    let behind = words[2..]
+        .iter()
+        .filter(|word| **word != "statement_trigger");
+    let behind: Vec<&str> = behind.copied().collect();
+    let placement = match behind.as_slice() {
         ["distributed", key, group] => by_key(key, group.parse().expect("a number")),
         ["range", key, group] => {
             let group = group.parse().expect("a number");
@@ -161,10 +213,18 @@ fn start(catalog: &mut Catalog, line: &str) -> Option<Relation> {
         reads_placed: view && words.get(2) != Some(&"local"),
         unsafe_writes: words
             .contains(&"unsafe_writes")
-            .then(|| "Trigger \"t\" does things.".to_owned()),
+            .then(|| danger("Trigger \"t\" does things.")),
+        statement_triggers: words
+            .contains(&"statement_trigger")
+            .then(|| StatementTrigger {
+                name: "totals".to_owned(),
+                changes: vec![Change::Insert, Change::Update, Change::Truncate],
+            })
+            .into_iter()
+            .collect(),
         unsafe_reads: words
             .contains(&"unsafe_reads")
-            .then(|| "It does things.".to_owned()),
+            .then(|| danger("It does things.")),
         unusable: None,
         inherits: false,
     })

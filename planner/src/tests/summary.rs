@@ -93,7 +93,7 @@ fn first(plan: &Plan) -> String {
         }
         Plan::Gather(gather) => format!("gather: {}", gather.reason),
         Plan::Ddl(ddl) => format!(
-            "ddl{}{}{}",
+            "ddl{}{}{}{}",
             if ddl.home_only { " home" } else { "" },
             if ddl.outside_transaction {
                 " outside"
@@ -102,6 +102,10 @@ fn first(plan: &Plan) -> String {
             },
             match &ddl.creates_table {
                 Some(name) => format!(" creates {}.{}", name.schema, name.name),
+                None => String::new(),
+            },
+            match ddl.must_be_empty.first() {
+                Some(name) => format!(" empty {}.{}", name.schema, name.name),
                 None => String::new(),
             }
         ),

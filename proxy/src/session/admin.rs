@@ -225,7 +225,8 @@ impl Session {
             group,
         };
         let catalog = self.catalog();
-        self.spread_table(relation, rule, &catalog).await
+        self.spread_table(relation, rule, &catalog).await?;
+        self.check_followers(relation).await
     }
 
     /// Moves the rows of a table that was local to where they belong now.
@@ -533,13 +534,93 @@ impl Session {
         if self.query_value(self.home(), &probe).await?.as_deref() != Some("t") {
             return Ok(());
         }
+        if self.transaction.is_explicit() {
+            self.lock_everywhere(&quoted(&other.name), "ACCESS EXCLUSIVE")
+                .await?;
+            self.transaction.to_follow.push(key.clone());
+            return Ok(());
+        }
         Err(Report::error(
             sqlstate::FEATURE_NOT_SUPPORTED,
             format!("table \"{}\" is referenced by rows of \"{}\"", relation.name.name, other.name.name),
         )
         .detail(format!("Foreign key \"{}\" of the local table \"{}\".", key.name, other.name.name))
-        .hint("Distribute tables before they are filled, or drop the constraint and add it again when both are distributed.")
+        .hint(format!("Distribute both in one transaction, the referenced one first: BEGIN, \"{}\", \"{}\", COMMIT.", relation.name.name, other.name.name))
         .into())
+    }
+
+    /// Rows that were left behind when the table they refer to was distributed have followed it: on
+    /// every shard each finds what it refers to.
+    async fn check_followers(&mut self, relation: &Relation) -> Outcome {
+        let mut keys = self.transaction.to_follow.clone();
+        keys.retain(|key| key.table == relation.name);
+        for key in keys {
+            let columns = |list: &[String], of: &str| -> String {
+                let names = list
+                    .iter()
+                    .map(|name| format!("{of}.{}", guc::quote_identifier(name)));
+                names.collect::<Vec<_>>().join(", ")
+            };
+            let (own, theirs) = (
+                columns(&key.columns, "c"),
+                columns(&key.referenced_columns, "p"),
+            );
+            let probe = format!(
+                "select exists (select from only {} c where ({own}) is not null
+                    and not exists (select from {} p where ({theirs}) = ({own})))",
+                quoted(&key.table),
+                quoted(&key.referenced_table)
+            );
+            for shard in self.all_shards() {
+                if self.query_value(shard, &probe).await?.as_deref() == Some("t") {
+                    let (name, other) = (&key.table.name, &key.referenced_table.name);
+                    return Err(Report::error(
+                        "23503",
+                        format!("table \"{name}\" has rows that refer to none of \"{other}\""),
+                    )
+                    .detail(format!("Foreign key \"{}\".", key.name))
+                    .into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Before COMMIT: no local table may be left with rows that refer to a table which was distributed
+    /// in this transaction.
+    pub(super) async fn check_all_followed(&mut self) -> Outcome {
+        let keys = std::mem::take(&mut self.transaction.to_follow);
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.refresh_catalog().await?;
+        let catalog = self.catalog();
+        let is_local = |name: &QualifiedName| {
+            let relation = catalog.relation(name);
+            relation.is_some_and(|one| one.placement == Placement::Local)
+        };
+        for key in keys {
+            if !is_local(&key.table) || is_local(&key.referenced_table) {
+                continue;
+            }
+            let probe = format!("select exists (select from {})", quoted(&key.table));
+            if self.query_value(self.home(), &probe).await?.as_deref() == Some("t") {
+                let (name, other) = (&key.table.name, &key.referenced_table.name);
+                return Err(Report::error(
+                    sqlstate::FEATURE_NOT_SUPPORTED,
+                    format!("table \"{other}\" is referenced by rows of \"{name}\""),
+                )
+                .detail(format!(
+                    "Foreign key \"{}\" of a local table. The transaction was rolled back.",
+                    key.name
+                ))
+                .hint(format!(
+                    "Distribute \"{name}\" in the same transaction, after \"{other}\"."
+                ))
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// Locks the table on every shard, home first. A shard that does not have it is an error.

@@ -24,6 +24,9 @@ impl Session {
     /// Runs one statement to its CommandComplete. Returns the tier that answered it.
     pub(super) async fn execute(&mut self, request: &Request<'_>) -> Outcome<Tier> {
         self.expect_residue(request.planned.session.residue);
+        if request.planned.session.pins && request.planned.kind == "ddl" {
+            self.temporary.expect_change();
+        }
         let indexed = request.planned.session.indexed && !self.transaction.is_failed();
         if indexed {
             // What it changes and what its indexes are told are one transaction.

@@ -114,6 +114,9 @@ impl Session {
     /// The statement that runs next may leave this behind in whatever server sessions it uses.
     pub(super) fn expect_residue(&mut self, residue: Residue) {
         self.residue |= residue;
+        if residue.stays() {
+            self.temporary.expect_change();
+        }
         if residue.keeps {
             self.pin();
         }

@@ -2,7 +2,7 @@
 //! reference tables, schema changes.
 
 use automator67_planner::{
-    catalog::ShardId,
+    catalog::{QualifiedName, ShardId},
     plan::{Ddl, Multi, NOW_PLACEHOLDER, Plan, SessionEffects},
 };
 
@@ -258,9 +258,6 @@ impl Session {
         let text = ddl.sql.as_deref().unwrap_or(request.text);
         if ddl.home_only {
             self.run_text(request, text, self.home()).await?;
-            if request.planned.session.pins {
-                self.load_temporary_names().await?;
-            }
             return Ok(Tier::Single);
         }
         if ddl.outside_transaction {
@@ -276,6 +273,9 @@ impl Session {
         self.announce_change().await?;
         for table in &request.planned.redefines {
             self.close_gate(table).await?;
+        }
+        for table in &ddl.must_be_empty {
+            self.refuse_rows(table).await?;
         }
         let tag = self.run_on_home(&text, request).await?;
         self.run_elsewhere(&text).await?;
@@ -294,6 +294,28 @@ impl Session {
             }
         }
         Ok(Tier::Multi)
+    }
+
+    /// Rows of a local table would be compared with the rows of the home shard alone.
+    async fn refuse_rows(&mut self, table: &QualifiedName) -> Outcome {
+        let name = super::admin::quoted(table);
+        self.run_hidden(
+            self.home(),
+            &format!("LOCK TABLE ONLY {name} IN SHARE ROW EXCLUSIVE MODE"),
+        )
+        .await?;
+        let probe = format!("select exists (select from {name})");
+        if self.query_value(self.home(), &probe).await?.as_deref() != Some("t") {
+            return Ok(());
+        }
+        let name = &table.name;
+        Err(Report::error(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            format!("a foreign key from local table \"{name}\" to a distributed table is not supported"),
+        )
+        .detail(format!("\"{name}\" has rows, and each shard knows only its own rows of the other table."))
+        .hint(format!("Distribute \"{name}\" first, colocated with the other table, or make that one a reference table."))
+        .into())
     }
 
     /// Runs on the home shard; its errors and notices are the client's. Returns the command tag.
@@ -416,11 +438,15 @@ impl Session {
         Ok(())
     }
 
-    /// Loads the transaction's own snapshot if it has changed the schema since the last time.
+    /// Loads the transaction's own snapshot if it has changed the schema since the last time, and the
+    /// session's temporary objects if there may be others.
     pub(super) async fn refresh_catalog(&mut self) -> Outcome {
         // A failed transaction can only end, or go back to a savepoint, which loads it anew.
         if !self.transaction.is_failed() && std::mem::take(&mut self.transaction.stale) {
             self.reload_own_catalog().await?;
+        }
+        if self.temporary.matter() {
+            Box::pin(self.refresh_temporary()).await?;
         }
         Ok(())
     }

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use automator67_planner::{
     Reach, Tier,
-    catalog::{Catalog, KeyType, Owner, ShardId, Split},
+    catalog::{Catalog, KeyType, Owner, ShardId, Split, Temporary},
     key::{self, KeyValue},
+    names,
     normalise::{self, Literal, LiteralClass, Normalised},
     plan::{KeyRoute, KeySource, KeySpan, Piece, Plan, Planned, ShardSet, Target},
 };
@@ -30,6 +31,8 @@ pub struct Prepared {
     pub catalog: Arc<Catalog>,
     /// The search path it was planned with.
     pub search_path: Arc<Vec<String>>,
+    /// The temporary objects it was planned with.
+    pub temporary: Arc<Temporary>,
     /// A statement changes what later ones mean (SET search_path, DDL).
     pub depends_on_order: bool,
 }
@@ -218,13 +221,14 @@ impl Session {
                 .get(catalog.epoch, &normalised.text, &surroundings)
                 .or_else(|| plans.get(catalog.epoch, text, &surroundings));
             drop(plans);
-            if let Some(planned) = found {
+            if let Some(planned) = found.filter(|planned| !self.may_name_temporary(planned)) {
                 self.process.telemetry.plan_hits.increment(1);
                 return Known::Planned(Prepared {
                     statements: vec![planned],
                     normalised,
                     catalog,
                     search_path: surroundings.search_path,
+                    temporary: self.temporary.objects().clone(),
                     depends_on_order: false,
                 });
             }
@@ -268,7 +272,9 @@ impl Session {
                 } else {
                     text
                 };
-                lock(&self.thread.plans).put(key, surroundings.clone(), planned.clone());
+                if !self.may_name_temporary(planned) {
+                    lock(&self.thread.plans).put(key, surroundings.clone(), planned.clone());
+                }
             }
         }
         let depends_on_order = statements.iter().any(|planned| {
@@ -280,6 +286,7 @@ impl Session {
             normalised,
             catalog,
             search_path,
+            temporary: self.temporary.objects().clone(),
             depends_on_order,
         })
     }
@@ -301,7 +308,7 @@ impl Session {
             parameter_types,
             search_path: &self.settings.search_path,
             user: &self.user,
-            temporary: &self.temporary_names,
+            temporary: self.temporary.objects(),
             reach: goal.reach,
             tier: goal.tier,
         };
@@ -325,6 +332,15 @@ impl Session {
             }
         };
         Ok(planned.into_iter().map(Arc::new).collect())
+    }
+
+    /// The statement may name temporary relations, which other sessions do not have; those of
+    /// sequences are in its strings.
+    fn may_name_temporary(&self, planned: &Planned) -> bool {
+        let effects = planned.session;
+        let by_string = effects.moves_sequence || effects.reads_sequence;
+        let mut temporary = self.temporary.objects().names();
+        temporary.any(|name| by_string || names::may_name(planned.names, names::bits(name)))
     }
 
     /// Plans one of several statements again, after one before it has changed the surroundings.
@@ -362,7 +378,7 @@ impl Session {
             parameter_types: Arc::from(types),
         };
         let key = format!("{:?} {}", goal, request.text);
-        let shared = self.transaction.catalog.is_none() && self.temporary_names.is_empty();
+        let shared = self.transaction.catalog.is_none() && self.temporary.objects().is_empty();
         let epoch = request.catalog.epoch;
         if shared && let Some(known) = lock(&self.thread.plans).get(epoch, &key, &surroundings) {
             return Ok(known);

@@ -125,7 +125,7 @@ impl Session {
     fn shared_sequence(&self, text: &str) -> Option<Shared> {
         let catalog = self.catalog();
         let path = &self.settings.search_path;
-        let found = sequences::find(&catalog, path, &self.temporary_names, text)?;
+        let found = sequences::find(&catalog, path, self.temporary.objects(), text)?;
         found.placed.then(|| Shared {
             oid: found.relation.oid,
             name: found.relation.name.name.clone(),
@@ -452,7 +452,7 @@ impl Session {
     fn sequence_name(&self, call: &SequenceCall) -> String {
         let catalog = self.catalog();
         let path = &self.settings.search_path;
-        let found = sequences::find(&catalog, path, &self.temporary_names, &call.text);
+        let found = sequences::find(&catalog, path, self.temporary.objects(), &call.text);
         found.map_or(call.text.clone(), |found| found.relation.name.name.clone())
     }
 

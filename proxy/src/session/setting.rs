@@ -180,6 +180,7 @@ impl Session {
             }
             SettingCommand::DiscardAll => self.discard_all().await?,
             SettingCommand::Discard => {
+                self.temporary.expect_change();
                 self.run_single(request, self.home()).await?;
                 for link in &mut self.links {
                     link.server.forget_prepared(None);
@@ -274,7 +275,7 @@ impl Session {
         self.statements.clear();
         self.portals.clear();
         self.cursors.clear();
-        self.temporary_names.clear();
+        self.temporary = super::temporary::Known::default();
         self.sql_prepared.clear();
         self.memory = super::sequences::Memory::default();
         if self.pinned {
@@ -487,18 +488,6 @@ impl Session {
         ] {
             self.reset(name);
         }
-    }
-
-    /// Names of the session's temporary relations: they hide tables of the same name.
-    pub(super) async fn load_temporary_names(&mut self) -> Outcome {
-        let home = self.home();
-        let text = "select relname from pg_class where relnamespace = pg_my_temp_schema()";
-        let rows = self.query_rows(home, text).await?;
-        self.temporary_names = rows
-            .into_iter()
-            .filter_map(|row| row.into_iter().next().flatten())
-            .collect();
-        Ok(())
     }
 }
 

@@ -153,7 +153,7 @@ impl Session {
         self.run_single(&known, self.home()).await?;
         if planned.session.pins {
             // CREATE TEMPORARY TABLE AS EXECUTE
-            self.load_temporary_names().await?;
+            self.temporary.expect_change();
         }
         if effects.sets_sequence {
             // Which one is in the text of PREPARE, with parameters: all may be meant.

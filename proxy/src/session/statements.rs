@@ -322,7 +322,7 @@ impl Session {
     /// No schema change, temporary table or test setting of its own has a part in its plans.
     fn plans_like_others(&self) -> bool {
         self.transaction.catalog.is_none()
-            && self.temporary_names.is_empty()
+            && self.temporary.objects().is_empty()
             && self.settings.own.tier == automator67_planner::Tier::Single
     }
 
@@ -343,12 +343,15 @@ impl Session {
         Ok(renewed)
     }
 
-    /// The statement, planned again if the catalog or the search path has changed.
+    /// The statement, planned again if the catalog, the search path or temporary objects have changed.
     pub(super) async fn renewed(&mut self, statement: &Arc<Statement>) -> Outcome<Arc<Statement>> {
         let catalog = self.catalog();
         let same_catalog = Arc::ptr_eq(&statement.prepared.catalog, &catalog);
         let same_path = Arc::ptr_eq(&statement.prepared.search_path, &self.settings.search_path);
-        if same_catalog && same_path {
+        let temporary = self.temporary.objects();
+        let same_temporary = statement.prepared.temporary.is_empty() && temporary.is_empty()
+            || Arc::ptr_eq(&statement.prepared.temporary, temporary);
+        if same_catalog && same_path && same_temporary {
             return Ok(statement.clone());
         }
         let fresh = self

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use automator67_planner::{
-    catalog::{Catalog, ShardId},
+    catalog::{Catalog, ForeignKey, ShardId},
     plan::TransactionCommand,
 };
 
@@ -61,6 +61,8 @@ pub struct Transaction {
     pub kept: Vec<String>,
     /// How many of those have got another name so far.
     pub renamed: u64,
+    /// Foreign keys of local tables with rows to tables that it has distributed: those must follow.
+    pub to_follow: Vec<ForeignKey>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -212,6 +214,9 @@ impl Session {
             TransactionCommand::SetTransaction { options, read_only } => {
                 self.set_transaction(options, *read_only, text).await
             }
+            TransactionCommand::SetConstraints { all, replay } => {
+                self.set_constraints(*all, replay).await
+            }
             TransactionCommand::Commit { chain } => self.commit(*chain).await,
             TransactionCommand::Rollback { chain } => self.rollback(*chain).await,
             TransactionCommand::Savepoint(name) => self.savepoint(name).await,
@@ -301,6 +306,29 @@ impl Session {
         Ok(Tier::Proxy)
     }
 
+    /// SET CONSTRAINTS: on every shard that the transaction has come to, and on those that it comes to
+    /// later. Names are looked up on one.
+    async fn set_constraints(&mut self, all: bool, text: &str) -> Outcome<Tier> {
+        if self.transaction.is_open() {
+            if !all && !self.links.iter().any(|link| link.begun) {
+                self.link(self.home()).await?;
+            }
+            self.everywhere(text).await?;
+            self.transaction.log.push(text.to_owned());
+        } else {
+            self.notice(
+                Severity::Warning,
+                sqlstate::NO_ACTIVE_SQL_TRANSACTION,
+                "SET CONSTRAINTS can only be used in transaction blocks",
+            );
+            if !all {
+                self.run_hidden(self.home(), text).await?;
+            }
+        }
+        message::put_command_complete(self.client.output(), "SET CONSTRAINTS");
+        Ok(Tier::Proxy)
+    }
+
     /// After SET LOCAL of the level of consistency: it must come before the first query.
     pub(super) fn change_view(&mut self) -> Outcome {
         if !self.transaction.is_explicit() {
@@ -327,6 +355,12 @@ impl Session {
                 self.warn_no_transaction();
             }
             State::Open => {}
+        }
+        if !self.transaction.to_follow.is_empty()
+            && let Err(failure) = Box::pin(self.check_all_followed()).await
+        {
+            self.rollback_links().await?;
+            return Err(failure);
         }
         let options = std::mem::take(&mut self.transaction.options);
         let read_only = self.transaction.read_only;
@@ -468,6 +502,7 @@ impl Session {
     /// Ends the transaction's own state; a rollback takes its settings back.
     pub(super) fn forget_transaction(&mut self, committed: bool) {
         let ended = std::mem::take(&mut self.transaction);
+        self.temporary.end_transaction();
         self.portals.clear();
         self.end_cursors(committed);
         if let Some(hidden) = self.settings.hidden.take() {
@@ -573,6 +608,7 @@ impl Session {
         self.settings = savepoint.settings.clone();
         self.transaction.log.truncate(savepoint.logged);
         self.transaction.epoch = savepoint.epoch;
+        self.temporary.end_transaction();
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.settings = self.settings.map.clone();
         }

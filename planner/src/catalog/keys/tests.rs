@@ -1,0 +1,47 @@
+use super::changes;
+
+#[test]
+fn sees_every_way_to_give_a_row_another_key() {
+    for body in [
+        "begin new.a := new.a + 1000; return new; end",
+        "begin NEW . a = 5; return new; end",
+        "begin new.\"a\" := 1; return new; end",
+        "begin if true then new.a := 1; end if; return new; end",
+        "begin select max(x) into new.a from r; return new; end",
+        "begin select 1, 2 into strict new.b, new.a; return new; end",
+        "declare x int; begin select 1, 2 into x, new.a; return new; end",
+        "begin execute 'select 1' into new.a; return new; end",
+        "begin for new.a in 1..3 loop null; end loop; return new; end",
+        "begin get diagnostics new.a = row_count; return new; end",
+        "begin call p(new.a); return new; end",
+        "begin new := jsonb_populate_record(new, '{\"a\": 1}'); return new; end",
+        "begin select * into new from r; return new; end",
+        "declare r record; begin r := new; r.a := 1; return r; end",
+        "declare x alias for new; begin x.a := 1; return x; end",
+        "begin return row(1, 2); end",
+        "begin return f(new); end",
+        "begin raise notice 'x",
+    ] {
+        assert!(changes(body, "a").is_some(), "{body}");
+    }
+}
+
+#[test]
+fn what_only_reads_the_key_is_taken() {
+    for body in [
+        "begin if new.a is null then raise exception 'no'; end if; return new; end",
+        "begin if new.a = 5 then new.b := new.a; end if; return new; end",
+        "begin new.b := new.a; new.aa := 1; return new; end",
+        "begin insert into log (x) values (new.a); return new; end",
+        "begin insert into log select x, new.a from r; return null; end",
+        "begin select x into new.b from r where id = new.a; return new; end",
+        "begin select into new.b new.a + 1; return new; end",
+        "begin return coalesce(new, old); end",
+        "begin return case when tg_op = 'DELETE' then old else new end; end",
+        "begin old.a := 1; return new; end",
+        "begin return new; end; -- it's the row",
+        "begin new.A1 := 'new.a := 1'; return new; -- new.a := 1\nend",
+    ] {
+        assert_eq!(changes(body, "a"), None, "{body}");
+    }
+}
