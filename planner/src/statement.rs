@@ -13,6 +13,7 @@ use crate::{
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
     plan::{IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
+    rights,
     route::{self, Statement, Verdict, count_parameters},
     scatter,
     scope::Found,
@@ -181,6 +182,7 @@ fn plan_one(
         parameters,
     };
     unique::refuse(&statement)?;
+    rights::refuse_ours(&statement)?;
     let draft = match sequences::calls(&statement) {
         None => draft(&statement)?,
         Some(calls) => with_sequence_calls(&statement, calls),
@@ -192,6 +194,9 @@ fn plan_one(
     };
     draft.session.indexed = unique::changes(&statement, &draft.plan);
     draft.session.residue = residue(&statement, &draft.plan);
+    // EXPLAIN tells of the statement behind it.
+    draft.session.through_views = !matches!(statement.node, NodeEnum::ExplainStmt(_))
+        && rights::through_views(&statement, statement.node);
     let names = names::of(&parsed.node, &draft.plan);
     let redefines = match draft.plan {
         Plan::Ddl(_) => ddl::redefined(&statement),
@@ -319,7 +324,11 @@ pub(crate) fn plan_subquery(statement: &Statement<'_>) -> Option<Planned> {
         Plan::Single(_) | Plan::Scatter(_) | Plan::Gather(_) => {}
         _ => return None,
     }
-    Some(finish(draft, statement.span))
+    let names = names::of(statement.node, &draft.plan);
+    Some(Planned {
+        names,
+        ..finish(draft, statement.span)
+    })
 }
 
 /// A SELECT whose rows are needed on one server: on one shard if that is proved, else gathered.
@@ -441,6 +450,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         sets_sequence: traits.sets_sequence,
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
+        through_views: false,
         changes_catalog: false,
         indexed: false,
         residue: Residue::NONE,
