@@ -77,11 +77,18 @@ pub struct Plain {
     // Dropped first: the server stops before its directory goes.
     group: Group,
     directory: TempDir,
+    settings: Vec<String>,
 }
 
 impl Plain {
     /// Makes a cluster with the role, password and database that `automator67 dev` has as well.
     pub fn start() -> Result<Plain> {
+        Plain::start_with(&[])
+    }
+
+    /// The same with further settings, like `name=value`.
+    pub fn start_with(settings: &[&str]) -> Result<Plain> {
+        let settings: Vec<String> = settings.iter().map(|it| (*it).to_owned()).collect();
         let directory = directory()?;
         let account = Account::for_postgres()?;
         if let Some(account) = account {
@@ -90,12 +97,13 @@ impl Plain {
         let data = directory.path().join("data");
         make_cluster(directory.path(), &data, account)?;
         let port = free_port()?;
-        let group = start_server(directory.path(), &data, port, account)?;
+        let group = start_server(directory.path(), &settings, port, account)?;
         let server = Server::tcp(port, USER, PASSWORD, "postgres");
         let mut plain = Plain {
             server,
             group,
             directory,
+            settings,
         };
         plain.make_database()?;
         Ok(plain)
@@ -119,12 +127,7 @@ impl Plain {
     pub fn start_again(&mut self) -> Result<()> {
         let directory = self.directory.path();
         let account = Account::for_postgres()?;
-        self.group = start_server(
-            directory,
-            &directory.join("data"),
-            self.server.port()?,
-            account,
-        )?;
+        self.group = start_server(directory, &self.settings, self.server.port()?, account)?;
         self.wait()?;
         Ok(())
     }
@@ -183,7 +186,7 @@ fn make_cluster(directory: &Path, data: &Path, account: Option<Account>) -> Resu
 
 fn start_server(
     directory: &Path,
-    data: &Path,
+    settings: &[String],
     port: u16,
     account: Option<Account>,
 ) -> Result<Group> {
@@ -191,11 +194,14 @@ fn start_server(
     command
         .current_dir(directory)
         .arg("-D")
-        .arg(data)
+        .arg(directory.join("data"))
         .args(["-p", &port.to_string(), "-k"])
         .arg(directory)
         .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
         .args(["-c", "max_prepared_transactions=100"]);
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
     run_as(&mut command, account);
     Group::start(&mut command, &directory.join("log"))
 }
