@@ -30,6 +30,7 @@ mod functions;
 mod gather;
 mod insert;
 mod parse;
+mod rights;
 mod route;
 mod scatter;
 mod scope;
@@ -45,6 +46,7 @@ mod views;
 mod write;
 
 pub use parse::STACK_BYTES;
+pub use rights::explainable;
 pub use statement::{Context, Reach, Tier, plan};
 
 #[cfg(test)]
