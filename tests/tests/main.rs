@@ -21,6 +21,7 @@ mod logins;
 mod moves;
 mod planning;
 mod rights;
+mod schema;
 mod sequences;
 mod servers;
 mod sessions;

@@ -125,6 +125,83 @@ fn servers_with_default_settings_are_refused_with_the_line_to_change() {
     connection.execute("select 1").expect("an answer");
 }
 
+/// A role that is no superuser places its own tables, and is told what it lacks where that is more.
+#[test]
+fn owners_place_their_tables() {
+    let servers = Servers::start(&[]).expect("servers");
+    owners(&servers).expect("tables of an owner");
+}
+
+fn owners(servers: &Servers) -> Result<()> {
+    let own = format!("{ANY_PORT}[[users]]\nname = \"own\"\npassword = \"{PASSWORD}\"\n");
+    for number in 1..=3 {
+        let mut directly = servers.directly(number)?;
+        directly.execute(&format!("create role own login password '{PASSWORD}'"))?;
+        directly.execute("create schema own authorization own")?;
+    }
+    let proxy = servers.serve([1, 2, 3], &own)?;
+    let login = Server {
+        user: "own".to_owned(),
+        ..proxy.server.clone()
+    };
+    let mut client = Connection::open(&login)?;
+    for name in ["plain", "copied", "told", "child"] {
+        client.execute(&format!(
+            "create table {name} (id bigint primary key, v int)"
+        ))?;
+        client.execute(&format!(
+            "insert into {name} select g, g from generate_series(1, 50) g"
+        ))?;
+    }
+    client.execute("select create_distributed_table('plain', 'id')")?;
+    client.execute("select create_reference_table('copied')")?;
+    let counts = "select (select count(*) from plain) + (select count(*) from copied)";
+    ensure!(
+        client.execute(counts)?.as_deref() == Some("100"),
+        "rows were lost"
+    );
+    client.execute("select undistribute_table('plain')")?;
+    ensure!(
+        client.execute(counts)?.as_deref() == Some("100"),
+        "rows were lost"
+    );
+    client.execute(
+        "create function own.note() returns trigger language plpgsql as 'begin return new; end'",
+    )?;
+    client.execute(
+        "create trigger note before insert on told for each row execute function own.note()",
+    )?;
+    client.execute("select automator67.declare_safe('note')")?;
+    client.execute("alter table child add foreign key (v) references copied (id)")?;
+    for table in ["told", "child"] {
+        let frames = client.simple(&format!("select create_distributed_table('{table}', 'id')"))?;
+        let error = frames
+            .iter()
+            .find(|frame| frame.tag == b'E')
+            .context("no error")?;
+        let field = |code| error.field(code).unwrap_or_default();
+        ensure!(
+            field(b'C') == "42501",
+            "{table}: {} {}",
+            field(b'C'),
+            field(b'M')
+        );
+        says(
+            &field(b'H'),
+            &["GRANT SET ON PARAMETER session_replication_role TO \"own\""],
+        )?;
+    }
+    for number in 1..=3 {
+        servers
+            .directly(number)?
+            .execute("grant set on parameter session_replication_role to own")?;
+    }
+    client.execute("select create_distributed_table('told', 'id')")?;
+    let count = client.execute("select count(*) from told")?;
+    ensure!(count.as_deref() == Some("50"), "{count:?}");
+    Ok(())
+}
+
 /// Nothing is written to any server by a start that is refused.
 fn untouched(servers: &Servers) -> Result<()> {
     for number in 1..=3 {

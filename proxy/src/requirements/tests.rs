@@ -112,7 +112,7 @@ fn servers_of_others_are_refused() {
     check(&all, &["\"s2\"", "shard 2 of another cluster, bb"]);
     let mut all = three(None);
     all[2].1.identity = three(Some("bb"))[2].1.identity.clone();
-    check(&all, &["\"s3\"", "cluster bb"]);
+    check(&all, &["\"s3\"", "shard 3 of another cluster, bb"]);
 }
 
 #[test]

@@ -42,9 +42,11 @@ impl Session {
     /// COMMIT on every shard that joined. Those that were only read from come last: their locks
     /// may guard what was written elsewhere.
     pub(super) async fn commit_links(&mut self, explicit: bool) -> Outcome {
-        if self.transaction.is_silent() {
-            let index = self.link(self.home()).await?;
-            self.links[index].wrote = true;
+        if self.transaction.is_silent()
+            && let Err(failure) = self.write_at_home().await
+        {
+            self.rollback_links().await?;
+            return Err(failure);
         }
         let writers = self.writers();
         let read = self.moments_read(&writers).await?;
@@ -67,6 +69,13 @@ impl Session {
         if writers.len() > 1 && self.process.settings.two_phase == TwoPhaseMode::Prefer {
             self.warn_several_writers(&writers, explicit);
         }
+        Ok(())
+    }
+
+    /// The epoch is about to be written there.
+    async fn write_at_home(&mut self) -> Outcome {
+        let index = self.link(self.home()).await?;
+        self.links[index].wrote = true;
         Ok(())
     }
 

@@ -337,9 +337,18 @@ impl Session {
             Ok(())
         });
         let collected = collected.await;
-        // What was in the way of the lock is why the rest has failed.
-        self.hidden_error(index)?;
-        collected?;
+        let hidden = self.links[index].server.hidden_error.take();
+        match (collected, hidden) {
+            // What was in the way of the lock is why the rest has failed.
+            (Err(failure), Some(frame))
+                if failure.sqlstate() == sqlstate::IN_FAILED_SQL_TRANSACTION =>
+            {
+                return Err(Failure::Shard(frame));
+            }
+            (Err(failure), _) => return Err(failure),
+            (Ok(()), Some(frame)) => return Err(Failure::Shard(frame)),
+            (Ok(()), None) => {}
+        }
         // Code may do what takes effect at the commit.
         done.changed |= matches!(done.tag.as_str(), "DO" | "CALL");
         self.links[index].wrote |= done.changed;
