@@ -46,8 +46,6 @@ pub enum Own {
     Commit,
     /// The moment of the snapshot that a statement has now.
     Moment,
-    /// Whether the transaction has changed something.
-    HasWritten,
 }
 
 impl Own {
@@ -58,7 +56,6 @@ impl Own {
             Own::Seen => two_phase::SEEN,
             Own::Commit => "COMMIT",
             Own::Moment => two_phase::MOMENT,
-            Own::HasWritten => "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL",
         }
     }
 }

@@ -1,6 +1,11 @@
 //! The catalog: migrated and filled at start, then followed. Sessions read an immutable snapshot.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use automator67_planner::{
     catalog::{Catalog, DocumentError},
@@ -36,6 +41,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// First and longest pause before a snapshot is loaded again that is not complete, because others hold
 /// locks.
 const INCOMPLETE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// A snapshot that takes longer to read is planned anew the next time.
+const SLOW: Duration = Duration::from_millis(100);
 /// How long a statement waits for the snapshot to show its own change.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -524,10 +531,15 @@ impl Follower {
 
     /// Loads the snapshot; says whether all of it could be read.
     async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<bool, StoreError> {
+        let started = Instant::now();
         let row = self
             .client
             .query_one("select automator67.catalog_document()", &[])
             .await?;
+        if started.elapsed() > SLOW {
+            // Its plan was perhaps made for a smaller catalog.
+            self.client.batch_execute("discard plans").await?;
+        }
         let catalog = Catalog::from_document(row.get(0))?;
         let complete = !catalog.incomplete;
         metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);

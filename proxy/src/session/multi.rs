@@ -17,7 +17,6 @@ use crate::{
     call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc, message, relay,
-    server::Own,
     telemetry::Tier,
     types,
 };
@@ -42,6 +41,9 @@ impl Task {
         }
     }
 }
+
+/// Whether the transaction has changed something.
+const HAS_WRITTEN: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
 
 /// What the home shard has done.
 #[derive(Default)]
@@ -322,7 +324,8 @@ impl Session {
             server.call(&Call::to("change_schema"), false);
         }
         queue(server, text, request.bound, true);
-        server.execute_own(Own::HasWritten, true);
+        // Not kept prepared: the change may fail, and this behind it.
+        server.run(HAS_WRITTEN, true);
         server.sync();
         let mut done = Done::default();
         let collected = relay::collect(&mut self.client, server, |_, frame| {
