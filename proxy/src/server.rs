@@ -44,8 +44,6 @@ pub enum Own {
     Seen,
     /// COMMIT.
     Commit,
-    /// The moment of the snapshot that a statement has now.
-    Moment,
 }
 
 impl Own {
@@ -55,7 +53,6 @@ impl Own {
             Own::BeginSnapshot => "BEGIN ISOLATION LEVEL REPEATABLE READ",
             Own::Seen => two_phase::SEEN,
             Own::Commit => "COMMIT",
-            Own::Moment => two_phase::MOMENT,
         }
     }
 }

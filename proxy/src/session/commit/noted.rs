@@ -9,7 +9,6 @@ use crate::{
     call::Call,
     error::{Failure, Outcome},
     relay,
-    server::Own,
     session::{Session, snapshot::View},
     two_phase::{self, Ability, Moments},
 };
@@ -64,7 +63,7 @@ impl Session {
         for shard in shards {
             if let Some(index) = self.link_position(*shard) {
                 let server = &mut self.links[index].server;
-                server.execute_own(Own::Moment, true);
+                server.run(two_phase::MOMENT, true);
                 server.sync();
                 relay::send(server).await?;
             }
