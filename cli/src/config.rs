@@ -101,6 +101,7 @@ struct Sql {
     plan_cache_entries_max: usize,
     plan_timeout_ms: u64,
     plan_memory_max: usize,
+    mixed_versions: bool,
     tls: Option<Tls>,
 }
 
@@ -124,6 +125,7 @@ impl Default for Sql {
             plan_cache_entries_max: 4_096,
             plan_timeout_ms: 10_000,
             plan_memory_max: 512 << 20,
+            mixed_versions: false,
             tls: None,
         }
     }
@@ -416,6 +418,7 @@ fn settings(config: Config, users: Vec<User>, shards: Vec<ShardSettings>) -> Set
         login_timeout: Duration::from_secs(sql.login_timeout_s),
         gather_bytes_max: config.gather.max_bytes,
         two_phase: config.transactions.two_phase.into(),
+        mixed_versions: sql.mixed_versions,
         consistency: config.transactions.consistency.into(),
         sequence_block: config.sequences.block,
         plan_cache_entries_max: sql.plan_cache_entries_max,

@@ -78,6 +78,10 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
             Ok(broadcast(false))
         }
         NodeEnum::DropStmt(drop) => Ok(broadcast(drop.concurrent)),
+        NodeEnum::CommentStmt(_) => Ok(broadcast(false).keeps_catalog()),
+        NodeEnum::AlterRoleStmt(alter) if only_logs_in(alter) => {
+            Ok(broadcast(false).keeps_catalog())
+        }
         NodeEnum::AlterSystemStmt(_)
         | NodeEnum::CreateTableSpaceStmt(_)
         | NodeEnum::DropTableSpaceStmt(_) => Ok(broadcast(true)),
@@ -101,6 +105,20 @@ fn is_of_large_object(node: &NodeEnum) -> bool {
         _ => return false,
     };
     kind == ObjectType::ObjectLargeobject
+}
+
+/// It changes how the role logs in, and nothing of what it may.
+fn only_logs_in(alter: &protobuf::AlterRoleStmt) -> bool {
+    let mut options = nodes(&alter.options);
+    options.all(|option| match option {
+        NodeEnum::DefElem(option) => {
+            matches!(
+                option.defname.as_str(),
+                "password" | "validUntil" | "connectionlimit"
+            )
+        }
+        _ => false,
+    })
 }
 
 /// Defines or removes something, and runs nothing of what it names.

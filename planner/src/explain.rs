@@ -3,7 +3,9 @@
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
+    names,
     plan::{Execute, Explain, Plan, PlanError, Planned, SessionEffects, Target},
+    rights,
     route::Statement,
     statement::{self, Draft},
     tree::{constant_text, inner, nodes},
@@ -53,6 +55,7 @@ pub(crate) fn explain(
         );
     }
     let text = statement.text;
+    let names = names::of(node, &draft.plan);
     let plan = Explain {
         plan: Box::new(Planned {
             plan: draft.plan,
@@ -60,8 +63,11 @@ pub(crate) fn explain(
             kind: draft.kind,
             reusable: false,
             parameters: statement::highest_parameter(node),
-            session: draft.session,
-            names: 0,
+            session: SessionEffects {
+                through_views: rights::through_views(statement, node),
+                ..draft.session
+            },
+            names,
             redefines: Vec::new(),
             lookup: None,
         }),

@@ -34,6 +34,7 @@ mod gather;
 mod insert;
 mod once;
 mod parse;
+mod rights;
 mod route;
 mod scatter;
 mod scope;
@@ -50,6 +51,7 @@ mod views;
 mod write;
 
 pub use parse::STACK_BYTES;
+pub use rights::explainable;
 pub use statement::{Context, Reach, Tier, plan};
 
 #[cfg(test)]

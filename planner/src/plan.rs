@@ -67,6 +67,8 @@ pub struct SessionEffects {
     pub writes: bool,
     /// Does nothing but read rows of tables: nobody sees when it ran, and it holds nobody up.
     pub only_reads: bool,
+    /// Names views on placed tables: the home shard is asked for the rights on them.
+    pub through_views: bool,
     /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.
     pub changes_catalog: bool,
     /// May write to a table with a global unique index: what it has changed must be brought to the

@@ -15,6 +15,7 @@ use crate::{
     once,
     parse::{self, ParseFailure, Parsed},
     plan::{IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
+    rights,
     route::{self, Statement, Verdict, count_parameters},
     scatter,
     scope::Found,
@@ -182,6 +183,7 @@ fn plan_one(
         parameters,
     };
     unique::refuse(&statement)?;
+    rights::refuse_ours(&statement)?;
     let asker = asker::calls(&statement);
     let draft = match sequences::calls(&statement) {
         _ if !asker.is_empty() => Draft::new(Plan::Asker(asker), kind_of(&statement)),
@@ -195,6 +197,9 @@ fn plan_one(
     };
     draft.session.indexed = unique::changes(&statement, &draft.plan);
     draft.session.residue = residue(&statement, &draft.plan);
+    // EXPLAIN tells of the statement behind it.
+    draft.session.through_views = !matches!(statement.node, NodeEnum::ExplainStmt(_))
+        && rights::through_views(&statement, statement.node);
     let names = names::of(&parsed.node, &draft.plan);
     let redefines = match draft.plan {
         Plan::Ddl(_) => ddl::redefined(&statement),
@@ -337,7 +342,11 @@ pub(crate) fn plan_subquery(statement: &Statement<'_>, order: RowOrder) -> Optio
         Plan::Single(_) | Plan::Scatter(_) | Plan::Gather(_) => {}
         _ => return None,
     }
-    Some(finish(draft, statement.span))
+    let names = names::of(statement.node, &draft.plan);
+    Some(Planned {
+        names,
+        ..finish(draft, statement.span)
+    })
 }
 
 /// A SELECT whose rows are needed on one server: on one shard if that is proved, else gathered.
@@ -459,6 +468,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         sets_sequence: traits.sets_sequence,
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
+        through_views: false,
         changes_catalog: false,
         indexed: false,
         residue: Residue::NONE,

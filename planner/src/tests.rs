@@ -189,6 +189,11 @@ fn definitions() {
 }
 
 #[test]
+fn rights() {
+    check("rights");
+}
+
+#[test]
 fn placements() {
     check("placements");
 }

@@ -53,6 +53,8 @@ pub mod sqlstate {
     pub const SEQUENCE_LIMIT: &str = "2200H";
     /// undefined_table
     pub const UNDEFINED_TABLE: &str = "42P01";
+    /// invalid_schema_name
+    pub const INVALID_SCHEMA_NAME: &str = "3F000";
     /// object_not_in_prerequisite_state
     pub const OBJECT_NOT_IN_STATE: &str = "55000";
     /// object_in_use

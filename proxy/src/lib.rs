@@ -25,6 +25,7 @@ mod planners;
 mod pool;
 mod process;
 mod relay;
+mod requirements;
 mod scram;
 mod sequences;
 mod server;

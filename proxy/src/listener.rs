@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -18,7 +18,7 @@ use crate::{
     login,
     planners::PLANNING_STACK_BYTES,
     process::{Process, Thread},
-    session,
+    requirements, session,
     settings::Settings,
     shard::{self, Shard},
     store,
@@ -26,6 +26,8 @@ use crate::{
     two_phase::{self, TwoPhase},
 };
 
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
 /// Accepted connections that wait for their thread.
 const ACCEPTED_MAX: usize = 1024;
 /// How long nothing is accepted after an accept that failed: mostly there are no files left, and
@@ -92,8 +94,12 @@ impl Proxy {
         let shards = shards(&settings)?;
         let tls = settings.tls.as_ref().map(ServerTls::load).transpose()?;
         let home = shards.first().ok_or(StartError::NoShards)?.clone();
+        // What may fail without having changed anything comes first.
+        let socket = bind(settings.listen)?;
+        requirements::check(&shards, &settings).await?;
         let cluster = store::set_up(&home, &settings).await?;
         for shard in &shards {
+            shard.belongs_to(&cluster.name);
             // One that cannot be reached yet is asked again by the recovery.
             two_phase::ensure(shard).await;
         }
@@ -111,7 +117,7 @@ impl Proxy {
             address: settings.listen,
             cause,
         };
-        let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
+        let listener = socket.listen(BACKLOG).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let count = settings.threads.max(1);
         let process = Arc::new(Process::new(
@@ -166,11 +172,27 @@ impl Proxy {
     }
 }
 
+/// Takes the port. Clients are refused until it listens.
+fn bind(address: SocketAddr) -> Result<TcpSocket, StartError> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let bound = socket.and_then(|socket| {
+        // The connections of a proxy that has just ended are not in the way.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    });
+    bound.map_err(|cause| StartError::Listen { address, cause })
+}
+
 fn shards(settings: &Settings) -> Result<Vec<Arc<Shard>>, TlsError> {
+    let names: Arc<[String]> = settings.shards.iter().map(|it| it.name.clone()).collect();
     let mut shards: Vec<Arc<Shard>> = Vec::with_capacity(settings.shards.len());
     for (id, shard) in (1..).zip(&settings.shards) {
         let timeout = settings.shard_connect_timeout;
-        let shard = Shard::new(id, shard.clone(), timeout, shards.first())?;
+        let shard = Shard::new(id, &names, shard.clone(), timeout, shards.first())?;
         shards.push(Arc::new(shard));
     }
     Ok(shards)

@@ -26,7 +26,7 @@ use crate::{
     message,
     process::lock,
     settings::{ShardHost, ShardTls, User},
-    shard::{self, Shard},
+    shard::{self, Identity, Shard},
     shard_auth::{AuthCheck, NotAllowed},
     tls, two_phase, types,
     wire::{Stream, Wire},
@@ -75,6 +75,9 @@ pub enum ConnectError {
     /// The server asks for what it may not.
     #[error(transparent)]
     Auth(#[from] NotAllowed),
+    /// It is the server of another shard, or of none.
+    #[error("{0}")]
+    Stranger(String),
     /// The server has no TLS and our settings demand it.
     #[error("server does not support TLS, but it was required")]
     TlsRequired,
@@ -643,10 +646,15 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         prepared: HashMap::new(),
         uses: 0,
     };
+    // Read behind what the login still has to say, which the server does not wait for either.
+    if shard.identity().is_some() {
+        message::put_query(&mut server.wire.output, IDENTITY);
+        server.wire.flush().await?;
+    }
     loop {
         let frame = login_frame(&mut server.wire).await?;
         match frame.tag {
-            b'Z' => return Ok(server),
+            b'Z' => break,
             b'K' => {
                 server.key = Arc::new(BackendKey::new(shard, frame.body()));
             }
@@ -656,6 +664,44 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
                     server.parameters.push((name.to_owned(), value.to_owned()));
                 }
             }
+            _ => {}
+        }
+    }
+    if shard.identity().is_some() {
+        let found = read_identity(&mut server.wire).await?;
+        shard
+            .recognise(found.as_ref())
+            .map_err(ConnectError::Stranger)?;
+    }
+    Ok(server)
+}
+
+/// What a server has been told of itself; see [`Shard::recognise`].
+pub const IDENTITY: &str = "SELECT cluster, shard FROM automator67.identity";
+
+/// The answer to that. A server that has no such table has been told nothing.
+async fn read_identity(wire: &mut Wire) -> Result<Option<Identity>, ConnectError> {
+    let mut found = None;
+    loop {
+        let frame = next_frame(wire).await?;
+        match frame.tag {
+            b'D' => {
+                let values = message::data_row(frame.body()).unwrap_or_default();
+                let text = |index: usize| std::str::from_utf8(values.get(index).copied()??).ok();
+                found = text(0).zip(text(1)).and_then(|(cluster, shard)| {
+                    let shard = shard.parse().ok()?;
+                    let cluster = cluster.to_owned();
+                    Some(Identity { cluster, shard })
+                });
+            }
+            b'E' => {
+                let report = Report::of_body(frame.body());
+                let unknown = [sqlstate::UNDEFINED_TABLE, sqlstate::INVALID_SCHEMA_NAME];
+                if !unknown.contains(&report.sqlstate.as_str()) {
+                    return Err(ConnectError::Server(Box::new(report)));
+                }
+            }
+            b'Z' => return Ok(found),
             _ => {}
         }
     }
@@ -820,15 +866,20 @@ fn put_password(wire: &mut Wire, password: &[u8]) {
 
 /// The next frame of the login; an ErrorResponse is an error.
 async fn login_frame(wire: &mut Wire) -> Result<Frame, ConnectError> {
+    let frame = next_frame(wire).await?;
+    if frame.tag == b'E' {
+        return Err(ConnectError::Server(Box::new(Report::of_body(
+            frame.body(),
+        ))));
+    }
+    Ok(frame)
+}
+
+async fn next_frame(wire: &mut Wire) -> Result<Frame, ConnectError> {
     loop {
         let taken = frame::take(&mut wire.input, FRAME_BYTES_MAX)
             .map_err(|_| ConnectError::Protocol("malformed frame"))?;
         match taken {
-            Some(frame) if frame.tag == b'E' => {
-                return Err(ConnectError::Server(Box::new(Report::of_body(
-                    frame.body(),
-                ))));
-            }
             Some(frame) => return Ok(frame),
             None => {
                 if wire.fill().await? == 0 {

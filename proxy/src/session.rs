@@ -305,7 +305,7 @@ impl Session {
         };
         let report = Report::error(sqlstate, message);
         let asked = self.settings.map.get(name).and_then(guc::duration);
-        let held_up = open && self.transaction.epoch.is_some();
+        let held_up = open && self.transaction.announces();
         match asked.filter(|limit| !held_up || *limit <= SCHEMA_CHANGE_IDLE_MAX) {
             Some(limit) => Some(Box::new((limit, report))),
             None if held_up => {

@@ -48,6 +48,8 @@ pub struct Settings {
     pub plan_memory_max: usize,
     /// What happens to transactions that write on several shards.
     pub two_phase: TwoPhaseMode,
+    /// Servers may differ in version, collations and extensions: what they answer may, too.
+    pub mixed_versions: bool,
     /// Default of `automator67.consistency`.
     pub consistency: Consistency,
     /// Virtual nodes of a shard of weight 1 on the ring.

@@ -3,7 +3,7 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -28,10 +28,36 @@ use crate::{
 /// Most logins at a time on one shard.
 const LOGINS_MAX: usize = 16;
 
+/// Who a server is: which shard of which cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The shard's number there.
+    pub shard: ShardId,
+}
+
+impl Identity {
+    /// In words, for who knows the names of one cluster's shards.
+    pub fn describe(&self, names: &[String], cluster: &str) -> String {
+        let Identity {
+            cluster: own,
+            shard,
+        } = self;
+        let index = (*shard as usize).checked_sub(1);
+        match index.and_then(|index| names.get(index)) {
+            Some(name) if own == cluster => format!("shard \"{name}\" of cluster {own}"),
+            _ => format!("shard {shard} of another cluster, {own}"),
+        }
+    }
+}
+
 /// A shard and its health. Shared by all threads.
 pub struct Shard {
     /// Its number in the catalog.
     pub id: ShardId,
+    /// Names of all shards, in the order of their numbers.
+    pub names: Arc<[String]>,
     /// How to reach it.
     pub settings: ShardSettings,
     /// TLS towards it.
@@ -46,6 +72,10 @@ pub struct Shard {
     logins: Semaphore,
     two_phase: Mutex<Ability>,
     proof_key: Mutex<Option<Key>>,
+    /// The name of the cluster, once that is known.
+    cluster: OnceLock<String>,
+    /// The server has been told who it is.
+    stamped: AtomicBool,
     up_gauge: Gauge,
 }
 
@@ -54,6 +84,7 @@ impl Shard {
     /// where that is another one.
     pub fn new(
         id: ShardId,
+        names: &Arc<[String]>,
         settings: ShardSettings,
         connect_timeout: Duration,
         home: Option<&Arc<Shard>>,
@@ -63,6 +94,7 @@ impl Shard {
         up_gauge.set(1.0);
         Ok(Shard {
             id,
+            names: names.clone(),
             settings,
             connector,
             connect_timeout,
@@ -73,6 +105,8 @@ impl Shard {
             logins: Semaphore::new(LOGINS_MAX),
             two_phase: Mutex::new(Ability::Unknown),
             proof_key: Mutex::default(),
+            cluster: OnceLock::new(),
+            stamped: AtomicBool::new(false),
             up_gauge,
         })
     }
@@ -121,6 +155,43 @@ impl Shard {
     /// Notes the key.
     pub fn set_proof_key(&self, key: Key) {
         *lock(&self.proof_key) = Some(key);
+    }
+
+    /// Notes whose it is.
+    pub fn belongs_to(&self, cluster: &str) {
+        self.cluster.get_or_init(|| cluster.to_owned());
+    }
+
+    /// Who its server must be; `None` before the catalog has said so.
+    pub fn identity(&self) -> Option<Identity> {
+        let cluster = self.cluster.get()?.clone();
+        Some(Identity {
+            cluster,
+            shard: self.id,
+        })
+    }
+
+    /// Notes that its server has been told who it is.
+    pub fn set_stamped(&self) {
+        self.stamped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a server that says this of itself is the one that has this shard's rows. One that says
+    /// nothing may be new, until it has been told.
+    pub fn recognise(&self, found: Option<&Identity>) -> Result<(), String> {
+        let Some(expected) = self.identity() else {
+            return Ok(());
+        };
+        let stranger = match found {
+            Some(found) if *found == expected => return Ok(()),
+            None if !self.stamped.load(Ordering::Relaxed) => return Ok(()),
+            Some(found) => found.describe(&self.names, &expected.cluster),
+            None => "no shard of any cluster".to_owned(),
+        };
+        Err(format!(
+            "the server of shard \"{}\" is {stranger}",
+            self.settings.name
+        ))
     }
 
     /// Notes that it could not be reached, or no longer answers.

@@ -1,6 +1,12 @@
 //! The catalog: migrated and filled at start, then followed. Sessions read an immutable snapshot.
 
-use std::{collections::HashSet, future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    future::poll_fn,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use automator67_planner::{
     builtins,
@@ -13,9 +19,10 @@ use tokio_postgres::{AsyncMessage, NoTls, error::SqlState};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    requirements::Unfit,
     server::{self, ConnectError},
     settings::Settings,
-    shard::Shard,
+    shard::{Identity, Shard},
     shard_auth::Guarded,
     two_phase::Cluster,
 };
@@ -36,6 +43,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// First and longest pause before a snapshot is loaded again that is not complete, because others hold
 /// locks.
 const INCOMPLETE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// A snapshot that takes longer to read is planned anew the next time.
+const SLOW: Duration = Duration::from_millis(100);
 /// How long a statement waits for the snapshot to show its own change.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -57,6 +66,12 @@ pub enum StoreError {
     /// A secret of the proxies is not one.
     #[error("a key in the schema automator67 is not 32 bytes long")]
     Key,
+    /// Servers lack something, or are others than they should be.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// This server is not that of the shard.
+    #[error("{0}")]
+    Stranger(String),
     /// The document.
     #[error("the catalog could not be understood: {0}")]
     Document(#[from] DocumentError),
@@ -130,6 +145,7 @@ pub async fn set_up_shard(shard: &Arc<Shard>) -> Result<u32, StoreError> {
     tokio::spawn(connection);
     let alone = Alone::wait(&mut client, shard).await?;
     migrate_shard(&mut client, shard).await?;
+    stamp(&client, shard).await?;
     alone.end().await?;
     let row = client
         .query_one("show max_prepared_transactions", &[])
@@ -232,6 +248,41 @@ async fn migrate_shard(
     Ok(())
 }
 
+/// Tells the server who it is, once and for all.
+async fn stamp(client: &tokio_postgres::Client, shard: &Arc<Shard>) -> Result<(), StoreError> {
+    let Some(Identity { cluster, shard: id }) = shard.identity() else {
+        return Ok(());
+    };
+    let text = "insert into automator67.identity (cluster, shard) values ($1, $2) \
+        on conflict do nothing";
+    client.execute(text, &[&cluster, &(id as i32)]).await?;
+    let found = read_identity(client).await?;
+    shard
+        .recognise(found.as_ref())
+        .map_err(StoreError::Stranger)?;
+    shard.set_stamped();
+    Ok(())
+}
+
+/// What the server has been told of itself.
+pub async fn read_identity(
+    client: &tokio_postgres::Client,
+) -> Result<Option<Identity>, StoreError> {
+    match client.query_opt(server::IDENTITY, &[]).await {
+        Ok(row) => Ok(row.map(|row| Identity {
+            cluster: row.get(0),
+            shard: row.get::<_, i32>(1) as u32,
+        })),
+        Err(error) if is_unknown(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_unknown(error: &tokio_postgres::Error) -> bool {
+    let unknown = [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME];
+    error.code().is_some_and(|code| unknown.contains(code))
+}
+
 /// Runs what has not run yet, in one transaction.
 async fn migrate(
     runner: refinery::Runner,
@@ -279,6 +330,8 @@ async fn fill(
             &[],
         )
         .await?;
+    home.belongs_to(row.get(0));
+    stamp(client, home).await?;
     alone.end().await?;
     let key: &[u8] = row.get(1);
     Ok(Cluster {
@@ -368,7 +421,31 @@ pub(crate) async fn connect_as(
         // What others have put into public, or into a schema of this role's name, is not ours.
         .options("-c search_path=pg_catalog,pg_temp");
     let stream = Guarded::new(wire.stream, shard.settings.auth);
-    Ok(config.connect_raw(stream, NoTls).await?)
+    let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
+    if shard.identity().is_some() {
+        let found = with(&mut connection, read_identity(&client)).await?;
+        shard
+            .recognise(found.as_ref())
+            .map_err(StoreError::Stranger)?;
+    }
+    Ok((client, connection))
+}
+
+/// Asks on a connection that nobody drives yet.
+async fn with<T>(
+    connection: &mut Connection,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let mut asked = std::pin::pin!(asked);
+    let mut ended = false;
+    poll_fn(|context| {
+        // What comes between is a notice, and the answer says if the connection broke.
+        while !ended && let Poll::Ready(message) = connection.poll_message(context) {
+            ended = !matches!(message, Some(Ok(_)));
+        }
+        asked.as_mut().poll(context)
+    })
+    .await
 }
 
 /// How many proxies follow the catalog. Asked as its owner, and of the owner's connections: others do
@@ -477,10 +554,15 @@ impl Follower {
 
     /// Loads the snapshot; says whether all of it could be read.
     async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<bool, StoreError> {
+        let started = Instant::now();
         let row = self
             .client
             .query_one("select automator67.catalog_document()", &[])
             .await?;
+        if started.elapsed() > SLOW {
+            // Its plan was perhaps made for a smaller catalog.
+            self.client.batch_execute("discard plans").await?;
+        }
         let mut catalog = Catalog::from_document(row.get(0))?;
         catalog.unjudged.clone_from(&self.unjudged);
         let complete = !catalog.incomplete;

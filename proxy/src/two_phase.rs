@@ -31,7 +31,7 @@ mod name;
 mod register;
 
 pub use name::{Name, fits};
-pub use register::{SEEN, Seen, Turn, behind};
+pub use register::{MOMENT, Moments, Note, SEEN, Seen, Turn, behind, past};
 
 /// How often shards are asked for prepared transactions.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);

@@ -67,7 +67,8 @@ pub struct Transaction {
     pub end: End,
     /// Its steps that were answered, in order.
     pub steps: Vec<Step>,
-    /// When BEGIN was sent and when the end was known, on one clock.
+    /// When BEGIN was sent and when the end was known, on one clock. One whose client was told that it
+    /// is not visible everywhere yet has no end.
     pub span: (u64, u64),
 }
 
@@ -103,15 +104,14 @@ pub enum Anomaly {
 }
 
 impl Anomaly {
-    /// True when `level` does not promise its absence. Reads that are stale are for the
-    /// recording to judge: neither level's list of promises has them.
+    /// True when `level` does not promise its absence.
     pub fn allowed_at(self, level: Level) -> bool {
         match self {
             Anomaly::FracturedRead | Anomaly::LostUpdate | Anomaly::ReadSkew => {
                 level == Level::Strong
             }
-            Anomaly::StaleRead => true,
-            Anomaly::Garbage
+            Anomaly::StaleRead
+            | Anomaly::Garbage
             | Anomaly::Diverged
             | Anomaly::Internal
             | Anomaly::LostAppend

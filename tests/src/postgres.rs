@@ -100,16 +100,18 @@ pub struct Plain {
     group: Group,
     directory: TempDir,
     binaries: PathBuf,
+    settings: Vec<String>,
 }
 
 impl Plain {
     /// Makes a cluster with the role, password and database that `automator67 dev` has as well.
     pub fn start() -> Result<Plain> {
-        Plain::of(&binaries()?)
+        Plain::of(&binaries()?, &[])
     }
 
-    /// The same by the programs of one directory.
-    pub fn of(binaries: &Path) -> Result<Plain> {
+    /// The same by the programs of one directory, with further settings, like `name=value`.
+    pub fn of(binaries: &Path, settings: &[&str]) -> Result<Plain> {
+        let settings: Vec<String> = settings.iter().map(|it| (*it).to_owned()).collect();
         let directory = directory()?;
         let account = Account::for_postgres()?;
         if let Some(account) = account {
@@ -118,13 +120,14 @@ impl Plain {
         let data = directory.path().join("data");
         make_cluster(binaries, directory.path(), &data, account)?;
         let port = free_port()?;
-        let group = start_server(binaries, directory.path(), &data, port, account)?;
+        let group = start_server(binaries, directory.path(), &settings, port, account)?;
         let server = Server::tcp(port, USER, PASSWORD, "postgres");
         let mut plain = Plain {
             server,
             group,
             directory,
             binaries: binaries.to_owned(),
+            settings,
         };
         plain.make_database()?;
         Ok(plain)
@@ -148,13 +151,8 @@ impl Plain {
     pub fn start_again(&mut self) -> Result<()> {
         let directory = self.directory.path();
         let account = Account::for_postgres()?;
-        self.group = start_server(
-            &self.binaries,
-            directory,
-            &directory.join("data"),
-            self.server.port()?,
-            account,
-        )?;
+        let port = self.server.port()?;
+        self.group = start_server(&self.binaries, directory, &self.settings, port, account)?;
         self.wait()?;
         Ok(())
     }
@@ -229,7 +227,7 @@ fn make_cluster(
 fn start_server(
     binaries: &Path,
     directory: &Path,
-    data: &Path,
+    settings: &[String],
     port: u16,
     account: Option<Account>,
 ) -> Result<Group> {
@@ -237,11 +235,14 @@ fn start_server(
     command
         .current_dir(directory)
         .arg("-D")
-        .arg(data)
+        .arg(directory.join("data"))
         .args(["-p", &port.to_string(), "-k"])
         .arg(directory)
         .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
         .args(["-c", "max_prepared_transactions=100"]);
+    for setting in settings {
+        command.args(["-c", setting]);
+    }
     run_as(&mut command, account);
     Group::start(&mut command, &directory.join("log"))
 }

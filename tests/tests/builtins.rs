@@ -29,7 +29,7 @@ fn servers_have_built_in_what_is_judged() {
     let directories = all_binaries().expect("Postgres is installed");
     for directory in directories {
         let check = || -> Result<()> {
-            let plain = Plain::of(&directory)?;
+            let plain = Plain::of(&directory, &[])?;
             let mut connection = Connection::open(&plain.server)?;
             let version = version(&mut connection)?;
             names_are_listed(&mut connection, &version)?;

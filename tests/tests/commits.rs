@@ -163,7 +163,7 @@ fn old_notes(pair: &mut Pair) -> Result<()> {
             "update automator67.commit_register set changed_at = now() - '2 days'::interval",
         )?;
         // One more slot, used on one shard a moment ago.
-        connection.execute("select automator67.write_note(77, 5, 100, '{0,100,100,100}')")?;
+        connection.execute("select automator67.write_note(77, 5, 100, '{0,100,100,100}', '{}')")?;
         if shard > 0 {
             connection.execute("update automator67.commit_register set changed_at = now() - '2 days'::interval where proxy = 77")?;
         }

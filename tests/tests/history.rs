@@ -5,7 +5,8 @@
 //! such reads are counted, and the count is told.
 //!
 //! `AUTOMATOR67_SECONDS` says how long each recording takes (4);
-//! `AUTOMATOR67_RECORDINGS` keeps those whose name (`Cuts Level(Strong)`) contains it.
+//! `AUTOMATOR67_RECORDINGS` keeps those whose name (`Cuts Level(Strong)`) contains it;
+//! `AUTOMATOR67_SEED` says what the clients do, as a run before has told it.
 
 mod recording;
 
@@ -46,6 +47,8 @@ fn histories_keep_the_promises_of_their_level() {
 fn histories() -> Result<()> {
     let seconds = std::env::var("AUTOMATOR67_SECONDS").map_or(Ok(4), |text| text.parse())?;
     let wanted = std::env::var("AUTOMATOR67_RECORDINGS").unwrap_or_default();
+    let seed =
+        std::env::var("AUTOMATOR67_SEED").map_or(Ok(rand::random::<u32>()), |it| it.parse())?;
     let length = Duration::from_secs(seconds);
     let mut pair = Pair::start(SHARDS)?;
     let mut first_key = 0;
@@ -64,7 +67,9 @@ fn histories() -> Result<()> {
             continue;
         }
         // Lists of its own for every recording: a list only grows, and a read has all of it.
-        let history = record(&mut pair, fault, style, first_key, length)
+        eprintln!("{fault:?}, {style:?}, AUTOMATOR67_SEED={seed}");
+        let recorder = Recorder::start(&pair, style, first_key, u64::from(seed));
+        let history = record(&mut pair, fault, recorder, length)
             .with_context(|| format!("{fault:?}, {style:?}"))?;
         let last = lists(&pair, first_key)?;
         judge(&history, &last).with_context(|| format!("{fault:?}, {style:?}"))?;
@@ -89,11 +94,9 @@ fn make_lists(pair: &Pair) -> Result<()> {
 fn record(
     pair: &mut Pair,
     fault: Fault,
-    style: Style,
-    first_key: Key,
+    recorder: Recorder,
     length: Duration,
 ) -> Result<Vec<Transaction>> {
-    let recorder = Recorder::start(pair, style, first_key);
     let start = Instant::now();
     let mut turn = 0;
     while start.elapsed() < length || turn == 0 {
@@ -198,7 +201,8 @@ fn falsified() -> Result<()> {
     make_lists(&pair)?;
     let length = Duration::from_millis(500);
     let style = Style::Level(Level::Snapshot);
-    let history = record(&mut pair, Fault::None, style, 0, length)?;
+    let recorder = Recorder::start(&pair, style, 0, 1);
+    let history = record(&mut pair, Fault::None, recorder, length)?;
     let last = lists(&pair, 0)?;
     judge(&history, &last)?;
     // One append of somebody who was told that it is there.

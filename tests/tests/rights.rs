@@ -16,6 +16,7 @@ mod attempts;
 mod list;
 mod others;
 mod upgrade;
+mod views;
 
 /// Plain logins without any right that PUBLIC has not, except on a schema of its own for `mid`.
 const ROLES: [&str; 2] = ["low", "mid"];
@@ -100,6 +101,12 @@ fn as_role_with(server: &Server, role: &str, password: &str) -> Server {
 fn what_is_ours_on_shards_is_as_the_docs_list_it() {
     let cluster = Cluster::start().expect("the cluster starts");
     list::compare(&cluster).expect("every object has the rights that docs/security.md says");
+}
+
+#[test]
+fn views_are_read_with_the_rights_that_postgres_asks_for() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    views::check(&cluster).expect("as one server would");
 }
 
 #[test]

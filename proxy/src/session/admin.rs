@@ -1,6 +1,8 @@
 //! The functions that change where a table's rows live. Each is one transaction: locks on every
 //! shard, the catalog, the rows.
 
+use std::sync::Arc;
+
 use automator67_planner::{
     catalog::{
         Catalog, ForeignKey, KeyType, Placement, QualifiedName, Relation, RelationKind, ShardId,
@@ -28,7 +30,7 @@ impl Session {
     pub(super) async fn admin(&mut self, call: &AdminCall, request: &Request<'_>) -> Outcome<Tier> {
         let given = |argument: &Argument| given(argument, request.bound);
         self.begin_implicit();
-        self.announce_change().await?;
+        self.hold_schema(&call.function).await?;
         self.refresh_catalog().await?;
         match &call.function {
             AdminFunction::CreateDistributedTable {
@@ -109,6 +111,23 @@ impl Session {
         Ok(Tier::Proxy)
     }
 
+    /// What the function finds of the schema stays until the transaction ends. Two transactions that
+    /// have changed the schema both would wait for each other here: what looks behind the table's own
+    /// lock goes on without.
+    async fn hold_schema(&mut self, function: &AdminFunction) -> Outcome {
+        let looks_behind_lock = matches!(
+            function,
+            AdminFunction::CreateDistributedTable { .. }
+                | AdminFunction::CreateReferenceTable { .. }
+        );
+        if !looks_behind_lock || !self.transaction.announces() {
+            let home = self.home();
+            self.call(home, &Call::to("hold_schema")).await?;
+        }
+        self.transaction.note_change();
+        Ok(())
+    }
+
     /// After CREATE TABLE under `automator67.auto_distribute`: by the first column of the primary
     /// key, if it can be a shard key.
     pub(super) async fn auto_distribute(&mut self, table: &QualifiedName) -> Outcome {
@@ -128,8 +147,8 @@ impl Session {
         {
             return Ok(());
         }
-        self.distribute(&catalog, relation, first, &Choice::default())
-            .await?;
+        let (name, column) = (relation.name.clone(), first.clone());
+        self.distribute(&name, &column, &Choice::default()).await?;
         self.transaction.stale = true;
         Ok(())
     }
@@ -146,16 +165,30 @@ impl Session {
         let has = |name: &str| relation.columns.iter().any(|column| column.name == name);
         let exact = Some(given.to_owned()).filter(|given| has(given));
         let column = exact.unwrap_or_else(|| unquoted(given));
-        self.distribute(&catalog, relation, &column, choice).await
+        self.distribute(&relation.name, &column, choice).await
+    }
+
+    /// Locks a table that was local, and finds it as it is behind the lock.
+    async fn lock_local_table(&mut self, table: &QualifiedName) -> Outcome<Arc<Catalog>> {
+        self.close_gate(table).await?;
+        self.lock_everywhere(&quoted(table), "ACCESS EXCLUSIVE")
+            .await?;
+        self.transaction.stale = true;
+        self.refresh_catalog().await?;
+        let catalog = self.catalog();
+        self.local_table(&catalog, &quoted(table))?;
+        Ok(catalog)
     }
 
     async fn distribute(
         &mut self,
-        catalog: &Catalog,
-        relation: &Relation,
+        table: &QualifiedName,
         column: &str,
         choice: &Choice<'_>,
     ) -> Outcome {
+        let catalog = self.lock_local_table(table).await?;
+        let catalog = &*catalog;
+        let relation = self.local_table(catalog, &quoted(table))?;
         let name = quoted(&relation.name);
         let position = relation
             .columns
@@ -199,8 +232,6 @@ impl Session {
             return Err(inherits(relation));
         }
         self.check_unique_constraints(relation, column).await?;
-        self.close_gate(&relation.name).await?;
-        self.lock_everywhere(&name, "ACCESS EXCLUSIVE").await?;
         let home = self.home();
         let group = match group {
             Group::Known(group) => Some(group.to_string()),
@@ -242,7 +273,7 @@ impl Session {
             return Ok(());
         }
         let columns = stored_columns(relation);
-        self.quiet_triggers().await?;
+        self.quiet_triggers(&[relation]).await?;
         let source = format!("SELECT ctid, {columns} FROM ONLY {name}");
         let target = format!("{name} ({columns})");
         let mode = Spread::Move { table: &name };
@@ -251,18 +282,17 @@ impl Session {
     }
 
     async fn create_reference_table(&mut self, table: &str) -> Outcome {
-        let catalog = self.catalog();
-        let relation = self.local_table(&catalog, table)?;
+        let known = self.local_table(&self.catalog(), table)?.name.clone();
+        let catalog = self.lock_local_table(&known).await?;
+        let relation = self.local_table(&catalog, &quoted(&known))?;
         if relation.inherits {
             return Err(inherits(relation));
         }
         let name = quoted(&relation.name);
-        self.close_gate(&relation.name).await?;
-        self.lock_everywhere(&name, "ACCESS EXCLUSIVE").await?;
         let place = Call::to("place_reference").with(&name);
         self.call(self.home(), &place).await?;
         let columns = stored_columns(relation);
-        self.quiet_triggers().await?;
+        self.quiet_triggers(&[relation]).await?;
         let source = format!("SELECT {columns} FROM ONLY {name}");
         let target = format!("{name} ({columns})");
         self.spread(&source, &target, Rule::EveryShard, Spread::Copy, &catalog)
@@ -296,7 +326,7 @@ impl Session {
         let indexes = self
             .take_unique_indexes_off(&catalog, &relation.name)
             .await?;
-        self.quiet_triggers().await?;
+        self.quiet_triggers(&[relation]).await?;
         if distributed {
             self.bring_home(relation).await?;
         }
@@ -623,15 +653,36 @@ impl Session {
         Ok(())
     }
 
-    /// Locks the table on every shard, home first. A shard that does not have it is an error.
-    /// Rows that move are neither inserted nor deleted as far as triggers and foreign keys are
-    /// concerned.
-    pub(super) async fn quiet_triggers(&mut self) -> Outcome {
-        self.everywhere("SET LOCAL session_replication_role TO replica")
-            .await
+    /// Rows of these tables that move are neither inserted nor deleted as far as triggers and foreign
+    /// keys are concerned. Tables that have none need no right for that.
+    pub(super) async fn quiet_triggers(&mut self, tables: &[&Relation]) -> Outcome {
+        let names = tables
+            .iter()
+            .map(|table| format!("{}::regclass", guc::quote_literal(&quoted(&table.name))));
+        let names: Vec<String> = names.collect();
+        let probe = format!(
+            "select t.tgrelid::regclass from pg_trigger t \
+             where t.tgrelid in ({}) and t.tgenabled <> 'A' limit 1",
+            names.join(", ")
+        );
+        let Some(table) = self.query_value(self.home(), &probe).await? else {
+            return Ok(());
+        };
+        let quiet = "SET LOCAL session_replication_role TO replica";
+        match self.everywhere(quiet).await {
+            Err(failure) if failure.sqlstate() == sqlstate::INSUFFICIENT_PRIVILEGE => {
+                return Err(may_not_quiet(&table, &self.user.name));
+            }
+            other => other?,
+        }
+        self.transaction.quiet = true;
+        Ok(())
     }
 
     pub(super) async fn loud_triggers(&mut self) -> Outcome {
+        if !std::mem::take(&mut self.transaction.quiet) {
+            return Ok(());
+        }
         self.everywhere("SET LOCAL session_replication_role TO origin")
             .await
     }
@@ -720,6 +771,20 @@ fn check_reference(
         "Make that table a reference table, or distribute both by the columns of the foreign key.",
     )
     .into())
+}
+
+/// The error of a role that may not move rows past triggers.
+fn may_not_quiet(table: &str, role: &str) -> Failure {
+    Report::error(
+        sqlstate::INSUFFICIENT_PRIVILEGE,
+        format!("permission denied to move rows of table {table}"),
+    )
+    .detail("It has triggers or foreign keys, which must not fire for rows that only move: that needs the right to set session_replication_role.")
+    .hint(format!(
+        "Distribute the table while it is empty or before it has those, or let a superuser run on every server: GRANT SET ON PARAMETER session_replication_role TO {} (Postgres 15 and later).",
+        guc::quote_identifier(role)
+    ))
+    .into()
 }
 
 /// The error for a table of which nobody knows where its rows are.

@@ -21,8 +21,10 @@ use crate::{
     relay,
     server::Server,
     settings::TwoPhaseMode,
-    two_phase::{self, Ability, Name},
+    two_phase::{self, Ability, Moments, Name, Note},
 };
+
+mod noted;
 
 /// How long a commit tries to learn what an anchor has done that no longer answers, and to finish
 /// on a shard that was lost. The recovery goes on after that.
@@ -40,11 +42,25 @@ impl Session {
     /// COMMIT on every shard that joined. Those that were only read from come last: their locks
     /// may guard what was written elsewhere.
     pub(super) async fn commit_links(&mut self, explicit: bool) -> Outcome {
-        let writers = self.writers();
-        if writers.len() > 1
-            && let Some(anchor) = self.anchor(&writers).await?
+        if self.transaction.is_silent()
+            && let Err(failure) = self.write_at_home().await
         {
-            self.commit_in_two_phases(anchor, &writers).await?;
+            self.rollback_links().await?;
+            return Err(failure);
+        }
+        let writers = self.writers();
+        let read = self.moments_read(&writers).await?;
+        let anchor = match writers.len() {
+            0 | 1 => None,
+            _ => self.anchor(&writers).await?,
+        };
+        if self.transaction.is_silent() && anchor != Some(self.home()) {
+            self.announce_change_or_roll_back().await?;
+        }
+        if let Some(anchor) = anchor {
+            self.commit_in_two_phases(anchor, &writers, &read).await?;
+        } else if let ([writer], false) = (&writers[..], read.is_empty()) {
+            self.commit_with_note(*writer, &read).await?;
         } else {
             self.commit_one_by_one(&writers).await?;
         }
@@ -54,6 +70,21 @@ impl Session {
             self.warn_several_writers(&writers, explicit);
         }
         Ok(())
+    }
+
+    /// The epoch is about to be written there.
+    async fn write_at_home(&mut self) -> Outcome {
+        let index = self.link(self.home()).await?;
+        self.links[index].wrote = true;
+        Ok(())
+    }
+
+    async fn announce_change_or_roll_back(&mut self) -> Outcome {
+        let announced = Box::pin(self.announce_change()).await;
+        if announced.is_err() {
+            self.rollback_links().await?;
+        }
+        announced
     }
 
     /// COMMIT on each shard with changes. With more than one, a failure in the middle leaves some
@@ -185,7 +216,12 @@ impl Session {
         Ok(())
     }
 
-    async fn commit_in_two_phases(&mut self, anchor: ShardId, writers: &[ShardId]) -> Outcome {
+    async fn commit_in_two_phases(
+        &mut self,
+        anchor: ShardId,
+        writers: &[ShardId],
+        read: &Moments,
+    ) -> Outcome {
         let parts: Vec<ShardId> = writers
             .iter()
             .copied()
@@ -203,10 +239,9 @@ impl Session {
             self.rollback_links().await?;
             return Err(too_many_shards());
         }
-        let last = turn.note(number, writers);
-        let note = name.note(Call::to("note_commit"), &last);
+        let note = turn.note(self.process.two_phase.proxy(), number, writers, read);
         let decided = match self.prepare(&name, &note).await {
-            Ok(()) => self.decide(&name, &last).await,
+            Ok(()) => self.decide(&name, &note).await,
             Err(failure) => Err(Undecided::RolledBack(failure)),
         };
         match decided {
@@ -233,15 +268,16 @@ impl Session {
     }
 
     /// Step 1.
-    async fn prepare(&mut self, name: &Name, note: &Call) -> Outcome {
+    async fn prepare(&mut self, name: &Name, note: &Note) -> Outcome {
         let parts = &name.parts;
+        let note = note.add_to(Call::to("note_commit"));
         self.fail_at("commit.before_prepare", parts[0]).await;
         let mut failed = None;
         for shard in parts {
             if let Some(index) = self.link_position(*shard) {
                 let gid = self.process.two_phase.gid(name, *shard);
                 let server = &mut self.links[index].server;
-                server.call(note, true);
+                server.call(&note, true);
                 server.run(&format!("PREPARE TRANSACTION '{gid}'"), true);
                 server.sync();
                 if let Err(failure) = relay::send(server).await {
@@ -277,14 +313,18 @@ impl Session {
     }
 
     /// Step 2.
-    async fn decide(&mut self, name: &Name, last: &str) -> Result<(), Undecided> {
+    async fn decide(&mut self, name: &Name, note: &Note) -> Result<(), Undecided> {
         let anchor = name.anchor;
         self.fail_at("commit.before_commit", anchor).await;
         let Some(index) = self.link_position(anchor) else {
             return Err(Undecided::Unknown);
         };
         let server: &mut Server = &mut self.links[index].server;
-        server.call(&name.note(Call::to("decide").with(name), last), true);
+        if self.transaction.is_silent() {
+            // On the home shard. Others who change the schema wait for this COMMIT, and no longer.
+            server.call(&Call::to("bump"), true);
+        }
+        server.call(&note.add_to(Call::to("decide").with(name)), true);
         server.run("COMMIT", true);
         server.sync();
         // What cannot be sent is noticed when the answer is read.
@@ -425,15 +465,21 @@ impl Session {
     /// The answer to what was sent; its last command tag must be `tag`.
     async fn answer_of(&mut self, index: usize, tag: &str, pass_status: bool) -> Step {
         let mut seen = String::new();
+        let mut epoch = None;
         let output = &mut self.client.wire.output;
         let server = &mut self.links[index].server;
         let settled = relay::settle(output, server, |output, frame| match frame.tag {
             b'C' => message::command_tag(frame.body()).clone_into(&mut seen),
+            b'D' => epoch = epoch.or_else(|| first_number(frame.body())),
             // SET LOCAL ends alike everywhere.
             b'S' if pass_status => output.extend_from_slice(&frame.bytes),
             _ => {}
         });
-        match settled.await {
+        let settled = settled.await;
+        if let Some(epoch) = epoch {
+            self.transaction.announced(epoch);
+        }
+        match settled {
             Err(failure) => Step::Failed(failure),
             Ok(())
                 if seen.split(' ').take(2).eq(tag.split(' ').take(2)) || seen.starts_with(tag) =>
@@ -467,6 +513,15 @@ impl Session {
             .find(|link| link.server.shard_id() == shard);
         failpoint::reach(step, link.map(|link| &mut *link.server)).await;
     }
+}
+
+/// The epoch in a DataRow, where it has one.
+fn first_number(body: &[u8]) -> Option<u64> {
+    let values = message::data_row(body)?;
+    std::str::from_utf8(values.first().copied()??)
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// As [`Session::anchor`], by what is known of the shards.

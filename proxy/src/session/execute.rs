@@ -195,7 +195,7 @@ impl Session {
             portal.shard = Some(shard);
         }
         if request.planned.session.changes_catalog {
-            self.announce_change().await?;
+            self.change_schema().await?;
         }
         Ok(())
     }

@@ -216,6 +216,7 @@ impl Session {
         refuse_format(explain)?;
         // What is wrong with the client's own text is said of that.
         self.check_on_home(request).await?;
+        self.check_views_on_home(inner).await?;
         let home = self.shard_name(self.home());
         let mut root = Node::new("Automator67 Gather", format!("Gather on {home}"))
             .hidden("Shards", Value::List(vec![home.clone()]))

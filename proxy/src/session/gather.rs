@@ -78,6 +78,7 @@ impl Session {
         gather: &Gather,
         request: &Request<'_>,
     ) -> Outcome {
+        self.check_views_on_home(request).await?;
         self.begin_implicit();
         self.load_fetches(gather, request).await?;
         self.keep_fetches(gather);
@@ -97,7 +98,8 @@ impl Session {
         let mut left = self.settings.own.gather_bytes_max;
         let mut all = Vec::with_capacity(gather.fetches.len());
         for fetch in &gather.fetches {
-            let moved = self.load(fetch, request, left).await?;
+            let moved = self.load(fetch, request, left).await;
+            let moved = moved.map_err(|failure| behind_view(failure, request))?;
             left = left.saturating_sub(moved.bytes);
             self.process.telemetry.bytes_gathered.increment(moved.bytes);
             all.push(moved);
@@ -470,6 +472,22 @@ impl Session {
             .iter()
             .position(|link| link.server.shard_id() == shard)
     }
+}
+
+/// Servers have found that the views of the statement may be read, but not the relation behind them
+/// with the client's own rights.
+pub fn behind_view(failure: Failure, request: &Request<'_>) -> Failure {
+    let denied = failure.sqlstate() == sqlstate::INSUFFICIENT_PRIVILEGE;
+    if !denied || !request.planned.session.through_views {
+        return failure;
+    }
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "a table cannot be read over several shards with the rights of a view's owner",
+    )
+    .detail("The view's own text stands in for it in this statement, and is read with the rights of who asks.")
+    .hint("Grant SELECT on the table behind the view, or restrict the view to one shard key by equality.")
+    .into()
 }
 
 fn put_row(pending: &mut BytesMut, frame: &Frame, binary: bool) {

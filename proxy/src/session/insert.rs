@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use automator67_planner::{
     catalog::{KeyType, ShardId},
+    explainable,
     key::{self, KeyValue},
     plan::{
         Fetch, FetchSource, InsertSelect, InsertSplit, Move, Piece, Plan, Planned, RowKey,
@@ -23,6 +24,7 @@ use super::{
     moving::Choice,
     multi::{Pace, Tally, Task},
     planning::{Request, denied, whole_of},
+    scatter::without_position,
     sequences::Drawing,
 };
 use crate::{
@@ -110,7 +112,7 @@ impl Session {
     }
 
     /// Parses the statement as the client wrote it on the home shard: its errors are the server's
-    /// own, also when what we send is rewritten.
+    /// own, also when what we send is rewritten, and views are not in it.
     pub(super) async fn check_on_home(&mut self, request: &Request<'_>) -> Outcome {
         let home = self.home();
         let index = self.link(home).await?;
@@ -123,10 +125,35 @@ impl Session {
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
         if relayed.failed {
-            Err(Failure::Told)
-        } else {
-            Ok(())
+            return Err(Failure::Told);
         }
+        self.check_views_on_home(request).await
+    }
+
+    /// EXPLAIN asks for the rights on all that a statement reads and writes, those of views and of
+    /// their owners among them, and runs nothing.
+    pub(super) async fn check_views_on_home(&mut self, request: &Request<'_>) -> Outcome {
+        if !request.planned.session.through_views {
+            return Ok(());
+        }
+        let index = self.link(self.home()).await?;
+        let text = format!("EXPLAIN (COSTS OFF) {}", explainable(request.text));
+        let server = &mut self.links[index].server;
+        let (types, parameters) = match request.bound {
+            None => (&[][..], message::NO_PARAMETERS),
+            Some(bound) => (&bound.types[..], bound.bind.parameters()),
+        };
+        message::put_parse(&mut server.wire.output, "", &text, types);
+        server.expect(Step::Parse, false);
+        message::put_bind_with_formats(&mut server.wire.output, parameters, &[]);
+        server.expect(Step::Bind, false);
+        server.execute("", 0, true, false, None);
+        server.sync();
+        server.unnamed = None;
+        self.text_rows(index)
+            .await
+            .map(drop)
+            .map_err(without_position)
     }
 
     async fn draw(&mut self, insert: &InsertSplit, request: &Request<'_>) -> Outcome<Drawn> {

@@ -22,6 +22,7 @@ use self::staged::{SPILL_BYTES, Staged, put_row, stage_rows, unwritten};
 use super::{
     Session,
     extended::Bound,
+    gather::behind_view,
     merge::ELEMENTS,
     planning::{Request, shard_of},
     scatter::{malformed, without_position},
@@ -335,8 +336,10 @@ impl Session {
                         targets,
                         bytes_max: left,
                     };
-                    self.read_relation(&reading, &mut values[index], &mut done[index], request)
-                        .await?
+                    let read = self
+                        .read_relation(&reading, &mut values[index], &mut done[index], request)
+                        .await;
+                    read.map_err(|failure| behind_view(failure, request))?
                 }
             };
             left = left.saturating_sub(done[index].bytes);

@@ -42,6 +42,17 @@ impl Task {
     }
 }
 
+/// Whether the transaction has changed something.
+const HAS_WRITTEN: &str = "SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL";
+
+/// What the home shard has done.
+#[derive(Default)]
+struct Done {
+    tag: String,
+    /// The transaction has changed something there, with this statement or before.
+    changed: bool,
+}
+
 /// Adds up what several shards report.
 #[derive(Default)]
 pub struct Tally {
@@ -133,7 +144,7 @@ impl Session {
         }
         self.begin_implicit();
         if request.planned.session.changes_catalog {
-            self.announce_change().await?;
+            self.change_schema().await?;
         }
         let work: Vec<Task> = shards
             .into_iter()
@@ -270,19 +281,26 @@ impl Session {
         } else {
             text.to_owned()
         };
-        self.announce_change().await?;
         for table in &request.planned.redefines {
             self.close_gate(table).await?;
         }
         for table in &ddl.must_be_empty {
             self.refuse_rows(table).await?;
         }
-        let tag = self.run_on_home(&text, request).await?;
+        let done = self.run_on_home(&text, request).await?;
+        if !done.changed {
+            // What is there already, or is not, is so on every shard.
+            message::put_command_complete(self.client.output(), &done.tag);
+            return Ok(Tier::Multi);
+        }
+        if request.planned.session.changes_catalog {
+            self.transaction.note_change();
+        }
         self.run_elsewhere(&text).await?;
         if !request.catalog.unique_indexes.is_empty() {
             Box::pin(self.renew_unique_indexes()).await?;
         }
-        message::put_command_complete(self.client.output(), &tag);
+        message::put_command_complete(self.client.output(), &done.tag);
         if let Some(table) = &ddl.creates_table {
             let of_tenant = !request.catalog.tenants.is_empty();
             if of_tenant || self.settings.own.auto_distribute {
@@ -318,22 +336,48 @@ impl Session {
         .into())
     }
 
-    /// Runs on the home shard; its errors and notices are the client's. Returns the command tag.
-    async fn run_on_home(&mut self, text: &str, request: &Request<'_>) -> Outcome<String> {
+    /// Runs on the home shard, behind the lock on changes of where rows are; its errors and notices
+    /// are the client's.
+    async fn run_on_home(&mut self, text: &str, request: &Request<'_>) -> Outcome<Done> {
+        self.set_up(self.home()).await?;
         let index = self.link(self.home()).await?;
-        self.links[index].wrote = true;
         let server = &mut self.links[index].server;
+        if request.planned.session.changes_catalog {
+            server.call(&Call::to("change_schema"), false);
+        }
         queue(server, text, request.bound, true);
-        let mut tag = String::new();
-        relay::collect(&mut self.client, server, |_, frame| {
-            if frame.tag == b'C' {
-                message::command_tag(frame.body()).clone_into(&mut tag);
+        // Not kept prepared: the change may fail, and this behind it.
+        server.run(HAS_WRITTEN, true);
+        server.sync();
+        let mut done = Done::default();
+        let collected = relay::collect(&mut self.client, server, |_, frame| {
+            match frame.tag {
+                // Ours come behind the client's.
+                b'C' if done.tag.is_empty() => {
+                    message::command_tag(frame.body()).clone_into(&mut done.tag);
+                }
+                b'D' => done.changed = frame.body().ends_with(b"t"),
+                _ => {}
             }
             Ok(())
-        })
-        .await?;
-        self.hidden_error(index)?;
-        Ok(tag)
+        });
+        let collected = collected.await;
+        let hidden = self.links[index].server.hidden_error.take();
+        match (collected, hidden) {
+            // What was in the way of the lock is why the rest has failed.
+            (Err(failure), Some(frame))
+                if failure.sqlstate() == sqlstate::IN_FAILED_SQL_TRANSACTION =>
+            {
+                return Err(Failure::Shard(frame));
+            }
+            (Err(failure), _) => return Err(failure),
+            (Ok(()), Some(frame)) => return Err(Failure::Shard(frame)),
+            (Ok(()), None) => {}
+        }
+        // Code may do what takes effect at the commit.
+        done.changed |= matches!(done.tag.as_str(), "DO" | "CALL");
+        self.links[index].wrote |= done.changed;
+        Ok(done)
     }
 
     /// A statement on every shard but home, answers unseen.
@@ -395,7 +439,7 @@ impl Session {
         for (position, shard) in shards.iter().enumerate() {
             let name = self.process.shard(*shard)?.settings.name.clone();
             let result = if position == 0 {
-                self.run_on_home(text, request)
+                self.run_alone_on_home(text, request)
                     .await
                     .map(|home_tag| tag = home_tag)
             } else {
@@ -414,6 +458,25 @@ impl Session {
         Ok(Tier::Multi)
     }
 
+    /// The same on the home shard, whose errors and notices are the client's. Returns the command
+    /// tag.
+    async fn run_alone_on_home(&mut self, text: &str, request: &Request<'_>) -> Outcome<String> {
+        let index = self.link(self.home()).await?;
+        self.links[index].wrote = true;
+        let server = &mut self.links[index].server;
+        queue(server, text, request.bound, true);
+        let mut tag = String::new();
+        relay::collect(&mut self.client, server, |_, frame| {
+            if frame.tag == b'C' {
+                message::command_tag(frame.body()).clone_into(&mut tag);
+            }
+            Ok(())
+        })
+        .await?;
+        self.hidden_error(index)?;
+        Ok(tag)
+    }
+
     fn shard_names(&self, shards: &[ShardId]) -> Vec<String> {
         shards
             .iter()
@@ -422,16 +485,27 @@ impl Session {
             .collect()
     }
 
-    /// Tells every proxy, once the transaction commits, that the catalog has changed; from now on
-    /// this transaction plans with a snapshot of its own. The lock on the epoch makes sessions
-    /// that change the schema wait for each other here, before they hold any other lock.
+    /// The transaction changes the schema: from now on it plans with a snapshot of its own, and its
+    /// commit tells every proxy. Sessions that change where rows are wait for it here, and it for
+    /// them, before they hold any other lock.
+    pub(super) async fn change_schema(&mut self) -> Outcome {
+        if !self.transaction.is_open() {
+            return self.announce_change().await;
+        }
+        let home = self.home();
+        self.call(home, &Call::to("change_schema")).await?;
+        self.transaction.note_change();
+        Ok(())
+    }
+
+    /// Tells every proxy, once the transaction commits, that the catalog has changed. Comes last: who
+    /// else does waits for the commit.
     pub(super) async fn announce_change(&mut self) -> Outcome {
         let home = self.home();
         let epoch = self.call_value(home, &Call::to("bump")).await?;
         let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
         if self.transaction.is_open() {
-            self.transaction.epoch = Some(epoch);
-            self.transaction.stale = true;
+            self.transaction.announced(epoch);
         } else {
             self.process.store.follow(epoch).await;
         }
@@ -459,7 +533,7 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Tier> {
         self.begin_implicit();
-        self.announce_change().await?;
+        self.change_schema().await?;
         // The other shards describe the new table from the tables they have, before rows move.
         self.run_elsewhere(elsewhere).await?;
         let mut planned = request.planned.clone();

@@ -348,7 +348,7 @@ impl Session {
         if from == to {
             return Ok(());
         }
-        self.quiet_triggers().await?;
+        self.quiet_triggers(tables).await?;
         for table in tables {
             let Placement::Distributed { key, .. } = &table.placement else {
                 continue;

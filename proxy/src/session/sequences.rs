@@ -537,7 +537,7 @@ impl Session {
         if let Some(index) = self.link_position(home) {
             self.links[index].wrote = true;
         }
-        self.announce_change().await
+        self.change_schema().await
     }
 
     // ---- INSERT ... SELECT ----

@@ -17,12 +17,12 @@ use tokio_postgres::error::SqlState;
 use super::Session;
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    relay,
+    failpoint, relay,
     server::Own,
     settings::Consistency,
     shard::Shard,
     store,
-    two_phase::{self, Ability, Seen},
+    two_phase::{self, Ability, Moments, Seen},
 };
 
 /// How often snapshots are opened before commits are held, and the first pause between, which
@@ -126,6 +126,7 @@ impl Session {
                 Err(failure) => return Err(failure),
             }
         }
+        let mut past = Moments::default();
         let mut pause = FIRST_PAUSE;
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -136,19 +137,33 @@ impl Session {
             for shard in &shards {
                 self.queue_snapshot(*shard);
             }
-            if two_phase::behind(&self.snapshots_of(&shards).await?).is_empty() {
+            let all = self.snapshots_of(&shards).await?;
+            if self.belong_together(&all, &past) {
                 return Ok(());
             }
+            two_phase::past(&all, &mut past);
             metrics::counter!("automator67_snapshots_opened_again_total").increment(1);
         }
-        self.open_while_commits_are_held(&shards).await
+        self.open_while_commits_are_held(&shards, &past).await
+    }
+
+    /// Whether these snapshots do. If so, what the transaction reads it reads in them.
+    fn belong_together(&mut self, all: &[(ShardId, Seen)], past: &Moments) -> bool {
+        let together = two_phase::behind(all, past).is_empty();
+        if together {
+            let moments = &mut self.transaction.moments;
+            for (shard, seen) in all {
+                moments.reach(*shard, seen.moment());
+            }
+        }
+        together
     }
 
     /// Commits take the lock for their parts first, and on the lowest shard last.
-    async fn open_while_commits_are_held(&mut self, shards: &[ShardId]) -> Outcome {
+    async fn open_while_commits_are_held(&mut self, shards: &[ShardId], past: &Moments) -> Outcome {
         metrics::counter!("automator67_snapshots_that_held_commits_total").increment(1);
         let started = Instant::now();
-        while !self.hold_commits_and_open(shards).await? {
+        while !self.hold_commits_and_open(shards, past).await? {
             self.take_back(shards).await?;
             if started.elapsed() > PATIENCE {
                 return Err(no_snapshot());
@@ -159,8 +174,7 @@ impl Session {
     }
 
     /// False: a commit is in the middle for too long.
-    async fn hold_commits_and_open(&mut self, shards: &[ShardId]) -> Outcome<bool> {
-        let mut all = Vec::new();
+    async fn hold_commits_and_open(&mut self, shards: &[ShardId], past: &Moments) -> Outcome<bool> {
         // The locks go with their connections.
         let mut held = Vec::new();
         for shard in shards.iter().rev() {
@@ -168,10 +182,12 @@ impl Session {
                 Some(fence) => held.push(fence),
                 None => return Ok(false),
             }
-            self.queue_snapshot(*shard);
-            all.extend(self.snapshots_of(&[*shard]).await?);
         }
-        Ok(two_phase::behind(&all).is_empty())
+        for shard in shards {
+            self.queue_snapshot(*shard);
+        }
+        let all = self.snapshots_of(shards).await?;
+        Ok(self.belong_together(&all, past))
     }
 
     /// Ends what was begun on these shards; the answers are read with the next ones.
@@ -196,17 +212,31 @@ impl Session {
             && !self.links.iter().any(|link| link.begun)
     }
 
-    /// Queues the opening of a snapshot on each of these shards, for the statement that follows.
-    pub(super) async fn begin_with_statement(&mut self, shards: &[ShardId]) -> Outcome {
+    /// Queues the opening of a snapshot on every shard that can be reached, for the statement on some
+    /// of them that follows. The others only tell what they know: a commit there may have read what
+    /// these shards must not miss.
+    pub(super) async fn begin_with_statement(
+        &mut self,
+        shards: &[ShardId],
+    ) -> Outcome<Vec<ShardId>> {
         self.transaction.view = View::Open;
-        for shard in shards {
-            self.idle_link(*shard).await?;
-            self.can_tell_commits(*shard).await?;
+        let mut asked = Vec::new();
+        for shard in self.all_shards() {
+            match self.idle_link(shard).await {
+                Ok(_) => {
+                    self.can_tell_commits(shard).await?;
+                    asked.push(shard);
+                }
+                Err(failure)
+                    if failure.sqlstate() == sqlstate::CONNECTION_FAILURE
+                        && !shards.contains(&shard) => {}
+                Err(failure) => return Err(failure),
+            }
         }
-        for shard in shards {
+        for shard in &asked {
             self.queue_snapshot(*shard);
         }
-        Ok(())
+        Ok(asked)
     }
 
     /// Whether the snapshots that were queued belong together. If not, what follows is thrown away,
@@ -218,7 +248,7 @@ impl Session {
                 all.push((*shard, self.seen(index).await?));
             }
         }
-        if two_phase::behind(&all).is_empty() {
+        if self.belong_together(&all, &Moments::default()) {
             return Ok(true);
         }
         metrics::counter!("automator67_snapshots_opened_again_total").increment(1);
@@ -316,6 +346,7 @@ impl Session {
                 let server = &mut self.links[index].server;
                 server.sync();
                 relay::send(server).await?;
+                failpoint::reach("snapshot.one_sent", None).await;
             }
         }
         let mut all = Vec::new();

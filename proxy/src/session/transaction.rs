@@ -19,7 +19,7 @@ use crate::{
     message, relay,
     server::Step,
     telemetry::Tier,
-    two_phase::{self, Turn},
+    two_phase::{self, Moments, Turn},
 };
 
 /// What lives as long as a transaction.
@@ -39,11 +39,17 @@ pub struct Transaction {
     log: Vec<String>,
     /// The snapshot with this transaction's own schema changes.
     pub catalog: Option<Arc<Catalog>>,
-    /// Epoch that its commit will publish.
-    pub epoch: Option<u64>,
+    /// It has changed the schema, and its commit is to tell every proxy.
+    announce: bool,
+    /// How often it has. Not taken back: each of its snapshots is another one.
+    changes: u64,
+    /// The epoch that it has made, and its commit publishes.
+    epoch: Option<u64>,
     /// What it sees of other shards.
     pub view: View,
-    /// Where it commits if it comes to write on several shards.
+    /// Those of its snapshots, where these stay.
+    pub moments: Moments,
+    /// Where it commits if it comes to use several shards.
     pub turn: Option<Turn>,
     /// It is implicit, and around several statements.
     block: bool,
@@ -51,6 +57,8 @@ pub struct Transaction {
     pub doomed: bool,
     /// The schema has changed since `catalog` was loaded.
     pub stale: bool,
+    /// Triggers do not fire in it for now.
+    pub quiet: bool,
     /// It has drawn values from sequences on a server.
     pub drew: bool,
     /// What its statements so far have named, see [`names`](automator67_planner::names).
@@ -97,8 +105,8 @@ struct Savepoint {
     settings: Settings,
     /// Length of the transaction's log with it.
     logged: usize,
-    /// What its commit would publish, as of then.
-    epoch: Option<u64>,
+    /// Its commit would tell of a changed schema, as of then.
+    announce: bool,
 }
 
 impl Transaction {
@@ -182,6 +190,28 @@ impl Transaction {
     /// Settings when it began.
     pub fn settings_before(&self) -> Option<&crate::guc::SettingMap> {
         self.settings_before.as_ref().map(|settings| &settings.map)
+    }
+
+    /// It has changed the schema.
+    pub fn note_change(&mut self) {
+        self.announce = true;
+        self.changes += 1;
+        self.stale = true;
+    }
+
+    /// Its commit is to tell of a changed schema, or has.
+    pub fn announces(&self) -> bool {
+        self.announce || self.epoch.is_some()
+    }
+
+    /// Its commit is to tell of a changed schema, and nobody has done so yet.
+    pub fn is_silent(&self) -> bool {
+        self.announce && self.epoch.is_none()
+    }
+
+    /// It has made this epoch.
+    pub fn announced(&mut self, epoch: u64) {
+        self.epoch = Some(epoch);
     }
 
     /// Something was set in it, perhaps the role.
@@ -560,7 +590,7 @@ impl Session {
             name: name.to_owned(),
             settings: self.settings.clone(),
             logged: self.transaction.log.len(),
-            epoch: self.transaction.epoch,
+            announce: self.transaction.announce,
         });
         message::put_command_complete(self.client.output(), "SAVEPOINT");
         Ok(Tier::Proxy)
@@ -607,7 +637,7 @@ impl Session {
         let savepoint = &self.transaction.savepoints[position];
         self.settings = savepoint.settings.clone();
         self.transaction.log.truncate(savepoint.logged);
-        self.transaction.epoch = savepoint.epoch;
+        self.transaction.announce = savepoint.announce;
         self.temporary.end_transaction();
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.settings = self.settings.map.clone();
@@ -691,6 +721,7 @@ impl Session {
         })?;
         let known = self.process.store.catalog();
         catalog.unjudged.clone_from(&known.unjudged);
+        catalog.epoch += self.transaction.changes;
         self.transaction.catalog = Some(Arc::new(catalog));
         Ok(())
     }
@@ -763,7 +794,7 @@ impl Session {
     }
 
     /// A shard that was away when the proxy started may not know the functions yet.
-    async fn set_up(&mut self, shard: ShardId) -> Outcome {
+    pub(super) async fn set_up(&mut self, shard: ShardId) -> Outcome {
         let shard = self.process.shard(shard)?.clone();
         if shard.proof_key().is_none() {
             Box::pin(two_phase::ensure(&shard)).await;
@@ -772,7 +803,7 @@ impl Session {
     }
 
     /// Sends what is queued, and reads the rows that come, as text.
-    async fn text_rows(&mut self, index: usize) -> Outcome<Vec<Vec<Option<String>>>> {
+    pub(super) async fn text_rows(&mut self, index: usize) -> Outcome<Vec<Vec<Option<String>>>> {
         let mut rows = Vec::new();
         let server = &mut self.links[index].server;
         relay::collect(&mut self.client, server, |_, frame| {

@@ -5,8 +5,7 @@ use std::fmt;
 
 use automator67_planner::catalog::ShardId;
 
-use super::register;
-use crate::call::{self, Call, Key};
+use crate::call::{self, Key};
 
 /// What every name starts with.
 pub const PREFIX: &str = "a67_";
@@ -21,7 +20,7 @@ pub struct Name {
     pub cluster: String,
     /// The proxy's, new at each start.
     pub proxy: u32,
-    /// The transaction's, in that proxy; see [`register`].
+    /// The transaction's, in that proxy; see [`register`](super::register).
     pub number: u64,
     /// The shard that decides.
     pub anchor: ShardId,
@@ -46,15 +45,6 @@ impl Name {
             anchor,
             parts,
         })
-    }
-
-    /// Adds to a call what its parts note of it; `last` is [`Turn::note`](super::Turn::note).
-    pub fn note(&self, call: Call, last: &str) -> Call {
-        let slot = register::slot_of(self.number);
-        call.with(self.proxy)
-            .with(slot)
-            .with(self.number)
-            .with(last)
     }
 
     /// The name as one shard has it: with a digest that only proxies of this cluster can make, and

@@ -3,6 +3,10 @@
 //! Each shard that takes part notes the number in its own part, and beside it, for every shard, the
 //! last number of the slot that wrote there. So a snapshot of one shard is behind that of another
 //! exactly if the other has a note of it that it has not itself.
+//!
+//! What a transaction has only read on another shard leaves no note there. So it notes, beside its
+//! numbers, the *moment* of that shard's snapshot that it has read in, see V4 of the migrations of
+//! shards: a snapshot of an earlier moment is behind, too.
 
 use std::{
     cmp::Reverse,
@@ -14,7 +18,7 @@ use std::{
 
 use automator67_planner::catalog::ShardId;
 
-use crate::{message, process::lock};
+use crate::{call::Call, message, process::lock};
 
 /// A transaction's number is that of its slot in the low bits, and above them how often the slot
 /// was used.
@@ -24,8 +28,63 @@ const STALE: Duration = Duration::from_secs(12 * 3600);
 /// When notes of a slot may be removed, everywhere at once, if no shard has a newer one.
 pub const REMOVABLE: &str = "interval '1 day'";
 
-/// What a snapshot has seen; for [`Seen::note`].
-pub const SEEN: &str = "SELECT proxy, slot, last FROM automator67.commit_register";
+/// What a snapshot has seen, and, under the number of no proxy, its own moment; for [`Seen::note`].
+pub const SEEN: &str = "SELECT proxy, slot, last, moments FROM automator67.commit_register \
+    UNION ALL SELECT -1, -1, '{}', ARRAY[automator67.moment()]";
+const NO_PROXY: i64 = -1;
+/// The moment of a statement's snapshot.
+pub const MOMENT: &str = "SELECT automator67.moment()";
+
+/// By shard from 0, how many transactions its snapshot has seen end; 0 where that is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moments(Vec<u64>);
+
+impl Moments {
+    /// Of one shard.
+    pub fn of(&self, shard: ShardId) -> u64 {
+        self.0.get(shard as usize).copied().unwrap_or(0)
+    }
+
+    /// Nothing is known of any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes a later one of a shard in.
+    pub fn reach(&mut self, shard: ShardId, moment: u64) {
+        let index = shard as usize;
+        if self.0.len() <= index {
+            self.0.resize(index + 1, 0);
+        }
+        self.0[index] = self.0[index].max(moment);
+    }
+
+    fn reach_all(&mut self, others: &Moments) {
+        for (shard, moment) in (0..).zip(&others.0) {
+            self.reach(shard, *moment);
+        }
+    }
+}
+
+/// What every shard of a commit notes.
+#[derive(Debug, Clone)]
+pub struct Note {
+    proxy: u32,
+    number: u64,
+    last: String,
+    moments: String,
+}
+
+impl Note {
+    /// As the last arguments of a call.
+    pub fn add_to(&self, call: Call) -> Call {
+        call.with(self.proxy)
+            .with(slot_of(self.number))
+            .with(self.number)
+            .with(&self.last)
+            .with(&self.moments)
+    }
+}
 
 /// A proxy's slots.
 #[derive(Debug, Default)]
@@ -48,6 +107,8 @@ struct Slot {
     uses: u64,
     /// By shard, the number of the last commit that wrote there.
     last: Vec<u64>,
+    /// The latest that its commits have read in: a shard keeps the slot's last note only.
+    moments: Moments,
     used_at: Option<Instant>,
 }
 
@@ -101,31 +162,33 @@ impl Turn {
         Some(number)
     }
 
-    /// What the shards of the commit `number` note, as an array of Postgres that begins with
-    /// shard 0.
-    pub fn note(&self, number: u64, shards: &[ShardId]) -> String {
-        let used_at = self.slot.used_at;
-        let stale = used_at.is_some_and(|used_at| used_at.elapsed() > STALE);
-        let before = if stale { &[][..] } else { &self.slot.last };
+    /// What the shards of the commit `number` of this proxy note, which has read in these moments of
+    /// others.
+    pub fn note(&mut self, proxy: u32, number: u64, shards: &[ShardId], read: &Moments) -> Note {
+        if self.slot.used_at.is_some_and(|it| it.elapsed() > STALE) {
+            self.slot.last.clear();
+            self.slot.moments = Moments::default();
+        }
+        self.slot.moments.reach_all(read);
+        let before = &self.slot.last;
         let highest = shards.iter().max().map_or(0, |shard| *shard as usize + 1);
-        let mut text = String::from("{");
-        for shard in 0..before.len().max(highest) {
+        let last = (0..before.len().max(highest)).map(|shard| {
             let takes_part = shards.contains(&(shard as ShardId));
             let last = before.get(shard).copied().unwrap_or(0);
-            let comma = if shard == 0 { "" } else { "," };
-            let _ = write!(text, "{comma}{}", if takes_part { number } else { last });
+            if takes_part { number } else { last }
+        });
+        Note {
+            proxy,
+            number,
+            last: array(last),
+            moments: array(self.slot.moments.0.iter().copied()),
         }
-        text.push('}');
-        text
     }
 
     /// The commit `number` is visible on all of its shards.
     pub fn committed(mut self, number: u64, shards: &[ShardId]) {
         self.end();
         let slot = &mut self.slot;
-        if slot.used_at.is_some_and(|it| it.elapsed() > STALE) {
-            slot.last.clear();
-        }
         for shard in shards {
             let index = *shard as usize;
             slot.last.resize(slot.last.len().max(index + 1), 0);
@@ -163,36 +226,69 @@ pub fn slot_of(number: u64) -> u64 {
     number & ((1 << SLOT_BITS) - 1)
 }
 
-/// What one shard's snapshot has seen: by proxy and slot, and then by shard, the last commit.
+/// An array of Postgres that begins with shard 0.
+fn array(values: impl Iterator<Item = u64>) -> String {
+    let mut text = String::from("{");
+    for (index, value) in values.enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{comma}{value}");
+    }
+    text.push('}');
+    text
+}
+
+fn read_array(text: &[u8]) -> Option<Vec<u64>> {
+    let text = std::str::from_utf8(text).ok()?;
+    let text = text.strip_prefix('{')?.strip_suffix('}')?;
+    // `{}` is the note of a slot whose first commit was ended by another proxy.
+    let values = text.split(',').filter(|_| !text.is_empty());
+    values.map(|value| value.parse().ok()).collect()
+}
+
+/// What one shard's snapshot has seen.
 #[derive(Debug, Default)]
-pub struct Seen(HashMap<(i64, i64), Vec<u64>>);
+pub struct Seen {
+    /// By proxy and slot, and then by shard, the last commit.
+    last: HashMap<(i64, i64), Vec<u64>>,
+    /// The latest moments of other shards that what it has seen has read in.
+    read: Moments,
+    /// Its own.
+    moment: u64,
+}
 
 impl Seen {
     /// Takes a DataRow of [`SEEN`]; false when it is none.
     pub fn note(&mut self, body: &[u8]) -> bool {
         let read = || {
             let values = message::data_row(body)?;
-            let [Some(proxy), Some(slot), Some(last)] = values[..] else {
+            let [Some(proxy), Some(slot), Some(last), Some(moments)] = values[..] else {
                 return None;
             };
-            let last = std::str::from_utf8(last).ok()?;
-            let last = last.strip_prefix('{')?.strip_suffix('}')?;
-            // Of a slot whose first commit was ended by another proxy.
-            let last = last.split(',').filter(|_| !last.is_empty());
-            let last = last.map(|number| number.parse().ok());
-            Some((
-                (number(proxy)?, number(slot)?),
-                last.collect::<Option<_>>()?,
-            ))
+            let slot = (number(proxy)?, number(slot)?);
+            Some((slot, read_array(last)?, Moments(read_array(moments)?)))
         };
-        let row = read();
-        let understood = row.is_some();
-        self.0.extend(row);
-        understood
+        match read() {
+            Some(((NO_PROXY, _), _, own)) => self.moment = own.of(0),
+            Some((slot, last, moments)) => {
+                self.last.insert(slot, last);
+                self.read.reach_all(&moments);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// Of the snapshot itself.
+    pub fn moment(&self) -> u64 {
+        self.moment
     }
 
     fn last(&self, slot: &(i64, i64), shard: ShardId) -> u64 {
-        let last = self.0.get(slot).and_then(|last| last.get(shard as usize));
+        let last = self
+            .last
+            .get(slot)
+            .and_then(|last| last.get(shard as usize));
         last.copied().unwrap_or(0)
     }
 }
@@ -201,17 +297,28 @@ fn number(text: &[u8]) -> Option<i64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// The shards whose snapshots miss a commit that another one's has seen.
-pub fn behind(all: &[(ShardId, Seen)]) -> Vec<ShardId> {
+/// The shards whose snapshots miss a commit that another one's has seen, or a moment that it has read
+/// in. All of these snapshots were taken after the moments of `past` were over: a server that counts
+/// from less, because it has crashed, has kept what was committed in them.
+pub fn behind(all: &[(ShardId, Seen)], past: &Moments) -> Vec<ShardId> {
     let misses = |shard: ShardId, own: &Seen| {
+        let reached = own.moment.max(past.of(shard));
         let mut others = all.iter().filter(|(other, _)| *other != shard);
         others.any(|(_, seen)| {
-            let mut slots = seen.0.keys();
-            slots.any(|slot| seen.last(slot, shard) > own.last(slot, shard))
+            let mut slots = seen.last.keys();
+            seen.read.of(shard) > reached
+                || slots.any(|slot| seen.last(slot, shard) > own.last(slot, shard))
         })
     };
     let behind = all.iter().filter(|(shard, own)| misses(*shard, own));
     behind.map(|(shard, _)| *shard).collect()
+}
+
+/// The moments that these snapshots have a note of: later snapshots come after them.
+pub fn past(all: &[(ShardId, Seen)], past: &mut Moments) {
+    for (_, seen) in all {
+        past.reach_all(&seen.read);
+    }
 }
 
 #[cfg(test)]
@@ -234,23 +341,78 @@ mod tests {
         for values in [
             &[][..],
             &["1", "2"],
-            &["1", "2", "{1}", "4"],
-            &["x", "2", "{1}"],
-            &["1", "", "{1}"],
-            &["1", "2", "1"],
-            &["1", "2", "{1,NULL}"],
-            &["1", "2", "{-1}"],
+            &["1", "2", "{1}"],
+            &["1", "2", "{1}", "{}", "4"],
+            &["x", "2", "{1}", "{}"],
+            &["1", "", "{1}", "{}"],
+            &["1", "2", "1", "{}"],
+            &["1", "2", "{1,NULL}", "{}"],
+            &["1", "2", "{-1}", "{}"],
+            &["1", "2", "{1}", "{-1}"],
+            &["1", "2", "{1}", ""],
         ] {
             assert!(!Seen::default().note(&row(values)), "{values:?}");
         }
         assert!(!Seen::default().note(b"\0\x01\xff"));
         let mut seen = Seen::default();
-        assert!(seen.note(&row(&["1", "2", "{}"])));
+        assert!(seen.note(&row(&["1", "2", "{}", "{}"])));
         assert_eq!(seen.last(&(1, 2), 0), 0);
-        assert!(seen.note(&row(&["4294967295", "3", "{0,5,7}"])));
+        assert!(seen.note(&row(&["4294967295", "3", "{0,5,7}", "{0,3}"])));
+        assert!(seen.note(&row(&["1", "4", "{0,1}", "{0,2,9}"])));
+        assert!(seen.note(&row(&["-1", "-1", "{}", "{77}"])));
+        assert_eq!((seen.moment(), seen.last.len()), (77, 3));
+        assert_eq!(seen.read, Moments(vec![0, 3, 9]));
         let slot = (4_294_967_295, 3);
         let last = [0, 1, 2, 3].map(|shard| seen.last(&slot, shard));
         assert_eq!(last, [0, 5, 7, 0]);
+    }
+
+    fn last(turn: &mut Turn, number: u64, shards: &[ShardId]) -> String {
+        turn.note(1, number, shards, &Moments::default()).last
+    }
+
+    /// A note stands for those before it in its slot.
+    #[test]
+    fn moments_of_a_slot_are_kept() {
+        let slots = Slots::default();
+        let mut noted = Vec::new();
+        for read in [&[0, 5][..], &[], &[0, 0, 7], &[0, 4]] {
+            let mut turn = slots.take();
+            let number = turn.begin().expect("a slot");
+            let read = Moments(read.to_vec());
+            noted.push(turn.note(1, number, &[3], &read).moments);
+            turn.committed(number, &[3]);
+        }
+        assert_eq!(noted, ["{0,5}", "{0,5}", "{0,5,7}", "{0,5,7}"]);
+    }
+
+    fn seen(rows: &[[&str; 4]]) -> Seen {
+        let mut seen = Seen::default();
+        for values in rows {
+            assert!(seen.note(&row(values)), "{values:?}");
+        }
+        seen
+    }
+
+    #[test]
+    fn a_snapshot_is_behind_a_moment_that_another_has_a_note_of() {
+        let own = |moment: &'static str| ["-1", "-1", "{}", moment];
+        let noted = ["1", "0", "{0,0,1}", "{0,10}"];
+        let all = |first: &'static str| {
+            let other = seen(&[own("{3}"), noted]);
+            vec![
+                (1, seen(&[own(first)])),
+                (2, other),
+                (3, seen(&[own("{0}")])),
+            ]
+        };
+        let mut known = Moments::default();
+        assert_eq!(behind(&all("{9}"), &known), [1]);
+        assert!(behind(&all("{10}"), &known).is_empty());
+        assert!(behind(&all("{11}"), &known).is_empty());
+        // A shard that counts from less since it has crashed.
+        past(&all("{9}"), &mut known);
+        assert!(behind(&all("{8}"), &known).is_empty());
     }
 
     #[test]
@@ -260,13 +422,19 @@ mod tests {
         let mut second = slots.take();
         let numbers = [first.begin(), second.begin()].map(|number| number.expect("a slot"));
         assert_eq!(numbers.map(slot_of), [0, 1]);
-        assert_eq!(first.note(numbers[0], &[1, 3]), "{0,1048576,0,1048576}");
+        assert_eq!(
+            last(&mut first, numbers[0], &[1, 3]),
+            "{0,1048576,0,1048576}"
+        );
         first.committed(numbers[0], &[1, 3]);
         second.rolled_back();
         let mut third = slots.take();
         let number = third.begin().expect("a slot");
         assert_eq!(number, 2 << SLOT_BITS);
-        assert_eq!(third.note(number, &[2]), "{0,1048576,2097152,1048576}");
+        assert_eq!(
+            last(&mut third, number, &[2]),
+            "{0,1048576,2097152,1048576}"
+        );
         // Nobody knows how it ended.
         assert!(slots.is_under_way(number));
         drop(third);
@@ -274,7 +442,7 @@ mod tests {
         let mut fourth = slots.take();
         let number = fourth.begin().expect("a slot");
         assert_eq!(slot_of(number), 1);
-        assert_eq!(fourth.note(number, &[2]), format!("{{0,0,{number}}}"));
+        assert_eq!(last(&mut fourth, number, &[2]), format!("{{0,0,{number}}}"));
         drop(slots.take());
         assert_eq!(slots.take().begin().map(slot_of), Some(2));
         lock(&slots.pool).made = 1 << SLOT_BITS;
@@ -289,7 +457,7 @@ mod tests {
         let note = |(slot, shards): &(usize, Vec<ShardId>)| {
             let mut turn = slots[*slot].take();
             let number = turn.begin().expect("a slot");
-            let note = turn.note(number, shards);
+            let note = last(&mut turn, number, shards);
             turn.committed(number, shards);
             note
         };
@@ -324,7 +492,7 @@ mod tests {
                 let mut seen = Seen::default();
                 for (index, (slot, shards)) in commits.iter().enumerate() {
                     if shards.contains(&shard) && visible(shard, index) {
-                        assert!(seen.note(&row(&["1", &slot.to_string(), &notes[index]])));
+                        assert!(seen.note(&row(&["1", &slot.to_string(), &notes[index], "{}"])));
                     }
                 }
                 seen
@@ -344,7 +512,7 @@ mod tests {
                     })
                 })
                 .collect();
-            prop_assert_eq!(behind(&all), expected);
+            prop_assert_eq!(behind(&all, &Moments::default()), expected);
         }
     }
 }

@@ -14,9 +14,9 @@ use automator67_tests::{
     history::{End, Key, Level, Step, Transaction, Value},
     pair::Pair,
     wait,
-    wire::{Connection, Server, values as columns},
+    wire::{Connection, Frame, Server, values as columns},
 };
-use rand::{Rng, rngs::ThreadRng, seq::IndexedRandom};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 use super::PATIENCE;
 
@@ -47,6 +47,8 @@ struct Shared {
     servers: [Server; 2],
     style: Style,
     first_key: Key,
+    /// What clients do follows from it.
+    seed: u64,
     stop: AtomicBool,
     next: AtomicU64,
     committed: [AtomicUsize; 2],
@@ -64,11 +66,12 @@ enum Broken {
 }
 
 impl Recorder {
-    pub(super) fn start(pair: &Pair, style: Style, first_key: Key) -> Recorder {
+    pub(super) fn start(pair: &Pair, style: Style, first_key: Key, seed: u64) -> Recorder {
         let shared = Arc::new(Shared {
             servers: [pair.a.server.clone(), pair.b.server.clone()],
             style,
             first_key,
+            seed,
             stop: AtomicBool::new(false),
             next: AtomicU64::new(1),
             committed: Default::default(),
@@ -135,7 +138,7 @@ impl Shared {
 
 fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
     let mut history = Vec::new();
-    let mut random = rand::rng();
+    let mut random = StdRng::seed_from_u64(shared.seed + number as u64);
     while let Some((at, mut connection)) = shared.connect(number)? {
         let turns = if at == number % 2 {
             TURNS
@@ -160,7 +163,9 @@ fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
                 span: (shared.now(), 0),
             };
             let broken = run(shared, &mut connection, &mut random, &mut transaction);
-            transaction.span.1 = shared.now();
+            if transaction.span.1 == 0 {
+                transaction.span.1 = shared.now();
+            }
             if transaction.end == End::Committed {
                 shared.committed[at].fetch_add(1, Relaxed);
             }
@@ -179,7 +184,7 @@ fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
 fn run(
     shared: &Shared,
     connection: &mut Connection,
-    random: &mut ThreadRng,
+    random: &mut StdRng,
     transaction: &mut Transaction,
 ) -> Result<(), Broken> {
     let name = match transaction.level {
@@ -218,8 +223,15 @@ fn run(
             query(connection, &text)?;
         }
     }
+    connection.notices.clear();
     match query(connection, "commit") {
-        Ok(_) => transaction.end = End::Committed,
+        Ok(_) => {
+            transaction.end = End::Committed;
+            let late = |notice: &Frame| notice.field(b'C').as_deref() == Some("01000");
+            if connection.notices.iter().any(late) {
+                transaction.span.1 = u64::MAX;
+            }
+        }
         Err(Broken::Lost) => {
             transaction.end = End::Unknown;
             return Err(Broken::Lost);

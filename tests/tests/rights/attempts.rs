@@ -7,7 +7,7 @@ use automator67_tests::wire::Connection;
 use super::Cluster;
 
 /// What may run for everybody: it does nothing that its caller could not do.
-const OPEN: &[&str] = &["a67_plain", "sequence_identity"];
+const OPEN: &[&str] = &["a67_plain", "moment", "sequence_identity"];
 
 /// Ways to call a function in schema `mid`. `{call}` is the call; each is rolled back when it fails
 /// and committed when it does not.

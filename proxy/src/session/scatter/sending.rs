@@ -6,6 +6,7 @@ use automator67_planner::catalog::ShardId;
 use super::{super::Session, Learned, without_position};
 use crate::{
     error::{Failure, Outcome},
+    failpoint,
     frame::Frame,
     message, relay,
     server::{self, Own, Step},
@@ -37,7 +38,7 @@ impl Session {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(failure) => {
-                    self.stop_parts(shards).await?;
+                    self.stop_parts(&self.all_shards()).await?;
                     return Err(failure);
                 }
             }
@@ -61,19 +62,29 @@ impl Session {
         last: bool,
         request: &Request<'_>,
     ) -> Outcome<bool> {
-        self.begin_with_statement(shards).await?;
-        for shard in shards {
-            let index = self
-                .queue_select(*shard, select.text, select.formats, request)
-                .await?;
+        let asked = self.begin_with_statement(shards).await?;
+        for shard in &asked {
+            let index = if shards.contains(shard) {
+                self.queue_select(*shard, select.text, select.formats, request)
+                    .await?
+            } else {
+                self.link(*shard).await?
+            };
             let server = &mut self.links[index].server;
             if last {
                 server.execute_own(Own::Commit, false);
             }
             server.sync();
             relay::send(server).await?;
+            failpoint::reach("snapshot.one_sent", None).await;
         }
-        self.began_together(shards).await
+        let together = self.began_together(&asked).await?;
+        for shard in asked.iter().filter(|shard| !shards.contains(shard)) {
+            if let Some(index) = self.link_position(*shard) {
+                self.drain_link(index).await?;
+            }
+        }
+        Ok(together)
     }
 
     /// Sends a SELECT of ours with the client's parameters; its rows are read later.
