@@ -809,16 +809,15 @@ pub enum TransactionCommand {
     SetTransaction {
         /// Text for a shard's own SET TRANSACTION.
         options: String,
-        /// It says READ ONLY.
-        read_only: bool,
+        /// READ ONLY or READ WRITE, if it says one of them.
+        read_only: Option<bool>,
     },
 }
 
 /// SET and friends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SettingCommand {
-    /// SET name = value, SET ROLE, SET SESSION CHARACTERISTICS, a constant
-    /// `set_config(..., false)`.
+    /// SET name = value, SET ROLE, a constant `set_config`.
     Set {
         /// Lower case.
         name: String,
@@ -830,6 +829,10 @@ pub enum SettingCommand {
         /// SET LOCAL.
         local: bool,
     },
+    /// SET SESSION CHARACTERISTICS: settings and their values.
+    Characteristics(Vec<(String, String)>),
+    /// A SELECT for the home shard that calls `set_config`.
+    Configure(Vec<ConfigCall>),
     /// RESET name, SET name TO DEFAULT.
     Reset {
         /// Lower case.
@@ -848,6 +851,24 @@ pub enum SettingCommand {
     DiscardAll,
     /// DISCARD PLANS, SEQUENCES, TEMP.
     Discard,
+}
+
+/// A call of `set_config`. What it sets is read afterwards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigCall {
+    /// Which setting.
+    pub name: ConfigArgument,
+    /// Whether only for the transaction.
+    pub local: ConfigArgument,
+}
+
+/// An argument of `set_config`, as text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ConfigArgument {
+    /// Known from the statement.
+    Known(String),
+    /// An expression without columns, perhaps with the statement's own `$n`.
+    Expression(String),
 }
 
 /// EXPLAIN.

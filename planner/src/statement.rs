@@ -338,12 +338,21 @@ fn place(
     scattered: bool,
 ) -> Result<Draft, PlanError> {
     let effects = effects(analysis);
-    session::refuse_set_config(statement, analysis)?;
-    let draft = match one_shard(statement, analysis, route::verdict(statement, analysis)?) {
+    let verdict = one_shard(statement, analysis, route::verdict(statement, analysis)?);
+    if !(scattered && matches!(verdict, Verdict::Home)) {
+        session::refuse_set_config(statement, analysis)?;
+    }
+    let draft = match verdict {
         Verdict::AnyCopy => Draft::new(Plan::Single(Target::AnyCopy), kind).reusable(true),
         Verdict::Home => {
             write::refuse_writes_in_with(statement, analysis)?;
-            Draft::home(kind).reusable(!analysis.traits.set_config)
+            if let Some(draft) = session::configure(statement, analysis)? {
+                return Ok(draft.session(SessionEffects {
+                    pins: analysis.traits.pins,
+                    ..effects
+                }));
+            }
+            Draft::home(kind).reusable(true)
         }
         Verdict::Key(route, reusable) => {
             write::refuse_key_changes(statement, analysis)?;

@@ -18,6 +18,7 @@ mod inserts;
 mod isolation;
 mod kernels;
 mod logins;
+mod messages;
 mod moves;
 mod planning;
 mod rights;

@@ -5,6 +5,7 @@ mod copying;
 mod explains;
 mod extended;
 mod limits;
+mod messages;
 mod operators;
 mod portals;
 mod state;
@@ -50,6 +51,7 @@ fn run_all(server: &Server) {
         extended::CHECKS,
         portals::CHECKS,
         copying::CHECKS,
+        messages::CHECKS,
         state::CHECKS,
     ]
     .concat();

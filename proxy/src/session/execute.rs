@@ -2,7 +2,7 @@
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{Plan, SettingCommand, Target, TransactionCommand},
+    plan::{Plan, Target, TransactionCommand},
 };
 
 use super::{
@@ -10,6 +10,7 @@ use super::{
     extended::Bound,
     incoming::Incoming,
     planning::{Request, Resolved},
+    portals::{queue_bind, streams},
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
@@ -41,10 +42,13 @@ impl Session {
         Ok(tier)
     }
 
-    async fn execute_plan(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+    pub(super) async fn execute_plan(&mut self, request: &Request<'_>) -> Outcome<Tier> {
         let planned = request.planned;
         if self.transaction.is_failed() && !ends_failed_transaction(&planned.plan) {
             return Err(aborted());
+        }
+        if request.bound.is_some_and(|bound| bound.limit > 0) && !streams(&planned.plan) {
+            return Box::pin(self.run_and_keep(request)).await;
         }
         self.want_snapshot_for(&planned.plan);
         let _timer = match &planned.plan {
@@ -130,6 +134,7 @@ impl Session {
             types,
             limit: bound.limit,
             portal: bound.portal.clone(),
+            name: bound.name.clone(),
             statement: bound.statement.clone(),
         }))
     }
@@ -185,10 +190,8 @@ impl Session {
         if relayed.failed {
             return Err(Failure::Told);
         }
-        if let (true, Some(bound)) = (relayed.suspended, request.bound)
-            && let Some(portal) = self.portals.get_mut(&bound.portal)
-        {
-            portal.shard = Some(shard);
+        if let Some(bound) = request.bound {
+            self.note_open(bound, shard);
         }
         if request.planned.session.changes_catalog {
             self.announce_change().await?;
@@ -259,7 +262,7 @@ impl Session {
             }
             if extended {
                 // The Sync of the batch was swallowed by the copy; the client sends another.
-                self.sync_taken_by_copy = true;
+                self.sync_taken_by_copy = self.batch.is_synced();
                 message::put_sync(&mut self.links[index].server.wire.output);
             }
             return Ok(());
@@ -285,7 +288,7 @@ impl Session {
                 },
             }
         }
-        self.sync_taken_by_copy |= extended;
+        self.sync_taken_by_copy |= extended && self.batch.is_synced();
         let server = &mut self.links[index].server;
         message::put_copy_fail(&mut server.wire.output, "a message is too large");
         if extended {
@@ -316,7 +319,7 @@ pub fn queue(server: &mut Server, text: &str, bound: Option<&Bound>, relay: bool
         Some(bound) => {
             server.put_parse("", text, &bound.types);
             server.expect(Step::Parse, false);
-            message::put_bind(&mut server.wire.output, &bound.portal, "", &bound.bind.rest);
+            queue_bind(server, &bound.portal, "", &bound.bind.rest);
             server.expect(Step::Bind, false);
             let binary = bound.bind.wants_binary();
             server.execute(&bound.portal, bound.limit, relay, binary, None);
@@ -335,7 +338,8 @@ pub fn needs_block(command: &str) -> Failure {
     .into()
 }
 
-fn ends_failed_transaction(plan: &Plan) -> bool {
+/// What a failed transaction does not refuse.
+pub fn ends_failed_transaction(plan: &Plan) -> bool {
     matches!(
         plan,
         Plan::Transaction(
@@ -343,7 +347,7 @@ fn ends_failed_transaction(plan: &Plan) -> bool {
                 | TransactionCommand::Rollback { .. }
                 | TransactionCommand::RollbackTo(_)
         ) | Plan::Empty
-    ) && !matches!(plan, Plan::Setting(SettingCommand::ResetAll))
+    )
 }
 
 /// The answer to everything else in a failed transaction.
@@ -355,12 +359,15 @@ pub fn aborted() -> Failure {
     .into()
 }
 
-/// CopyData, CopyDone and CopyFail are all that may come during COPY FROM STDIN.
+/// CopyData, CopyDone and CopyFail are all that may come during COPY FROM STDIN. After anything else
+/// nobody knows where the client is: the session ends, as it does on a server. A client that says
+/// goodbye has left.
 pub fn unexpected_in_copy(tag: u8) -> Failure {
-    Report::protocol(format!(
-        "unexpected message type 0x{tag:02X} during COPY from stdin"
-    ))
-    .into()
+    if tag == b'X' {
+        return Failure::ClientGone;
+    }
+    let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+    Failure::Farewell(Box::new(Report::protocol(message)))
 }
 
 pub fn unreadable_key() -> Failure {

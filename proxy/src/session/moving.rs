@@ -431,10 +431,7 @@ impl Session {
         let outer = self.client.captured.replace(Box::new(captured));
         let bound = request.bound.map(|bound| Bound {
             bind: Arc::new(bound.bind.with_results_in(i16::from(binary))),
-            types: bound.types.clone(),
-            limit: 0,
-            portal: String::new(),
-            statement: bound.statement.clone(),
+            ..bound.without_limit()
         });
         let inner = Request {
             planned,

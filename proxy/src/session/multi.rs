@@ -490,6 +490,6 @@ fn stopped_at(name: &str, failure: Failure, done: &[String], rest: &[String]) ->
             ..*report
         }
         .into(),
-        Failure::Told | Failure::ClientGone => failure,
+        Failure::Told | Failure::Farewell(_) | Failure::ClientGone => failure,
     }
 }

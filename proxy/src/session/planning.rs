@@ -588,7 +588,7 @@ fn not_again() -> Failure {
     .into()
 }
 
-fn timed_out() -> Failure {
+pub fn timed_out() -> Failure {
     Report::error(
         sqlstate::QUERY_CANCELED,
         "canceling statement due to statement timeout",
@@ -597,7 +597,7 @@ fn timed_out() -> Failure {
 }
 
 /// Ends when a limit is over; without one, never.
-async fn over(limit: Option<Duration>) {
+pub async fn over(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use automator67_planner::{Tier as Floor, plan::SettingCommand};
+use automator67_planner::{
+    Tier as Floor,
+    plan::{ConfigArgument, ConfigCall, SettingCommand},
+};
 
 use super::{DEFAULT_SEARCH_PATH, Session, planning::Request};
 use crate::{
@@ -136,10 +139,20 @@ impl Session {
                 if *local {
                     self.set_locally(name, replay, value.as_deref())?;
                 } else {
-                    self.set_own_or_map(name, replay, value.as_deref())?;
+                    self.keep_setting(name, replay, value.as_deref()).await?;
                     self.settings_are_made();
                 }
             }
+            SettingCommand::Characteristics(settings) => {
+                self.run_setting(request).await?;
+                self.log_setting(request.text);
+                for (name, value) in settings {
+                    let replay = guc::set_statement(name, value);
+                    self.set_own_or_map(name, &replay, Some(value))?;
+                }
+                self.settings_are_made();
+            }
+            SettingCommand::Configure(calls) => self.configure(calls, request).await?,
             SettingCommand::Reset { name, local } if name.starts_with(OWN) => {
                 if *local {
                     self.set_locally(name, "", None)?;
@@ -191,6 +204,102 @@ impl Session {
             SettingCommand::ShowOwn { name } => self.show_own(name, request)?,
         }
         Ok(Tier::Proxy)
+    }
+
+    /// Remembers a setting that was made. DateStyle takes its value in parts: what it has become is
+    /// asked for.
+    async fn keep_setting(&mut self, name: &str, replay: &str, value: Option<&str>) -> Outcome {
+        if name != "datestyle" {
+            return self.set_own_or_map(name, replay, value);
+        }
+        let shard = self.any_copy();
+        let whole = self.query_value(shard, "SHOW datestyle").await?;
+        let whole = whole.unwrap_or_default();
+        self.set_own_or_map(name, &guc::set_statement(name, &whole), Some(&whole))
+    }
+
+    /// A SELECT that calls `set_config`: it runs on the home shard, and what it has set there is made
+    /// on the others.
+    async fn configure(&mut self, calls: &[ConfigCall], request: &Request<'_>) -> Outcome {
+        self.begin_implicit();
+        let named = self.named_settings(calls, request).await?;
+        if let Some((name, _)) = named.iter().find(|(name, _)| name.starts_with(OWN)) {
+            return Err(own_by_call(name));
+        }
+        let home = self.home();
+        self.run_single(request, home).await?;
+        let values: Vec<String> = named
+            .iter()
+            .map(|(name, _)| {
+                let name = guc::quote_literal(name);
+                format!("pg_catalog.current_setting({name}, true)")
+            })
+            .collect();
+        let text = format!("SELECT {}", values.join(", "));
+        let rows = self.query_rows(home, &text).await?;
+        let values = rows.into_iter().next().unwrap_or_default();
+        for ((name, local), value) in named.iter().zip(values) {
+            if let Some(value) = value {
+                self.make_elsewhere(name, &value, *local).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which settings calls of `set_config` make, and whether for the transaction only.
+    async fn named_settings(
+        &mut self,
+        calls: &[ConfigCall],
+        request: &Request<'_>,
+    ) -> Outcome<Vec<(String, bool)>> {
+        let arguments = calls.iter().flat_map(|call| [&call.name, &call.local]);
+        let asked: Vec<String> = arguments
+            .clone()
+            .filter_map(|argument| match argument {
+                ConfigArgument::Known(_) => None,
+                ConfigArgument::Expression(text) => Some(format!("({text})::text")),
+            })
+            .collect();
+        let mut answers = Vec::new().into_iter();
+        if !asked.is_empty() {
+            let text = format!("SELECT {}", asked.join(", "));
+            let rows = self.ask_home(&text, request).await?;
+            answers = rows.into_iter().next().unwrap_or_default().into_iter();
+        }
+        let mut values = arguments.map(|argument| match argument {
+            ConfigArgument::Known(text) => Some(text.clone()),
+            ConfigArgument::Expression(_) => answers.next().flatten(),
+        });
+        let mut named = Vec::with_capacity(calls.len());
+        while let (Some(name), Some(local)) = (values.next(), values.next()) {
+            // Without a name it is an error, which the server tells.
+            if let Some(name) = name {
+                let local = local.as_deref().is_some_and(guc::is_on);
+                named.push((name.to_lowercase(), local));
+            }
+        }
+        Ok(named)
+    }
+
+    /// A setting that a statement has made on the home shard, for every other one.
+    async fn make_elsewhere(&mut self, name: &str, value: &str, local: bool) -> Outcome {
+        check_encoding(name, Some(value))?;
+        let home = self.home();
+        let scope = if local { "true" } else { "false" };
+        let replay = guc::config_statement(name, value, scope);
+        let in_use = |link: &&super::Link| link.begun || link.is_pinned();
+        let others = self.links.iter().filter(in_use);
+        let others: Vec<u32> = others.map(|link| link.server.shard_id()).collect();
+        for shard in others.into_iter().filter(|shard| *shard != home) {
+            self.run_hidden(shard, &replay).await?;
+        }
+        self.log_setting(&replay);
+        if local {
+            return self.set_locally(name, &replay, Some(value));
+        }
+        self.set_own_or_map(name, &replay, Some(value))?;
+        self.settings_are_made();
+        Ok(())
     }
 
     /// The statement itself, on every connection of the transaction, or on one server outside of
@@ -359,7 +468,7 @@ impl Session {
             }
             _ => {}
         }
-        self.settings.map.set(name, replay);
+        self.settings.map.set(name, value_text, replay);
         Ok(())
     }
 
@@ -448,10 +557,7 @@ impl Session {
     }
 
     fn reset(&mut self, name: &str) {
-        match self.settings.initial.get(name).map(str::to_owned) {
-            Some(replay) => self.settings.map.set(name, &replay),
-            None => self.settings.map.reset(name),
-        }
+        self.settings.map.take_back(name, &self.settings.initial);
         match name {
             "search_path" => {
                 self.settings.search_path =
@@ -500,6 +606,15 @@ impl Session {
             .collect();
         Ok(())
     }
+}
+
+fn own_by_call(name: &str) -> Failure {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        format!("set_config does not know \"{name}\""),
+    )
+    .hint("Use SET.")
+    .into()
 }
 
 /// Text keys are hashed as the client's bytes, so equal keys must be equal bytes.
