@@ -18,9 +18,8 @@ use crate::{
     tree::{self, Child, constant_text, inner, nodes, strings},
 };
 
-/// Settings that change what a text means to the planner, so that they must be seen.
-const MEANINGFUL: &[&str] = &[
-    "search_path",
+/// Settings that sessions cannot begin with: the proxy reads texts in one way only.
+const REFUSED_DEFAULTS: &[&str] = &[
     "client_encoding",
     "standard_conforming_strings",
     "role",
@@ -502,7 +501,7 @@ pub(crate) fn refuse_set_config(
 pub(crate) fn refuse_default(set: Option<&protobuf::VariableSetStmt>) -> Result<(), PlanError> {
     let Some(set) = set else { return Ok(()) };
     let name = set.name.to_lowercase();
-    if set.kind() == VariableSetKind::VarSetValue && MEANINGFUL.contains(&name.as_str()) {
+    if set.kind() == VariableSetKind::VarSetValue && REFUSED_DEFAULTS.contains(&name.as_str()) {
         return Err(
             PlanError::unsupported(format!("{name} cannot be set for a role or database"))
                 .detail("The proxy must know the setting to understand statements.")

@@ -13,6 +13,7 @@ mod explain;
 mod extended;
 mod fastpath;
 mod gather;
+mod greeting;
 mod incoming;
 mod insert;
 mod known_statements;
@@ -37,6 +38,7 @@ mod transaction;
 mod unique;
 mod views;
 
+pub use greeting::Greetings;
 pub use known_statements::KnownStatements;
 
 use std::{

@@ -8,6 +8,7 @@ mod limits;
 mod messages;
 mod operators;
 mod portals;
+mod settings;
 mod state;
 
 use std::time::Duration;
@@ -52,6 +53,7 @@ fn run_all(server: &Server) {
         portals::CHECKS,
         copying::CHECKS,
         messages::CHECKS,
+        settings::CHECKS,
         state::CHECKS,
     ]
     .concat();

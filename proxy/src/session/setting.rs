@@ -23,81 +23,15 @@ use crate::{
 
 const BYTES_HINT: &str = "Give a number of bytes, or one with kB, MB or GB.";
 /// What the proxy's own settings start with.
-const OWN: &str = "automator67.";
+pub(super) const OWN: &str = "automator67.";
 /// Everything back to the server's own values.
 const RESET_ALL: &str = "RESET ALL";
 /// Most values of a sequence that are reserved at once, unless one statement needs more.
 const SEQUENCE_BLOCK_MAX: u64 = 1_000_000;
-/// Greetings kept per thread.
-const GREETINGS_MAX: usize = 1000;
 
 impl Session {
-    /// Applies the startup packet's settings and greets the client: ParameterStatus, the cancel
-    /// key, ReadyForQuery.
-    pub(super) async fn greet(&mut self, settings: Vec<(String, String)>) -> Outcome {
-        for (name, value) in &settings {
-            check_encoding(name, Some(value))?;
-            self.set_own_or_map(name, &guc::set_statement(name, value), Some(value))?;
-        }
-        self.settings.initial = self.settings.map.clone();
-        let statuses = self.greeting(&settings).await?;
-        for (name, value) in statuses.iter() {
-            message::put_parameter_status(self.client.output(), name, value);
-        }
-        let (pid, secret) = (self.card.pid, self.card.secret);
-        message::framed(self.client.output(), b'K', |body| {
-            use bytes::BufMut;
-            body.put_i32(pid);
-            body.put_i32(secret);
-        });
-        self.ready().await
-    }
-
-    /// What a server reports to a client with these settings; asked once per kind of client.
-    async fn greeting(
-        &mut self,
-        settings: &[(String, String)],
-    ) -> Outcome<Arc<Vec<(String, String)>>> {
-        let key = format!("{}\0{settings:?}", self.user.name);
-        if let Some(known) = lock(&self.thread.greetings).get(&key) {
-            return Ok(known.clone());
-        }
-        let home = self.any_copy();
-        let index = self.link_with(home, SettingMap::default()).await?;
-        let server = &mut self.links[index].server;
-        let mut statuses = server.parameters.clone();
-        if !settings.is_empty() {
-            let text = server.settings.difference(&self.settings.map);
-            server.settings = self.settings.map.clone();
-            server.query(if text.is_empty() { "SELECT 1" } else { &text }, true);
-            relay::collect(&mut self.client, server, |_, frame| {
-                if frame.tag == b'S' {
-                    let mut reader = message::Reader::new(frame.body());
-                    let (name, value) = (reader.string()?.to_owned(), reader.string()?.to_owned());
-                    statuses.retain(|(known, _)| *known != name);
-                    statuses.push((name, value));
-                }
-                Ok(())
-            })
-            .await
-            .inspect_err(|_| self.links[index].server.status = b'E')?;
-        }
-        // What our own login to the server said is not what the client said.
-        if !settings.iter().any(|(name, _)| name == "application_name") {
-            statuses.retain(|(name, _)| name != "application_name");
-            statuses.push(("application_name".to_owned(), String::new()));
-        }
-        let statuses = Arc::new(statuses);
-        let mut greetings = lock(&self.thread.greetings);
-        if greetings.len() >= GREETINGS_MAX {
-            greetings.clear();
-        }
-        greetings.insert(key, statuses.clone());
-        Ok(statuses)
-    }
-
     /// A connection with other settings than the session's.
-    async fn link_with(&mut self, shard: u32, settings: SettingMap) -> Outcome<usize> {
+    pub(super) async fn link_with(&mut self, shard: u32, settings: SettingMap) -> Outcome<usize> {
         let wanted = std::mem::replace(&mut self.settings.map, settings);
         let index = self.link(shard).await;
         self.settings.map = wanted;
@@ -448,7 +382,12 @@ impl Session {
     }
 
     /// Remembers a setting, and reads those that mean something to the proxy.
-    fn set_own_or_map(&mut self, name: &str, replay: &str, value: Option<&str>) -> Outcome {
+    pub(super) fn set_own_or_map(
+        &mut self,
+        name: &str,
+        replay: &str,
+        value: Option<&str>,
+    ) -> Outcome {
         let value_text = value.unwrap_or("");
         if name.starts_with(OWN) {
             // No server knows the proxy's own.
@@ -456,7 +395,8 @@ impl Session {
         }
         match name {
             "search_path" => {
-                let path = value.unwrap_or(DEFAULT_SEARCH_PATH);
+                let initial = self.settings.initial.get(name);
+                let path = value.or(initial).unwrap_or(DEFAULT_SEARCH_PATH);
                 self.settings.search_path = Arc::new(guc::search_path(path, &self.user.name));
             }
             "client_min_messages" => {
@@ -560,8 +500,8 @@ impl Session {
         self.settings.map.take_back(name, &self.settings.initial);
         match name {
             "search_path" => {
-                self.settings.search_path =
-                    Arc::new(guc::search_path(DEFAULT_SEARCH_PATH, &self.user.name));
+                let path = self.settings.map.get(name).unwrap_or(DEFAULT_SEARCH_PATH);
+                self.settings.search_path = Arc::new(guc::search_path(path, &self.user.name));
             }
             "automator67.auto_distribute" => self.settings.own.auto_distribute = false,
             "automator67.gather_max_bytes" => {
@@ -618,7 +558,7 @@ fn own_by_call(name: &str) -> Failure {
 }
 
 /// Text keys are hashed as the client's bytes, so equal keys must be equal bytes.
-fn check_encoding(name: &str, value: Option<&str>) -> Outcome {
+pub(super) fn check_encoding(name: &str, value: Option<&str>) -> Outcome {
     let Some(value) = value.filter(|_| name == "client_encoding") else {
         return Ok(());
     };

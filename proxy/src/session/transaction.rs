@@ -755,7 +755,7 @@ impl Session {
     }
 
     /// Sends what is queued, and reads the rows that come, as text.
-    async fn text_rows(&mut self, index: usize) -> Outcome<Vec<Vec<Option<String>>>> {
+    pub(super) async fn text_rows(&mut self, index: usize) -> Outcome<Vec<Vec<Option<String>>>> {
         let mut rows = Vec::new();
         let server = &mut self.links[index].server;
         relay::collect(&mut self.client, server, |_, frame| {
