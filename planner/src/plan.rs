@@ -65,6 +65,8 @@ pub struct SessionEffects {
     pub writes: bool,
     /// Does nothing but read rows of tables: nobody sees when it ran, and it holds nobody up.
     pub only_reads: bool,
+    /// Reads the transaction's time, or a default that it uses does.
+    pub reads_clock: bool,
     /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.
     pub changes_catalog: bool,
     /// May write to a table with a global unique index: what it has changed must be brought to the

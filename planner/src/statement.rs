@@ -12,7 +12,10 @@ use crate::{
     copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     parse::{self, ParseFailure, Parsed},
-    plan::{IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
+    plan::{
+        IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, ShardSet,
+        Target,
+    },
     route::{self, Statement, Verdict, count_parameters},
     scatter,
     scope::Found,
@@ -50,6 +53,9 @@ pub enum Reach {
     Single,
     /// They name several, or cannot be read: the answer is not [`Target::Key`].
     Many,
+    /// They name one, which is not the one whose clock the transaction goes by: what reads the
+    /// transaction's time is not [`Target::Key`] or [`Target::Home`].
+    OneTime,
 }
 
 /// The ways to answer a query, cheapest first.
@@ -346,6 +352,10 @@ fn place(
         Verdict::AnyCopy => Draft::new(Plan::Single(Target::AnyCopy), kind).reusable(true),
         Verdict::Home => {
             write::refuse_writes_in_with(statement, analysis)?;
+            if write::needs_one_time(statement, analysis) {
+                let timed = one_time(statement, analysis, ShardSet::Home, kind)?;
+                return Ok(timed.session(effects));
+            }
             if let Some(draft) = session::configure(statement, analysis)? {
                 return Ok(draft.session(SessionEffects {
                     pins: analysis.traits.pins,
@@ -356,6 +366,10 @@ fn place(
         }
         Verdict::Key(route, reusable) => {
             write::refuse_key_changes(statement, analysis)?;
+            if write::needs_one_time(statement, analysis) {
+                let timed = one_time(statement, analysis, ShardSet::Keys(route), kind)?;
+                return Ok(timed.session(effects));
+            }
             let reusable = reusable && !analysis.positions;
             Draft::new(Plan::Single(Target::Key(route)), kind).reusable(reusable)
         }
@@ -394,6 +408,23 @@ fn place(
         }
     };
     Ok(draft.session(effects))
+}
+
+/// A query for shards whose clock is not the transaction's.
+fn one_time(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    shards: ShardSet,
+    kind: &'static str,
+) -> Result<Draft, PlanError> {
+    let in_view = analysis.traits.clocks.iter().any(|clock| clock.in_view);
+    let text = (!in_view).then(|| scatter::with_one_clock(statement, analysis));
+    let text = text.flatten().ok_or_else(|| {
+        PlanError::unsupported("the transaction's time cannot be put into the statement")
+            .detail("The transaction began on another shard, whose time is that of the transaction.")
+            .hint("Give outputs of subqueries that read now() a name, or write the time into the statement.")
+    })?;
+    Ok(write::timed(shards, text, kind))
 }
 
 /// A single shard has everything that relations have; of the proxy's own views it knows nothing.
@@ -450,6 +481,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         sets_sequence: traits.sets_sequence,
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
+        reads_clock: traits.clocks.iter().any(|clock| !clock.in_view),
         changes_catalog: false,
         indexed: false,
         residue: Residue::NONE,

@@ -101,9 +101,15 @@ impl Session {
 
     async fn single(&mut self, target: &Target, request: &Request<'_>) -> Outcome<Tier> {
         match target {
+            Target::Home if self.has_other_clock(self.home(), &request.planned.session) => {
+                return self.at_one_time(request).await;
+            }
             Target::Home => self.run_single(request, self.home()).await?,
             Target::AnyCopy => self.run_on_any_copy(request).await?,
             Target::Key(route) => match self.resolve_surely(route, request).await? {
+                Resolved::One(shard) if self.has_other_clock(shard, &request.planned.session) => {
+                    return self.at_one_time(request).await;
+                }
                 Resolved::One(shard) => self.run_single(request, shard).await?,
                 Resolved::Several(_) | Resolved::Unknown => {
                     let planned = self.plan_for_many(request).await?;
@@ -120,6 +126,20 @@ impl Session {
             },
         }
         Ok(Tier::Single)
+    }
+
+    /// A statement on another shard than the one whose time is the transaction's.
+    async fn at_one_time(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+        let planned = self.plan_for_time(request).await?;
+        if matches!(planned.plan, Plan::Single(_)) {
+            return Err(no_one_time());
+        }
+        let bound = self.bound_with_types(request).await?;
+        let request = Request {
+            bound: bound.as_ref(),
+            ..request.with_plan(&planned)
+        };
+        Box::pin(self.execute_plan(&request)).await
     }
 
     /// The client's parameters with their types as a server sees them: a statement of ours may not
@@ -368,6 +388,16 @@ pub fn unexpected_in_copy(tag: u8) -> Failure {
     }
     let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
     Failure::Farewell(Box::new(Report::protocol(message)))
+}
+
+fn no_one_time() -> Failure {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "the transaction's time cannot be put into the statement",
+    )
+    .detail("The transaction began on another shard, whose time is that of the transaction.")
+    .hint("Run the statement first, or write the time into it.")
+    .into()
 }
 
 pub fn unreadable_key() -> Failure {

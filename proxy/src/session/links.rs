@@ -213,7 +213,9 @@ impl Session {
     /// Queues BEGIN, and what the transaction has set and marked before this shard joined.
     async fn queue_begin(&mut self, index: usize) -> Outcome {
         self.take_turn();
-        let home = self.links[index].server.shard_id() == self.home();
+        let shard = self.links[index].server.shard_id();
+        self.transaction.note_joined(shard);
+        let home = shard == self.home();
         let statements = self.transaction.begin_statements(home);
         let settings = self.settings.map.clone();
         let link = &mut self.links[index];

@@ -124,7 +124,9 @@ impl Session {
         let Some(portal) = self.portals.get_mut(name) else {
             return self.execute_cursor(name, limit).await;
         };
-        if self.transaction.is_failed() && !portal.statement.may_end_transaction() {
+        let ends =
+            matches!(portal.progress, Progress::Bound) && portal.statement.may_end_transaction();
+        if self.transaction.is_failed() && !ends {
             return Err(aborted());
         }
         match &portal.progress {

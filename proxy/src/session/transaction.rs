@@ -61,6 +61,10 @@ pub struct Transaction {
     pub kept: Vec<String>,
     /// How many of those have got another name so far.
     pub renamed: u64,
+    /// The shard that joined first: its time is the transaction's.
+    pub clock: Option<ShardId>,
+    /// That time, once it was asked for.
+    pub time: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -184,6 +188,17 @@ impl Transaction {
         let (view, more) = snapshot::view_of(&self.options, default, consistency);
         self.view = view;
         self.options.push_str(more);
+    }
+
+    /// A shard joins.
+    pub fn note_joined(&mut self, shard: ShardId) {
+        self.clock.get_or_insert(shard);
+    }
+
+    /// Those that have joined are sent away again.
+    pub fn forget_clock(&mut self) {
+        self.clock = None;
+        self.time = None;
     }
 
     /// Settings when it began.

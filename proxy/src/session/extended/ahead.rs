@@ -130,6 +130,9 @@ impl Session {
             }
             if let Some(first) = run.first() {
                 several |= first.shard != shard;
+                if first.shard != shard && planned.session.reads_clock {
+                    break;
+                }
                 let catalog = &first.statement.prepared.catalog;
                 if !Arc::ptr_eq(catalog, &statement.prepared.catalog) {
                     break;

@@ -176,7 +176,9 @@ impl Session {
                     continue;
                 }
                 BatchStep::Close(Named::Statement(name)) => forward.closed.push(name.clone()),
-                BatchStep::Close(Named::Portal(_)) => {}
+                BatchStep::Close(Named::Portal(name)) => {
+                    forward.portals.retain(|bound| bound != name);
+                }
             }
             forward.of_step.push(None);
         }
@@ -252,7 +254,8 @@ impl Session {
             statement: statement.clone(),
         };
         let request = statement.request(planned, Some(&bound));
-        self.resolve_now(target, &request).ok().flatten()
+        let shard = self.resolve_now(target, &request).ok().flatten();
+        shard.filter(|shard| !self.has_other_clock(*shard, &effects))
     }
 
     pub(super) async fn forward(
