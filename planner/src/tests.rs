@@ -63,6 +63,7 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
     for setting in &case.settings {
         match setting.split_once(' ').unwrap_or((setting, "")) {
             ("many", _) => reach = Reach::Many,
+            ("time", _) => reach = Reach::OneTime,
             ("temporary", list) => temporary = list.split(", ").map(str::to_owned).collect(),
             ("plain", _) => plain = true,
             ("tier", "merge") => tier = Tier::Merge,

@@ -240,17 +240,22 @@ impl Session {
     }
 
     /// What a server describes in the place of an EXECUTE.
-    pub(super) fn described_in_place(&self, plan: Option<&Plan>) -> Option<String> {
+    pub(super) async fn described_in_place(
+        &mut self,
+        plan: Option<&Plan>,
+    ) -> Outcome<Option<String>> {
         let Some(Plan::Execute(execute)) = plan else {
-            return None;
+            return Ok(None);
         };
-        let found = self
-            .sql_prepared
-            .iter()
-            .find(|one| one.name == execute.name)?;
-        let kept = found.kept.as_ref()?;
-        let values = vec![None; kept.types.len()];
-        Some(format!("{}{}", execute.prefix, expanded(kept, &values)))
+        let mut in_sql = self.sql_prepared.iter();
+        let kept = match in_sql.find(|one| one.name == execute.name) {
+            Some(one) => one.kept.clone(),
+            None => self.kept_of_parsed(&execute.name).await?,
+        };
+        Ok(kept.map(|kept| {
+            let values = vec![None; kept.types.len()];
+            format!("{}{}", execute.prefix, expanded(&kept, &values))
+        }))
     }
 
     /// DEALLOCATE; `None` is ALL.

@@ -132,7 +132,9 @@ impl Session {
         let index = self.link(shard).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let planned = statement.prepared.statements.first();
-        let in_place = self.described_in_place(planned.map(|planned| &planned.plan));
+        let in_place = self
+            .described_in_place(planned.map(|planned| &planned.plan))
+            .await?;
         let server = &mut self.links[index].server;
         let text = in_place.as_deref().unwrap_or(&statement.text);
         server.put_parse("", text, &statement.types);
@@ -203,7 +205,9 @@ impl Session {
         let index = self.link(self.describing_shard(statement)).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let planned = statement.prepared.statements.first();
-        let in_place = self.described_in_place(planned.map(|planned| &planned.plan));
+        let in_place = self
+            .described_in_place(planned.map(|planned| &planned.plan))
+            .await?;
         let server = &mut self.links[index].server;
         let text = in_place.as_deref().unwrap_or(&statement.text);
         server.put_parse("", text, &statement.types);

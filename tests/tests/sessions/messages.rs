@@ -460,6 +460,13 @@ fn execute_of_parsed(server: &Server) -> Result<()> {
     is_one(&mut connection, "execute plain", "7")?;
     is_one(&mut connection, "execute note(1)", "first")?;
     fails(&mut connection, "execute one(1, 2)", "42601")?;
+    for (text, expected) in [("execute many(4)", "4"), ("execute one(5)", "5")] {
+        let batch = Batch::new().parse("", text).describe('S', "");
+        let batch = batch.bind("", "", &[]).describe('P', "").execute("", 0);
+        let frames = connection.batch(&batch.sync())?;
+        is(&frames, "1tT2TDCZ")?;
+        ensure!(column(&frames)? == [expected], "{text}");
+    }
     connection.execute("deallocate one")?;
     fails(&mut connection, "execute one(5)", "26000")?;
     fails(&mut connection, "execute nothing", "26000")

@@ -408,7 +408,7 @@ fn settings_of_role(server: &Server) -> Result<()> {
             let mut connection = Connection::open(server)?;
             let text = format!("select distinct current_setting('{name}', true) from points");
             let found = connection.execute(&text)?;
-            let gone = found == before || found.as_deref().unwrap_or("") == "";
+            let gone = found == before || found.as_deref().is_none_or(str::is_empty);
             ensure!(gone, "{name}: {found:?} instead of {before:?}");
         }
     }
