@@ -24,6 +24,9 @@ use crate::{
 const BYTES_HINT: &str = "Give a number of bytes, or one with kB, MB or GB.";
 /// What the proxy's own settings start with.
 pub(super) const OWN: &str = "automator67.";
+/// Settings that change what later texts mean, or who sends them: those are known from the text of
+/// SET, not from values.
+const NOT_BY_CALL: &[&str] = &["standard_conforming_strings", "session_authorization"];
 /// Everything back to the server's own values.
 const RESET_ALL: &str = "RESET ALL";
 /// Most values of a sequence that are reserved at once, unless one statement needs more.
@@ -157,7 +160,8 @@ impl Session {
     async fn configure(&mut self, calls: &[ConfigCall], request: &Request<'_>) -> Outcome {
         self.begin_implicit();
         let named = self.named_settings(calls, request).await?;
-        if let Some((name, _)) = named.iter().find(|(name, _)| name.starts_with(OWN)) {
+        let refused = |name: &str| name.starts_with(OWN) || NOT_BY_CALL.contains(&name);
+        if let Some((name, _)) = named.iter().find(|(name, _)| refused(name)) {
             return Err(own_by_call(name));
         }
         let home = self.home();
@@ -551,7 +555,7 @@ impl Session {
 fn own_by_call(name: &str) -> Failure {
     Report::error(
         sqlstate::FEATURE_NOT_SUPPORTED,
-        format!("set_config does not know \"{name}\""),
+        format!("\"{name}\" cannot be set by this call of set_config"),
     )
     .hint("Use SET.")
     .into()
