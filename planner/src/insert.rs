@@ -22,7 +22,7 @@ use crate::{
     route::{self, Statement, Verdict},
     splice::Source,
     sql::identifier,
-    statement::{Draft, effects},
+    statement::{Draft, Reach, effects},
     tree::{self, Child, nodes, strings},
     views::Views,
     write,
@@ -77,6 +77,7 @@ pub(crate) fn insert(
     let session = SessionEffects {
         moves_sequence: draft.session.moves_sequence,
         sets_sequence: !by_proxy && of_statement.sets_sequence,
+        reads_clock: of_statement.reads_clock || draft.session.reads_clock,
         ..of_statement
     };
     Ok(draft.session(session))
@@ -140,7 +141,7 @@ fn insert_values(
         analysis,
         relation,
         values,
-        one_time: reference || values.rows.len() > 1,
+        one_time: reference || values.rows.len() > 1 || statement.context.reach == Reach::OneTime,
         sequences: Vec::new(),
         shared: None,
         changed: false,
@@ -150,10 +151,20 @@ fn insert_values(
     };
     let fills = builder.fills()?;
     let rows = builder.rows(&fills)?;
-    let as_written = !reference && rows.len() == 1 && !builder.changed && !builder.evaluated;
+    let as_written = !reference
+        && rows.len() == 1
+        && !builder.changed
+        && !builder.evaluated
+        && !write::needs_one_time(statement, analysis);
     if as_written && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)? {
         let plan = Plan::Single(Target::Key(route));
-        return Ok(Draft::new(plan, "insert").reusable(reusable));
+        let session = SessionEffects {
+            reads_clock: fills_in_time(statement, relation, values),
+            ..SessionEffects::default()
+        };
+        return Ok(Draft::new(plan, "insert")
+            .reusable(reusable)
+            .session(session));
     }
     let Some((prefix, suffix)) = builder.frame(insert, &fills)? else {
         return Err(PlanError::unsupported(
@@ -180,6 +191,19 @@ fn insert_values(
     };
     let reusable = builder.reusable && statement.normalised.is_some();
     Ok(Draft::new(Plan::Insert(plan), "insert").reusable(reusable))
+}
+
+/// The default of a column that is left out reads the transaction's time.
+fn fills_in_time(statement: &Statement<'_>, relation: &Relation, values: &Values<'_>) -> bool {
+    let mut columns = relation.columns.iter().enumerate();
+    columns.any(|(at, column)| {
+        column.default.is_some()
+            && !column.generated
+            && values.uses_default(at)
+            && !write::default_traits(statement.catalog, column)
+                .clocks
+                .is_empty()
+    })
 }
 
 /// RETURNING gives a row for each that was to be inserted.

@@ -69,6 +69,8 @@ pub struct SessionEffects {
     pub only_reads: bool,
     /// Names views on placed tables: the home shard is asked for the rights on them.
     pub through_views: bool,
+    /// Reads the transaction's time, or a default that it uses does.
+    pub reads_clock: bool,
     /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.
     pub changes_catalog: bool,
     /// May write to a table with a global unique index: what it has changed must be brought to the
@@ -824,16 +826,15 @@ pub enum TransactionCommand {
     SetTransaction {
         /// Text for a shard's own SET TRANSACTION.
         options: String,
-        /// It says READ ONLY.
-        read_only: bool,
+        /// READ ONLY or READ WRITE, if it says one of them.
+        read_only: Option<bool>,
     },
 }
 
 /// SET and friends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SettingCommand {
-    /// SET name = value, SET ROLE, SET SESSION CHARACTERISTICS, a constant
-    /// `set_config(..., false)`.
+    /// SET name = value, SET ROLE, a constant `set_config`.
     Set {
         /// Lower case.
         name: String,
@@ -845,6 +846,10 @@ pub enum SettingCommand {
         /// SET LOCAL.
         local: bool,
     },
+    /// SET SESSION CHARACTERISTICS: settings and their values.
+    Characteristics(Vec<(String, String)>),
+    /// A SELECT for the home shard that calls `set_config`.
+    Configure(Vec<ConfigCall>),
     /// RESET name, SET name TO DEFAULT.
     Reset {
         /// Lower case.
@@ -863,6 +868,24 @@ pub enum SettingCommand {
     DiscardAll,
     /// DISCARD PLANS, SEQUENCES, TEMP.
     Discard,
+}
+
+/// A call of `set_config`. What it sets is read afterwards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigCall {
+    /// Which setting.
+    pub name: ConfigArgument,
+    /// Whether only for the transaction.
+    pub local: ConfigArgument,
+}
+
+/// An argument of `set_config`, as text.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ConfigArgument {
+    /// Known from the statement.
+    Known(String),
+    /// An expression without columns, perhaps with the statement's own `$n`.
+    Expression(String),
 }
 
 /// EXPLAIN.

@@ -136,7 +136,10 @@ fn is_locked(block: &Block<'_>, one: &Occurrence<'_>) -> bool {
 }
 
 /// The statement with one value for the transaction's time. Outputs keep their names.
-fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
+pub(crate) fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
+    if statement.text.contains(NOW_PLACEHOLDER) {
+        return None;
+    }
     let base = Base {
         source: statement.source(),
         literals: Vec::new(),

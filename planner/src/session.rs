@@ -8,16 +8,18 @@ use pg_query::{
 use crate::{
     analysis::Analysis,
     normalise::tokens,
-    plan::{Plan, PlanError, SessionEffects, SettingCommand, TransactionCommand},
+    plan::{
+        ConfigArgument, ConfigCall, Plan, PlanError, SessionEffects, SettingCommand,
+        TransactionCommand,
+    },
     route::Statement,
     sql::{identifier, literal},
     statement::Draft,
     tree::{self, Child, constant_text, inner, nodes, strings},
 };
 
-/// Settings that change what a text means to the planner, so that they must be seen.
-const MEANINGFUL: &[&str] = &[
-    "search_path",
+/// Settings that sessions cannot begin with: the proxy reads texts in one way only.
+const REFUSED_DEFAULTS: &[&str] = &[
     "client_encoding",
     "standard_conforming_strings",
     "role",
@@ -66,6 +68,7 @@ fn transaction(command: &protobuf::TransactionStmt) -> Result<Draft, PlanError> 
     match command.kind() {
         kind @ (Kind::TransStmtBegin | Kind::TransStmtStart) => {
             let (options, read_only) = options(&command.options);
+            let read_only = read_only == Some(true);
             let start = kind == Kind::TransStmtStart;
             plan(TransactionCommand::Begin {
                 options,
@@ -97,9 +100,9 @@ fn transaction(command: &protobuf::TransactionStmt) -> Result<Draft, PlanError> 
 }
 
 /// Transaction modes as text that follows BEGIN or SET TRANSACTION.
-fn options(list: &[pg_query::Node]) -> (String, bool) {
+fn options(list: &[pg_query::Node]) -> (String, Option<bool>) {
     let mut text = String::new();
-    let mut read_only = false;
+    let mut read_only = None;
     for node in nodes(list) {
         let NodeEnum::DefElem(option) = node else {
             continue;
@@ -113,7 +116,7 @@ fn options(list: &[pg_query::Node]) -> (String, bool) {
                 text.push_str(&format!(" ISOLATION LEVEL {}", value.to_uppercase()));
             }
             "transaction_read_only" => {
-                read_only = on;
+                read_only = Some(on);
                 text.push_str(if on { " READ ONLY" } else { " READ WRITE" });
             }
             "transaction_deferrable" => {
@@ -144,7 +147,7 @@ fn variable_set(
         VariableSetKind::VarSetValue => {
             let value = value_text(&name, &set.args);
             if let Some(mode) = transaction_mode(&name, &value) {
-                let read_only = mode == " READ ONLY";
+                let read_only = (name == "transaction_read_only").then(|| mode == " READ ONLY");
                 let command = TransactionCommand::SetTransaction {
                     options: mode,
                     read_only,
@@ -213,8 +216,7 @@ fn set_several(
             Ok(Draft::new(Plan::Transaction(command), "transaction"))
         }
         "SESSION CHARACTERISTICS" => {
-            let mut replay = Vec::new();
-            let mut first = None;
+            let mut settings = Vec::new();
             for node in nodes(&set.args) {
                 let NodeEnum::DefElem(option) = node else {
                     continue;
@@ -227,21 +229,9 @@ fn set_several(
                     "0" => "off".to_owned(),
                     _ => value,
                 };
-                let name = format!("default_{}", option.defname);
-                replay.push(format!("SET {name} TO {}", literal(&value).trim_start()));
-                first.get_or_insert((name, value));
+                settings.push((format!("default_{}", option.defname), value));
             }
-            let Some((name, value)) = first else {
-                return Ok(Draft::home("set"));
-            };
-            let replay = replay.join("; ");
-            let command = SettingCommand::Set {
-                name,
-                replay,
-                value: Some(value),
-                local: false,
-            };
-            Ok(setting(command))
+            Ok(setting(SettingCommand::Characteristics(settings)))
         }
         _ if statement.catalog.has_placed_relations => Err(PlanError::unsupported(
             "SET TRANSACTION SNAPSHOT is not supported over several shards",
@@ -355,33 +345,156 @@ pub(crate) fn constant_set_config(select: &protobuf::SelectStmt) -> Option<Draft
     Some(setting(command))
 }
 
-/// Other calls of `set_config` stay on one connection of the home shard; where they could change
-/// what later texts mean, they are refused.
-pub(crate) fn refuse_set_config(
+/// A SELECT for the home shard that calls `set_config`: which settings the calls make, so that they
+/// can be made on other shards, too. `None`: it calls it nowhere.
+pub(crate) fn configure(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
-) -> Result<(), PlanError> {
+) -> Result<Option<Draft>, PlanError> {
     if !analysis.traits.set_config {
-        return Ok(());
+        return Ok(None);
     }
-    let mut refused = false;
+    let equal = equal_columns(statement.node);
+    let mut calls = Vec::new();
+    let mut known = true;
     tree::walk(statement.node, &mut |child| {
         if let Child::Node(NodeEnum::FuncCall(call)) = child
             && strings(&call.funcname).last() == Some(&"set_config")
         {
-            let name = nodes(&call.args).next().and_then(constant_text);
-            refused |= name.is_none_or(|name| {
-                MEANINGFUL.contains(&name.to_lowercase().as_str())
-                    || name.to_lowercase().starts_with("automator67.")
-            });
+            match config_call(statement, call, &equal) {
+                Some(call) => calls.push(call),
+                None => known = false,
+            }
         }
     });
-    if refused {
-        return Err(
-            PlanError::unsupported("set_config with this setting is not supported here")
-                .detail("The proxy must know the setting to understand later statements.")
-                .hint("Use SET, or SELECT set_config('name', 'value', false) alone."),
+    let meaningful = calls.iter().any(|call| match &call.name {
+        ConfigArgument::Known(name) => is_refused(name),
+        ConfigArgument::Expression(_) => false,
+    });
+    if !known || calls.is_empty() || meaningful {
+        return Err(refused_config());
+    }
+    Ok(Some(setting(SettingCommand::Configure(calls))))
+}
+
+/// Settings that no client may make by a call: texts would mean something else then.
+fn is_refused(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name.starts_with("automator67.")
+        || ["standard_conforming_strings", "session_authorization"].contains(&name.as_str())
+}
+
+fn refused_config() -> PlanError {
+    PlanError::unsupported("set_config with this setting is not supported here")
+        .detail("The proxy must know the setting to make it on every shard.")
+        .hint("Use SET, or SELECT set_config('name', 'value', false) alone.")
+}
+
+fn config_call(
+    statement: &Statement<'_>,
+    call: &protobuf::FuncCall,
+    equal: &[(String, String)],
+) -> Option<ConfigCall> {
+    let [name, _, local] = call.args.as_slice() else {
+        return None;
+    };
+    let (name, local) = (name.node.as_ref()?, local.node.as_ref()?);
+    let spans = argument_spans(statement, call);
+    let argument = |node: &NodeEnum, at: usize| match (constant_text(node), column_of(node)) {
+        (Some(text), _) => Some(ConfigArgument::Known(text)),
+        (None, Some(column)) => {
+            let found = equal.iter().find(|(known, _)| *known == column);
+            found.map(|(_, value)| ConfigArgument::Known(value.clone()))
+        }
+        (None, None) if has_columns(node) => None,
+        (None, None) => {
+            let (from, to) = *spans.as_ref()?.get(at)?;
+            let text = statement.text.get(from..to)?;
+            Some(ConfigArgument::Expression(text.to_owned()))
+        }
+    };
+    Some(ConfigCall {
+        name: argument(name, 0)?,
+        local: argument(local, 2)?,
+    })
+}
+
+/// The bytes of a call's arguments.
+fn argument_spans(
+    statement: &Statement<'_>,
+    call: &protobuf::FuncCall,
+) -> Option<Vec<(usize, usize)>> {
+    let source = statement.source();
+    let (_, end) = source.call(usize::try_from(call.location).ok()?)?;
+    let first = source.token_at(usize::try_from(call.location).ok()?)?;
+    let open = (first..).find(|index| source.is_mark(*index, '('))?;
+    let depth = source.tokens[open].depth;
+    let inside = source.tokens.iter().enumerate().skip(open + 1);
+    let inside = inside.take_while(|(_, token)| token.end < end);
+    let commas = inside
+        .filter(|(index, token)| token.depth == depth + 1 && source.is_mark(*index, ','))
+        .map(|(_, token)| (token.start, token.end));
+    let mut spans = Vec::new();
+    let mut from = source.tokens[open].end;
+    for (start, behind) in commas {
+        spans.push((from, start));
+        from = behind;
+    }
+    spans.push((from, end - 1));
+    Some(spans)
+}
+
+fn column_of(node: &NodeEnum) -> Option<String> {
+    match node {
+        NodeEnum::ColumnRef(column) => Some(strings(&column.fields).last()?.to_string()),
+        _ => None,
+    }
+}
+
+/// An expression of which each row has a value of its own.
+fn has_columns(node: &NodeEnum) -> bool {
+    let mut found = false;
+    tree::walk(node, &mut |child| {
+        found |= matches!(
+            child,
+            Child::Node(NodeEnum::ColumnRef(_) | NodeEnum::SubLink(_)) | Child::Select(_)
         );
+    });
+    found
+}
+
+/// Columns that have one constant value in all rows of a SELECT from one relation: `WHERE c = 'x'`.
+fn equal_columns(node: &NodeEnum) -> Vec<(String, String)> {
+    let NodeEnum::SelectStmt(select) = node else {
+        return Vec::new();
+    };
+    let single = select.from_clause.len() == 1 && select.larg.is_none();
+    let condition = inner(&select.where_clause).filter(|_| single);
+    let terms = condition.map(tree::conjuncts).unwrap_or_default();
+    let equal = terms.into_iter().filter_map(|term| {
+        let NodeEnum::AExpr(expression) = term else {
+            return None;
+        };
+        let is_equality =
+            expression.kind() == protobuf::AExprKind::AexprOp && strings(&expression.name) == ["="];
+        let (left, right) = (inner(&expression.lexpr)?, inner(&expression.rexpr)?);
+        let pair = match (column_of(left), column_of(right)) {
+            (Some(column), None) => (column, constant_text(right)?),
+            (None, Some(column)) => (column, constant_text(left)?),
+            _ => return None,
+        };
+        is_equality.then_some(pair)
+    });
+    equal.collect()
+}
+
+/// Writes that call `set_config` would make a setting on their shard only.
+pub(crate) fn refuse_set_config(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+) -> Result<(), PlanError> {
+    if analysis.traits.set_config && statement.catalog.shards.len() > 1 {
+        return Err(refused_config());
     }
     Ok(())
 }
@@ -390,7 +503,7 @@ pub(crate) fn refuse_set_config(
 pub(crate) fn refuse_default(set: Option<&protobuf::VariableSetStmt>) -> Result<(), PlanError> {
     let Some(set) = set else { return Ok(()) };
     let name = set.name.to_lowercase();
-    if set.kind() == VariableSetKind::VarSetValue && MEANINGFUL.contains(&name.as_str()) {
+    if set.kind() == VariableSetKind::VarSetValue && REFUSED_DEFAULTS.contains(&name.as_str()) {
         return Err(
             PlanError::unsupported(format!("{name} cannot be set for a role or database"))
                 .detail("The proxy must know the setting to understand statements.")

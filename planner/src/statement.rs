@@ -14,7 +14,10 @@ use crate::{
     normalise::{Normalised, TokenKind, tokens},
     once,
     parse::{self, ParseFailure, Parsed},
-    plan::{IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, Target},
+    plan::{
+        IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, ShardSet,
+        Target,
+    },
     rights,
     route::{self, Statement, Verdict, count_parameters},
     scatter,
@@ -52,6 +55,9 @@ pub enum Reach {
     Single,
     /// They name several, or cannot be read: the answer is not [`Target::Key`].
     Many,
+    /// They name one, which is not the one whose clock the transaction goes by: what reads the
+    /// transaction's time is not [`Target::Key`] or [`Target::Home`].
+    OneTime,
 }
 
 /// The ways to answer a query, cheapest first.
@@ -365,15 +371,32 @@ fn place(
     scattered: bool,
 ) -> Result<Draft, PlanError> {
     let effects = effects(analysis);
-    session::refuse_set_config(statement, analysis)?;
-    let draft = match one_shard(statement, analysis, route::verdict(statement, analysis)?) {
+    let verdict = one_shard(statement, analysis, route::verdict(statement, analysis)?);
+    if !(scattered && matches!(verdict, Verdict::Home)) {
+        session::refuse_set_config(statement, analysis)?;
+    }
+    let draft = match verdict {
         Verdict::AnyCopy => Draft::new(Plan::Single(Target::AnyCopy), kind).reusable(true),
         Verdict::Home => {
             write::refuse_writes_in_with(statement, analysis)?;
-            Draft::home(kind).reusable(!analysis.traits.set_config)
+            if write::needs_one_time(statement, analysis) {
+                let timed = one_time(statement, analysis, ShardSet::Home, kind)?;
+                return Ok(timed.session(effects));
+            }
+            if let Some(draft) = session::configure(statement, analysis)? {
+                return Ok(draft.session(SessionEffects {
+                    pins: analysis.traits.pins,
+                    ..effects
+                }));
+            }
+            Draft::home(kind).reusable(true)
         }
         Verdict::Key(route, reusable) => {
             write::refuse_key_changes(statement, analysis)?;
+            if write::needs_one_time(statement, analysis) {
+                let timed = one_time(statement, analysis, ShardSet::Keys(route), kind)?;
+                return Ok(timed.session(effects));
+            }
             let reusable = reusable && !analysis.positions;
             Draft::new(Plan::Single(Target::Key(route)), kind).reusable(reusable)
         }
@@ -412,6 +435,23 @@ fn place(
         }
     };
     Ok(draft.session(effects))
+}
+
+/// A query for shards whose clock is not the transaction's.
+fn one_time(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    shards: ShardSet,
+    kind: &'static str,
+) -> Result<Draft, PlanError> {
+    let in_view = analysis.traits.clocks.iter().any(|clock| clock.in_view);
+    let text = (!in_view).then(|| scatter::with_one_clock(statement, analysis));
+    let text = text.flatten().ok_or_else(|| {
+        PlanError::unsupported("the transaction's time cannot be put into the statement")
+            .detail("The transaction began on another shard, whose time is that of the transaction.")
+            .hint("Give outputs of subqueries that read now() a name, or write the time into the statement.")
+    })?;
+    Ok(write::timed(shards, text, kind))
 }
 
 /// A single shard has everything that relations have; of the proxy's own views it knows nothing.
@@ -469,6 +509,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
         through_views: false,
+        reads_clock: traits.clocks.iter().any(|clock| !clock.in_view),
         changes_catalog: false,
         indexed: false,
         residue: Residue::NONE,

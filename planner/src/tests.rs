@@ -65,6 +65,7 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
     for setting in &case.settings {
         match setting.split_once(' ').unwrap_or((setting, "")) {
             ("many", _) => reach = Reach::Many,
+            ("time", _) => reach = Reach::OneTime,
             ("temporary", list) => temporary = catalog::temporary(&catalog, list),
             ("plain", _) => plain = true,
             ("tier", "merge") => tier = Tier::Merge,

@@ -261,6 +261,10 @@ fn write_at_home(
         .any(|one| one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_)));
     if !elsewhere {
         refuse_writes_in_with(statement, analysis)?;
+        if needs_one_time(statement, analysis) {
+            let sql = with_one_clock(statement, analysis)?.unwrap_or_default();
+            return Ok(timed(ShardSet::Home, sql, kind));
+        }
         return Ok(Draft::home(kind).reusable(!analysis.traits.set_config));
     }
     let reason = "a table of the home shard is changed by rows of a distributed table";
@@ -269,6 +273,24 @@ fn write_at_home(
     }
     let gather = gather::gather(statement, analysis, views, reason.to_owned())?;
     Ok(Draft::new(Plan::Gather(gather), kind))
+}
+
+/// It reads the transaction's time where another clock goes.
+pub(crate) fn needs_one_time(statement: &Statement<'_>, analysis: &Analysis<'_>) -> bool {
+    statement.context.reach == Reach::OneTime
+        && analysis.traits.clocks.iter().any(|clock| !clock.in_view)
+}
+
+/// A statement with the transaction's time in it.
+pub(crate) fn timed(shards: ShardSet, sql: String, kind: &'static str) -> Draft {
+    let multi = Multi {
+        shards,
+        sql: Some(sql),
+        returning: true,
+        copies: false,
+        moves: Vec::new(),
+    };
+    Draft::new(Plan::Multi(multi), kind)
 }
 
 // ---- distributed tables ----
@@ -291,6 +313,10 @@ fn write_distributed(
     refuse_assigned_defaults(statement, relation)?;
     let tables = distributed(analysis);
     let reason = match route::verdict(statement, analysis)? {
+        Verdict::Key(route, _) if needs_one_time(statement, analysis) => {
+            let sql = with_one_clock(statement, analysis)?.unwrap_or_default();
+            return Ok(timed(ShardSet::Keys(route), sql, kind));
+        }
         Verdict::Key(route, reusable) => {
             return Ok(Draft::new(Plan::Single(Target::Key(route)), kind).reusable(reusable));
         }
@@ -649,6 +675,12 @@ pub(crate) fn with_one_clock(
         .collect();
     if clocks.is_empty() {
         return Ok(None);
+    }
+    if statement.text.contains(NOW_PLACEHOLDER) {
+        return Err(PlanError::unsupported(format!(
+            "the string {NOW_PLACEHOLDER} beside now() is not supported over several shards"
+        ))
+        .hint("Write the string in two parts, with || between them."));
     }
     refuse_renamed_outputs(statement.node)?;
     let failure = || PlanError::unsupported("the statement's use of now() is not understood");

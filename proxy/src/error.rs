@@ -45,6 +45,8 @@ pub mod sqlstate {
     pub const INVALID_SAVEPOINT: &str = "3B001";
     /// syntax_error
     pub const SYNTAX_ERROR: &str = "42601";
+    /// duplicate_cursor
+    pub const DUPLICATE_CURSOR: &str = "42P03";
     /// duplicate_prepared_statement
     pub const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
     /// undefined_table
@@ -75,6 +77,8 @@ pub mod sqlstate {
     pub const QUERY_CANCELED: &str = "57014";
     /// idle_in_transaction_session_timeout
     pub const IDLE_IN_TRANSACTION_TIMEOUT: &str = "25P03";
+    /// transaction_timeout
+    pub const TRANSACTION_TIMEOUT: &str = "25P04";
     /// idle_session_timeout
     pub const IDLE_SESSION_TIMEOUT: &str = "57P05";
     /// admin_shutdown
@@ -314,6 +318,8 @@ pub enum Failure {
     Shard(BytesMut),
     /// The client has been told already: a shard's ErrorResponse was passed on.
     Told,
+    /// The last word to the client: the session ends.
+    Farewell(Box<Report>),
     /// The client is gone or broke the protocol: nothing more can be told to it.
     ClientGone,
 }
@@ -334,7 +340,7 @@ impl Failure {
     /// Appends the ErrorResponse, if there is one to tell.
     pub fn write(&self, output: &mut BytesMut) {
         match self {
-            Failure::Report(report) => report.write(output),
+            Failure::Report(report) | Failure::Farewell(report) => report.write(output),
             Failure::Shard(frame) => output.extend_from_slice(frame),
             Failure::Told | Failure::ClientGone => {}
         }
@@ -343,7 +349,7 @@ impl Failure {
     /// The SQLSTATE, for logs and metrics.
     pub fn sqlstate(&self) -> &str {
         match self {
-            Failure::Report(report) => &report.sqlstate,
+            Failure::Report(report) | Failure::Farewell(report) => &report.sqlstate,
             Failure::Shard(frame) => {
                 crate::message::error_field(&frame[crate::frame::HEADER_BYTES..], b'C')
                     .unwrap_or(sqlstate::INTERNAL_ERROR)

@@ -2,28 +2,47 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Setting name -> the statement that makes it. Cheap to clone and to compare.
+/// Settings by name. Cheap to clone and to compare.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SettingMap {
-    entries: Arc<BTreeMap<String, String>>,
+    entries: Arc<BTreeMap<String, Made>>,
+}
+
+/// A setting that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Made {
+    /// As SHOW gives it, or as it was written.
+    value: String,
+    /// A whole statement that makes it.
+    replay: String,
 }
 
 impl SettingMap {
     /// Remembers a setting. `replay` is a whole statement.
-    pub fn set(&mut self, name: &str, replay: &str) {
-        Arc::make_mut(&mut self.entries).insert(name.to_owned(), replay.to_owned());
+    pub fn set(&mut self, name: &str, value: &str, replay: &str) {
+        let made = Made {
+            value: value.to_owned(),
+            replay: replay.to_owned(),
+        };
+        Arc::make_mut(&mut self.entries).insert(name.to_owned(), made);
     }
 
-    /// Forgets one.
-    pub fn reset(&mut self, name: &str) {
-        if self.entries.contains_key(name) {
-            Arc::make_mut(&mut self.entries).remove(name);
+    /// Makes one what it is in `other`.
+    pub fn take_back(&mut self, name: &str, other: &SettingMap) {
+        match other.entries.get(name) {
+            Some(made) => {
+                Arc::make_mut(&mut self.entries).insert(name.to_owned(), made.clone());
+            }
+            None if self.entries.contains_key(name) => {
+                Arc::make_mut(&mut self.entries).remove(name);
+            }
+            None => {}
         }
     }
 
-    /// The statement that makes `name`, if it was set.
+    /// The value of `name`, if it was set.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.entries.get(name).map(String::as_str)
+        self.entries.get(name).map(|made| made.value.as_str())
     }
 
     /// The names of all settings.
@@ -37,28 +56,37 @@ impl SettingMap {
     }
 
     /// Statements that turn a connection with `self` into one with `wanted`; empty when equal.
+    ///
+    /// A role may not make every setting that the user may, who can have taken the role later: all
+    /// others are made without it.
     pub fn difference(&self, wanted: &SettingMap) -> String {
+        let other = |(name, _): &(&String, &Made)| name.as_str() != ROLE;
         let gone = self
             .entries
-            .keys()
-            .filter(|name| !wanted.entries.contains_key(*name))
-            .map(|name| reset_statement(name));
+            .iter()
+            .filter(other)
+            .filter(|(name, _)| !wanted.entries.contains_key(*name))
+            .map(|(name, _)| format!("RESET {}", quote_setting(name)));
         let changed = wanted
             .entries
             .iter()
-            .filter(|(name, replay)| self.entries.get(*name) != Some(replay))
-            .map(|(_, replay)| replay.clone());
-        gone.chain(changed).collect::<Vec<_>>().join("; ")
+            .filter(other)
+            .filter(|(name, made)| self.entries.get(*name) != Some(made))
+            .map(|(_, made)| made.replay.clone());
+        let mut statements: Vec<String> = gone.chain(changed).collect();
+        let (role, wanted) = (self.entries.get(ROLE), wanted.entries.get(ROLE));
+        if statements.is_empty() && role == wanted {
+            return String::new();
+        }
+        if role.is_some() {
+            statements.insert(0, "RESET ROLE".to_owned());
+        }
+        statements.extend(wanted.map(|made| made.replay.clone()));
+        statements.join("; ")
     }
 }
 
-fn reset_statement(name: &str) -> String {
-    match name {
-        "role" => "RESET ROLE".to_owned(),
-        "timezone" => "RESET timezone".to_owned(),
-        _ => format!("RESET {}", quote_setting(name)),
-    }
-}
+const ROLE: &str = "role";
 
 /// A setting's name as it stands in SET: each part quoted, so that no name is taken for syntax.
 pub fn quote_setting(name: &str) -> String {
@@ -92,14 +120,9 @@ pub fn quote_literal(text: &str) -> String {
     }
 }
 
-/// The time that a SET statement sets, in milliseconds unless it says a unit; `None` is none.
-pub fn duration(replay: &str) -> Option<std::time::Duration> {
-    let lower = replay.to_lowercase();
-    let value = lower
-        .rsplit_once(" to ")
-        .or_else(|| lower.rsplit_once('='))?
-        .1;
-    let value = value.trim().trim_matches(['\'', '"', ';']).trim();
+/// A time, in milliseconds unless it says a unit; `None` is none.
+pub fn duration(value: &str) -> Option<std::time::Duration> {
+    let value = value.trim();
     let end = value
         .find(|letter: char| letter.is_ascii_alphabetic())
         .unwrap_or(value.len());
@@ -116,6 +139,20 @@ pub fn duration(replay: &str) -> Option<std::time::Duration> {
     let milliseconds = (number * factor).round();
     (milliseconds >= 1.0 && milliseconds < i32::MAX.into())
         .then(|| std::time::Duration::from_millis(milliseconds as u64))
+}
+
+/// True for the value of a switch that is turned on.
+pub fn is_on(value: &str) -> bool {
+    let value = value.to_lowercase();
+    // Every beginning of a word that is not one of another word, too.
+    ["on", "1"].contains(&value.as_str())
+        || !value.is_empty() && ["true", "yes"].iter().any(|word| word.starts_with(&value))
+}
+
+/// The statement that sets `name` to a value in the form of SHOW.
+pub fn config_statement(name: &str, value: &str, local: &str) -> String {
+    let (name, value) = (quote_literal(name), quote_literal(value));
+    format!("SELECT pg_catalog.set_config({name}, {value}, {local})")
 }
 
 /// An identifier in double quotes.

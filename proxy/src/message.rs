@@ -415,6 +415,8 @@ pub const BIND_COMPLETE: &[u8] = b"2\0\0\0\x04";
 pub const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
 /// NoData.
 pub const NO_DATA: &[u8] = b"n\0\0\0\x04";
+/// PortalSuspended.
+pub const PORTAL_SUSPENDED: &[u8] = b"s\0\0\0\x04";
 /// EmptyQueryResponse.
 pub const EMPTY_QUERY: &[u8] = b"I\0\0\0\x04";
 

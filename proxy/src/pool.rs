@@ -57,6 +57,8 @@ struct State {
     refused: VecDeque<oneshot::Sender<Server>>,
     waits: u64,
     waited: Duration,
+    /// Connections that logged in under another one are closed when they come back.
+    generation: u64,
 }
 
 struct Idle {
@@ -104,6 +106,8 @@ pub struct Lease {
     server: Option<Server>,
     /// `None` once the slot was given back.
     pool: Option<Arc<Pool>>,
+    /// Of the pool, when it was lent.
+    generation: u64,
 }
 
 impl Pool {
@@ -143,11 +147,13 @@ impl Pool {
     }
 
     fn take_or_queue(self: &Arc<Self>) -> Result<Lease, oneshot::Receiver<Lease>> {
+        let mut state = self.lock();
+        let generation = state.generation;
         let lend = |server| Lease {
             server,
             pool: Some(self.clone()),
+            generation,
         };
-        let mut state = self.lock();
         while let Some(Idle { mut server, since }) = state.idle.pop() {
             let heard = went_stale(&mut server);
             if !heard && (since.elapsed() < TRUSTED || !was_closed(&server)) {
@@ -273,11 +279,14 @@ impl Pool {
     }
 
     /// Gives a connection, or the right to open one, to the first in the queue that still waits.
-    fn give_back(self: &Arc<Self>, server: Option<Server>) {
+    fn give_back(self: &Arc<Self>, server: Option<Server>, generation: u64) {
+        let now = self.lock().generation;
+        let server = server.filter(|_| generation == now);
         let server = server.and_then(|server| self.give_to_refused(server));
         let mut lease = Lease {
             server,
             pool: Some(self.clone()),
+            generation: now,
         };
         loop {
             let mut state = self.lock();
@@ -312,6 +321,14 @@ impl Pool {
                 Err(unwanted) => server = unwanted,
             }
         }
+    }
+
+    /// What logs in from now on begins with other settings: nobody gets what has logged in before.
+    fn retire(&self) {
+        let mut state = self.lock();
+        state.generation += 1;
+        let idle = std::mem::take(&mut state.idle);
+        state.open -= idle.len();
     }
 
     fn report(&self) -> PoolState {
@@ -430,7 +447,8 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
-            pool.give_back(self.server.take().filter(Server::is_clean));
+            let server = self.server.take().filter(Server::is_clean);
+            pool.give_back(server, self.generation);
         }
     }
 }
@@ -467,6 +485,13 @@ impl Pools {
                 ))
             })
             .clone()
+    }
+
+    /// Closes a user's connections, those that are lent when they come back.
+    pub fn retire(&self, user: &str) {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_user = pools.iter().filter(|((_, name), _)| name == user);
+        of_user.for_each(|(_, pool)| pool.retire());
     }
 
     /// The state of each.

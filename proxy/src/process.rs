@@ -23,7 +23,7 @@ use crate::{
     scram::Verifier,
     sequences::{HomeShard, Sequences},
     server::{self, BackendKey},
-    session::KnownStatements,
+    session::{Greetings, KnownStatements},
     settings::{Settings, User},
     shard::Shard,
     store::Store,
@@ -79,17 +79,14 @@ pub struct Login {
     pub verifier: Verifier,
 }
 
-/// ParameterStatus names and values.
-pub type Statuses = Arc<Vec<(String, String)>>;
-
 /// One serving thread.
 pub struct Thread {
     /// Its server connections.
     pub pools: Pools,
     /// Its plans.
     pub plans: Mutex<PlanCache>,
-    /// ParameterStatus values by user and startup settings.
-    pub greetings: Mutex<HashMap<String, Statuses>>,
+    /// What its clients are greeted with.
+    pub greetings: Mutex<Greetings>,
     /// Statements that its sessions have prepared.
     pub statements: Mutex<KnownStatements>,
 }

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::{
-    error::{Failure, Outcome, Report},
+    error::{Failure, Outcome, Report, sqlstate},
     frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES},
     message,
     server::{Arrived, Expected, Server, Step},
@@ -35,6 +35,8 @@ pub struct Captured {
     pub count: u64,
     /// Rows that command tags speak of.
     pub changed: u64,
+    /// The last command tag.
+    pub tag: String,
     /// ErrorResponse.
     pub error: Option<BytesMut>,
     /// Notices, which are the client's all the same.
@@ -65,6 +67,7 @@ impl Captured {
                 b'C' => {
                     let tag = message::command_tag(frame.body());
                     self.changed += message::tag_rows(tag).unwrap_or(0);
+                    tag.clone_into(&mut self.tag);
                 }
                 b'E' => {
                     self.error.get_or_insert(frame.bytes);
@@ -368,7 +371,17 @@ fn heed_farewell(server: &mut Server, frame: &Frame) -> Outcome {
     match message::error_field(frame.body(), b'V') {
         Some("FATAL" | "PANIC") => {
             let cause = message::error_field(frame.body(), b'M').unwrap_or_default();
-            Err(lost(server, cause))
+            let lost = lost(server, cause);
+            // What the session has asked for itself ends it.
+            let asked = [
+                sqlstate::TRANSACTION_TIMEOUT,
+                sqlstate::IDLE_IN_TRANSACTION_TIMEOUT,
+            ];
+            let report = Report::of_body(frame.body());
+            match asked.contains(&report.sqlstate.as_str()) {
+                true => Err(Failure::Farewell(Box::new(report))),
+                false => Err(lost),
+            }
         }
         _ => Ok(()),
     }

@@ -12,7 +12,9 @@ mod cursors;
 mod execute;
 mod explain;
 mod extended;
+mod fastpath;
 mod gather;
+mod greeting;
 mod incoming;
 mod insert;
 mod known_statements;
@@ -24,6 +26,7 @@ mod moving;
 mod multi;
 mod placement;
 mod planning;
+mod portals;
 mod scatter;
 mod sequences;
 mod setting;
@@ -37,6 +40,7 @@ mod transaction;
 mod unique;
 mod views;
 
+pub use greeting::Greetings;
 pub use known_statements::KnownStatements;
 
 use std::{
@@ -53,14 +57,8 @@ use automator67_planner::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    cursors::Cursor,
-    extended::{Batch, Portal},
-    incoming::Incoming,
-    links::Link,
-    planning::Request,
-    sql_prepared::SqlPrepared,
-    statements::Statement,
-    transaction::Transaction,
+    cursors::Cursor, extended::Batch, incoming::Incoming, links::Link, planning::Request,
+    portals::Portal, sql_prepared::SqlPrepared, statements::Statement, transaction::Transaction,
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
@@ -115,6 +113,8 @@ pub struct Session {
     sql_prepared_epoch: u64,
     /// After an error in the extended protocol, messages up to Sync are skipped.
     skipping: bool,
+    /// When the statement began that runs now, or ran last.
+    began: Instant,
     /// A COPY in the extended protocol has taken the Sync that was sent with it.
     sync_taken_by_copy: bool,
     /// What shards did for the last statement of the scatter and merge tiers.
@@ -253,6 +253,7 @@ impl Session {
             sql_prepared: Vec::new(),
             sql_prepared_epoch: 0,
             skipping: false,
+            began: Instant::now(),
             sync_taken_by_copy: false,
             work: scatter::Work::default(),
             moves_last: false,
@@ -275,9 +276,11 @@ impl Session {
                 }
             };
             match frame.tag {
+                b'Q' | b'F' if self.is_behind_batch() && Box::pin(self.skips_query()).await? => {}
                 b'Q' => self.simple_query(frame).await?,
+                b'F' => Box::pin(self.function_call(frame)).await?,
                 b'X' => return Ok(()),
-                b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' | b'F' => {
+                b'P' | b'B' | b'D' | b'E' | b'C' | b'H' | b'S' => {
                     Box::pin(self.extended(frame)).await?;
                 }
                 // Left over from a COPY that failed on the server's side.
@@ -323,12 +326,16 @@ impl Session {
     /// A simple query: zero, one or more statements, then ReadyForQuery.
     async fn simple_query(&mut self, frame: Frame) -> Outcome {
         let started = Instant::now();
-        // A simple query ends what an extended batch left behind.
-        self.skipping = false;
+        self.began = started;
         if !self.statements.is_empty() {
             self.statements.remove("");
         }
         let result = self.simple_statements(&frame, started).await;
+        self.end_query(result).await
+    }
+
+    /// The end of a query or of a function call: it is committed, unless a transaction block is open.
+    async fn end_query(&mut self, result: Outcome) -> Outcome {
         self.leave_gate();
         let ended = match self.tell(result)? {
             Ok(()) if !self.transaction.is_open() => Ok(()),
@@ -361,10 +368,17 @@ impl Session {
         }
         let mut prepared = match self.plan_simple(text).await {
             Ok(prepared) => prepared,
-            Err(failure) => return Err(Box::pin(self.explain_syntax(failure, text)).await),
+            Err(failure) => {
+                let told = Box::pin(self.explain_syntax(failure, text)).await;
+                return Err(self.unless_failed(told));
+            }
         };
         while !self.enter(prepared.names(), &prepared.catalog).await? {
             prepared = self.plan_simple(text).await?;
+        }
+        // What runs takes the unnamed portal.
+        if !self.transaction.is_failed() && self.portals.contains_key("") {
+            Box::pin(self.drop_unnamed()).await?;
         }
         match prepared.statements.as_slice() {
             [] => self.client.output().extend_from_slice(message::EMPTY_QUERY),
@@ -432,10 +446,23 @@ impl Session {
         Ok(())
     }
 
+    /// Something of an extended batch waits for Sync.
+    fn is_behind_batch(&self) -> bool {
+        self.skipping || !self.batch.is_empty()
+    }
+
+    /// A failed transaction refuses what is no syntax error with its own words.
+    fn unless_failed(&self, failure: Failure) -> Failure {
+        if self.transaction.is_failed() && failure.sqlstate() != sqlstate::SYNTAX_ERROR {
+            return execute::aborted();
+        }
+        failure
+    }
+
     /// Writes a failure for the client; what cannot be told ends the session.
     fn tell(&mut self, result: Outcome) -> Outcome<Outcome> {
         match result {
-            Err(Failure::ClientGone) => Err(Failure::ClientGone),
+            Err(failure @ (Failure::Farewell(_) | Failure::ClientGone)) => Err(failure),
             Err(failure) => {
                 self.process.telemetry.errors.increment(1);
                 let sqlstate = failure.sqlstate();
@@ -449,6 +476,9 @@ impl Session {
 
     /// ReadyForQuery, with everything sent and connections given back.
     async fn ready(&mut self) -> Outcome {
+        if !self.transaction.is_open() {
+            self.portals.clear();
+        }
         self.release_links().await;
         let status = self.transaction.status();
         self.note_state(status);
@@ -487,7 +517,7 @@ impl Session {
 
     async fn say_farewell(&mut self, failure: Failure) {
         let report = match failure {
-            Failure::Report(report) => report,
+            Failure::Report(report) | Failure::Farewell(report) => report,
             Failure::Shard(frame) => Box::new(Report::of_frame(&frame)),
             Failure::Told | Failure::ClientGone => return,
         };

@@ -19,6 +19,7 @@ mod inserts;
 mod isolation;
 mod kernels;
 mod logins;
+mod messages;
 mod moves;
 mod planning;
 mod reach;

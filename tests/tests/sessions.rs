@@ -5,9 +5,12 @@ mod copying;
 mod explains;
 mod extended;
 mod limits;
+mod messages;
 mod operators;
 mod portals;
+mod settings;
 mod state;
+mod time;
 
 use std::time::Duration;
 
@@ -50,7 +53,10 @@ fn run_all(server: &Server) {
         extended::CHECKS,
         portals::CHECKS,
         copying::CHECKS,
+        messages::CHECKS,
+        settings::CHECKS,
         state::CHECKS,
+        time::CHECKS,
     ]
     .concat();
     checks::run(server, &all);
@@ -62,8 +68,12 @@ fn prepare(server: &Server, distribute: bool) -> Result<()> {
     connection.execute("create table points (id bigint primary key, v integer, t timestamptz)")?;
     connection.execute("create table words (id integer primary key, word text)")?;
     connection.execute("create table notes (id integer primary key, note text)")?;
+    connection.execute(
+        "create table stamps (id bigint primary key, at timestamptz default now(), v integer default 0)",
+    )?;
     if distribute {
         connection.execute("select create_distributed_table('points', 'id')")?;
+        connection.execute("select create_distributed_table('stamps', 'id')")?;
         connection.execute("select create_reference_table('words')")?;
     }
     connection.execute(

@@ -52,6 +52,10 @@ pub(super) fn insert_query(
         && distributed
         && let Verdict::Key(route, reusable) = route::verdict(statement, analysis)?
     {
+        if write::needs_one_time(statement, analysis) {
+            let sql = write::with_one_clock(statement, analysis)?.unwrap_or_default();
+            return Ok(write::timed(ShardSet::Keys(route), sql, "insert"));
+        }
         let plan = Plan::Single(Target::Key(route));
         return Ok(Draft::new(plan, "insert").reusable(reusable));
     }

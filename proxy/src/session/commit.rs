@@ -336,7 +336,7 @@ impl Session {
                 let name = self.shard_name(anchor);
                 return Err(Undecided::RolledBack(rolled_back(&name)));
             }
-            Step::Failed(failure @ Failure::Report(_)) => {
+            Step::Failed(failure @ (Failure::Report(_) | Failure::Farewell(_))) => {
                 return self.learn_decision(name, failure).await;
             }
             Step::Failed(failure) => return Err(Undecided::RolledBack(failure)),
@@ -557,7 +557,7 @@ fn partial_commit(name: &str, failure: Failure, committed: &[String]) -> Failure
         return failure;
     }
     let cause = match &failure {
-        Failure::Report(report) => report.message.clone(),
+        Failure::Report(report) | Failure::Farewell(report) => report.message.clone(),
         Failure::Shard(frame) => {
             let body = &frame[crate::frame::HEADER_BYTES..];
             message::error_field(body, b'M')

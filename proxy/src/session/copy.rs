@@ -156,9 +156,7 @@ impl Session {
                 other => return Err(unexpected_in_copy(other)),
             }
         }
-        if request.bound.is_some() {
-            self.sync_taken_by_copy = true;
-        }
+        self.sync_taken_by_copy |= request.bound.is_some() && self.batch.is_synced();
         failure.map_or(Ok(()), Err)
     }
 

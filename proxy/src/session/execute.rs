@@ -2,7 +2,7 @@
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{Plan, SettingCommand, Target, TransactionCommand},
+    plan::{Plan, Target, TransactionCommand},
 };
 
 use super::{
@@ -10,6 +10,7 @@ use super::{
     extended::Bound,
     incoming::Incoming,
     planning::{Request, Resolved},
+    portals::{queue_bind, streams},
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
@@ -44,10 +45,13 @@ impl Session {
         Ok(tier)
     }
 
-    async fn execute_plan(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+    pub(super) async fn execute_plan(&mut self, request: &Request<'_>) -> Outcome<Tier> {
         let planned = request.planned;
         if self.transaction.is_failed() && !ends_failed_transaction(&planned.plan) {
             return Err(aborted());
+        }
+        if request.bound.is_some_and(|bound| bound.limit > 0) && !streams(&planned.plan) {
+            return Box::pin(self.run_and_keep(request)).await;
         }
         self.want_snapshot_for(&planned.plan);
         let _timer = match &planned.plan {
@@ -101,9 +105,15 @@ impl Session {
 
     async fn single(&mut self, target: &Target, request: &Request<'_>) -> Outcome<Tier> {
         match target {
+            Target::Home if self.has_other_clock(self.home(), &request.planned.session) => {
+                return self.at_one_time(request).await;
+            }
             Target::Home => self.run_single(request, self.home()).await?,
             Target::AnyCopy => self.run_on_any_copy(request).await?,
             Target::Key(route) => match self.resolve_surely(route, request).await? {
+                Resolved::One(shard) if self.has_other_clock(shard, &request.planned.session) => {
+                    return self.at_one_time(request).await;
+                }
                 Resolved::One(shard) => self.run_single(request, shard).await?,
                 Resolved::Several(_) | Resolved::Unknown => {
                     let planned = self.plan_for_many(request).await?;
@@ -122,6 +132,20 @@ impl Session {
         Ok(Tier::Single)
     }
 
+    /// A statement on another shard than the one whose time is the transaction's.
+    async fn at_one_time(&mut self, request: &Request<'_>) -> Outcome<Tier> {
+        let planned = self.plan_for_time(request).await?;
+        if matches!(planned.plan, Plan::Single(_)) {
+            return Err(no_one_time());
+        }
+        let bound = self.bound_with_types(request).await?;
+        let request = Request {
+            bound: bound.as_ref(),
+            ..request.with_plan(&planned)
+        };
+        Box::pin(self.execute_plan(&request)).await
+    }
+
     /// The client's parameters with their types as a server sees them: a statement of ours may not
     /// say what they are.
     async fn bound_with_types(&mut self, request: &Request<'_>) -> Outcome<Option<Bound>> {
@@ -134,6 +158,7 @@ impl Session {
             types,
             limit: bound.limit,
             portal: bound.portal.clone(),
+            name: bound.name.clone(),
             statement: bound.statement.clone(),
         }))
     }
@@ -189,10 +214,8 @@ impl Session {
         if relayed.failed {
             return Err(Failure::Told);
         }
-        if let (true, Some(bound)) = (relayed.suspended, request.bound)
-            && let Some(portal) = self.portals.get_mut(&bound.portal)
-        {
-            portal.shard = Some(shard);
+        if let Some(bound) = request.bound {
+            self.note_open(bound, shard);
         }
         if request.planned.session.changes_catalog {
             self.change_schema().await?;
@@ -263,7 +286,7 @@ impl Session {
             }
             if extended {
                 // The Sync of the batch was swallowed by the copy; the client sends another.
-                self.sync_taken_by_copy = true;
+                self.sync_taken_by_copy = self.batch.is_synced();
                 message::put_sync(&mut self.links[index].server.wire.output);
             }
             return Ok(());
@@ -289,7 +312,7 @@ impl Session {
                 },
             }
         }
-        self.sync_taken_by_copy |= extended;
+        self.sync_taken_by_copy |= extended && self.batch.is_synced();
         let server = &mut self.links[index].server;
         message::put_copy_fail(&mut server.wire.output, "a message is too large");
         if extended {
@@ -320,7 +343,7 @@ pub fn queue(server: &mut Server, text: &str, bound: Option<&Bound>, relay: bool
         Some(bound) => {
             server.put_parse("", text, &bound.types);
             server.expect(Step::Parse, false);
-            message::put_bind(&mut server.wire.output, &bound.portal, "", &bound.bind.rest);
+            queue_bind(server, &bound.portal, "", &bound.bind.rest);
             server.expect(Step::Bind, false);
             let binary = bound.bind.wants_binary();
             server.execute(&bound.portal, bound.limit, relay, binary, None);
@@ -339,7 +362,8 @@ pub fn needs_block(command: &str) -> Failure {
     .into()
 }
 
-fn ends_failed_transaction(plan: &Plan) -> bool {
+/// What a failed transaction does not refuse.
+pub fn ends_failed_transaction(plan: &Plan) -> bool {
     matches!(
         plan,
         Plan::Transaction(
@@ -347,7 +371,7 @@ fn ends_failed_transaction(plan: &Plan) -> bool {
                 | TransactionCommand::Rollback { .. }
                 | TransactionCommand::RollbackTo(_)
         ) | Plan::Empty
-    ) && !matches!(plan, Plan::Setting(SettingCommand::ResetAll))
+    )
 }
 
 /// The answer to everything else in a failed transaction.
@@ -359,11 +383,24 @@ pub fn aborted() -> Failure {
     .into()
 }
 
-/// CopyData, CopyDone and CopyFail are all that may come during COPY FROM STDIN.
+/// CopyData, CopyDone and CopyFail are all that may come during COPY FROM STDIN. After anything else
+/// nobody knows where the client is: the session ends, as it does on a server. A client that says
+/// goodbye has left.
 pub fn unexpected_in_copy(tag: u8) -> Failure {
-    Report::protocol(format!(
-        "unexpected message type 0x{tag:02X} during COPY from stdin"
-    ))
+    if tag == b'X' {
+        return Failure::ClientGone;
+    }
+    let message = format!("unexpected message type 0x{tag:02X} during COPY from stdin");
+    Failure::Farewell(Box::new(Report::protocol(message)))
+}
+
+fn no_one_time() -> Failure {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        "the transaction's time cannot be put into the statement",
+    )
+    .detail("The transaction began on another shard, whose time is that of the transaction.")
+    .hint("Run the statement first, or write the time into it.")
     .into()
 }
 

@@ -39,7 +39,7 @@ impl Session {
         explain: &Explain,
         request: &Request<'_>,
     ) -> Outcome<Tier> {
-        let all_rows = request.bound.map(without_limit);
+        let all_rows = request.bound.map(Bound::without_limit);
         let inner = Request {
             planned: &explain.plan,
             text: &explain.statement,
@@ -150,7 +150,7 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Vec<String>> {
         if let Some(bound) = request.bound {
-            let bound = without_limit(bound);
+            let bound = bound.without_limit();
             let request = Request {
                 bound: Some(&bound),
                 catalog: request.catalog.clone(),
@@ -411,17 +411,6 @@ impl Session {
             message::put_text_row(output, &[Some(line)]);
         }
         message::put_command_complete(output, "EXPLAIN");
-    }
-}
-
-/// The statement is explained whole, however few lines of that are read at once.
-fn without_limit(bound: &Bound) -> Bound {
-    Bound {
-        bind: bound.bind.clone(),
-        types: bound.types.clone(),
-        limit: 0,
-        portal: bound.portal.clone(),
-        statement: bound.statement.clone(),
     }
 }
 

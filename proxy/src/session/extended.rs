@@ -13,30 +13,23 @@ use std::{
     time::Instant,
 };
 
-use automator67_planner::{catalog::ShardId, plan::Plan};
-
 use self::forward::Unforwarded;
-use super::{Session, execute::aborted, statements::Statement};
+use super::{
+    Session,
+    execute::aborted,
+    statements::{Local, Statement, local_answer},
+    unknown_message,
+};
 use crate::{
-    error::{Failure, Outcome, Report, sqlstate},
+    error::{Outcome, Report, sqlstate},
     frame::Frame,
     message::{self, Bind, Named, Parse},
     process::lock,
-    relay,
-    server::Step,
 };
 
 /// A batch without Sync is worked off when it has grown to this.
 const BATCH_STEPS_MAX: usize = 1000;
 const BATCH_BYTES_MAX: usize = 1 << 20;
-
-/// A portal of the session.
-pub struct Portal {
-    statement: Arc<Statement>,
-    bind: Arc<Bind>,
-    /// Where it is open, if it is open on a server.
-    pub shard: Option<ShardId>,
-}
 
 /// A statement's parameters, for running it.
 pub struct Bound {
@@ -46,10 +39,26 @@ pub struct Bound {
     pub types: Arc<[u32]>,
     /// Rows wanted; 0 is all.
     pub limit: i32,
-    /// The portal's name.
+    /// What the portal is called on a server.
     pub portal: String,
+    /// What the client calls it.
+    pub name: String,
     /// What is bound.
     pub statement: Arc<Statement>,
+}
+
+impl Bound {
+    /// The same to its end.
+    pub fn without_limit(&self) -> Bound {
+        Bound {
+            bind: self.bind.clone(),
+            types: self.types.clone(),
+            limit: 0,
+            portal: String::new(),
+            name: String::new(),
+            statement: self.statement.clone(),
+        }
+    }
 }
 
 /// A message of a batch.
@@ -66,12 +75,38 @@ enum BatchStep {
 pub struct Batch {
     steps: Vec<BatchStep>,
     bytes: usize,
+    /// More than one of the statements that run now is in one transaction.
+    several: bool,
+    /// Sync has come behind what runs now.
+    synced: bool,
 }
 
 impl Batch {
     /// No message waits.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// What runs now is in one transaction with other statements.
+    pub fn has_several(&self) -> bool {
+        self.several
+    }
+
+    /// A COPY that begins now reads the Sync that has come already.
+    pub fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// Takes the messages to run them.
+    fn take(&mut self, end: End) -> Vec<BatchStep> {
+        let steps = std::mem::take(&mut self.steps);
+        let executes = |step: &&BatchStep| matches!(step, BatchStep::Execute { .. });
+        *self = Batch {
+            several: end != End::Sync || steps.iter().filter(executes).nth(1).is_some(),
+            synced: end == End::Sync,
+            ..Batch::default()
+        };
+        steps
     }
 }
 
@@ -151,22 +186,30 @@ impl Session {
             self.fail_transaction().await;
         }
         self.skipping = false;
-        if !self.transaction.is_open() {
-            self.portals.clear();
-        }
         self.ready().await
     }
 
     pub(super) async fn work_off(&mut self, end: End) -> Outcome {
-        let batch = std::mem::take(&mut self.batch);
-        if self.skipping || batch.steps.is_empty() {
+        let steps = self.batch.take(end);
+        self.began = Instant::now();
+        if self.skipping || steps.is_empty() {
             return Ok(());
         }
         self.refresh_catalog().await?;
         self.judge_sql_prepared().await?;
-        let result = self.run_batch(batch.steps, end).await;
+        let result = self.run_batch(steps, end).await;
         self.leave_gate();
         result
+    }
+
+    /// What has come before a query runs before it. True: there was an error, and everything up to
+    /// Sync is skipped, queries as well.
+    pub(super) async fn skips_query(&mut self) -> Outcome<bool> {
+        if !self.batch.is_empty() {
+            let result = self.work_off(End::Full).await;
+            self.fail_batch(result, End::Full).await?;
+        }
+        Ok(self.skipping)
     }
 
     async fn run_batch(&mut self, steps: Vec<BatchStep>, end: End) -> Outcome {
@@ -192,7 +235,8 @@ impl Session {
 
     // ---- a whole batch to one shard ----
 
-    /// Forgets what is closed. A portal that is open on a server must be closed there.
+    /// Forgets what is closed. A portal that is open on a server must be closed there: what it is
+    /// called.
     fn close(&mut self, named: Named) -> Option<String> {
         match named {
             Named::Statement(name) => {
@@ -203,9 +247,14 @@ impl Session {
                 let open = self.portal_shard(&name).is_some();
                 self.portals.remove(&name);
                 self.cursors.remove(&name);
-                open.then_some(name)
+                open.then(|| self.name_there(&name).to_owned())
             }
         }
+    }
+
+    /// A statement of this name exists.
+    pub(super) fn is_taken(&self, name: &str) -> bool {
+        !name.is_empty() && (self.statements.contains_key(name) || self.is_prepared_in_sql(name))
     }
 
     /// A batch of nothing but Parse, all of statements that are known to be valid, needs no server.
@@ -219,7 +268,9 @@ impl Session {
             let BatchStep::Parse(parse) = step else {
                 return false;
             };
-            let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
+            let again = |(name, _): &(String, Arc<Statement>)| *name == parse.name;
+            let taken =
+                self.is_taken(&parse.name) || !parse.name.is_empty() && made.iter().any(again);
             let known = lock(&self.thread.statements).get(&parse.text, &parse.parameter_types);
             match known.filter(|known| known.parsed.load(Ordering::Relaxed)) {
                 Some(known) if !taken && self.is_current(&known) => {
@@ -249,31 +300,7 @@ impl Session {
             }
             rest = behind;
             match step {
-                BatchStep::Parse(parse) => {
-                    let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
-                    if taken {
-                        return Err(Report::error(
-                            sqlstate::DUPLICATE_PREPARED_STATEMENT,
-                            format!("prepared statement \"{}\" already exists", parse.name),
-                        )
-                        .into());
-                    }
-                    self.refresh_catalog().await?;
-                    let made = self
-                        .new_statement(&parse.text, &parse.parameter_types)
-                        .await;
-                    let statement = match made {
-                        Ok(statement) => statement,
-                        Err(failure) => {
-                            return Err(self.explain_syntax(failure, &parse.text).await);
-                        }
-                    };
-                    if self.transaction.is_failed() && !statement.may_end_transaction() {
-                        return Err(aborted());
-                    }
-                    self.parse_on_server(&statement).await?;
-                    self.statements.insert(parse.name.clone(), statement);
-                }
+                BatchStep::Parse(parse) => self.parse(parse).await?,
                 BatchStep::Bind(bind) => self.bind(bind.clone()).await?,
                 BatchStep::Describe(Named::Statement(name)) => {
                     let statement = self.statement_now(name).await?;
@@ -288,11 +315,39 @@ impl Session {
         Ok(())
     }
 
-    async fn bind(&mut self, bind: Arc<Bind>) -> Outcome {
-        let statement = self.statement_now(&bind.statement).await?;
+    async fn parse(&mut self, parse: &Parse) -> Outcome {
+        self.refresh_catalog().await?;
+        let made = self
+            .new_statement(&parse.text, &parse.parameter_types)
+            .await;
+        let statement = match made {
+            Ok(statement) => statement,
+            Err(failure) => {
+                let told = self.explain_syntax(failure, &parse.text).await;
+                return Err(self.unless_failed(told));
+            }
+        };
         if self.transaction.is_failed() && !statement.may_end_transaction() {
             return Err(aborted());
         }
+        if self.is_taken(&parse.name) {
+            // What is wrong with the text is said first.
+            if matches!(local_answer(&statement), Local::AskServer) {
+                self.has_columns(&statement).await?;
+            }
+            return Err(Report::error(
+                sqlstate::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{}\" already exists", parse.name),
+            )
+            .into());
+        }
+        self.parse_on_server(&statement).await?;
+        self.statements.insert(parse.name.clone(), statement);
+        Ok(())
+    }
+
+    async fn bind(&mut self, bind: Arc<Bind>) -> Outcome {
+        let statement = self.statement_now(&bind.statement).await?;
         let wanted = statement
             .prepared
             .statements
@@ -307,102 +362,17 @@ impl Session {
             ))
             .into());
         }
+        if self.transaction.is_failed() && !statement.may_end_transaction() {
+            return Err(aborted());
+        }
+        self.refuse_taken_portal(&bind.portal)?;
         self.check_shape(&statement).await?;
         self.bind_on_server(&statement, &bind).await?;
-        self.portals.insert(
-            bind.portal.clone(),
-            Portal {
-                statement,
-                bind,
-                shard: None,
-            },
-        );
+        self.put_portal(statement, bind);
         self.client
             .output()
             .extend_from_slice(message::BIND_COMPLETE);
         Ok(())
-    }
-
-    async fn describe_portal(&mut self, name: &str) -> Outcome {
-        let open = self.portal_shard(name);
-        if let Some(index) = open.and_then(|shard| self.link_position(shard)) {
-            let server = &mut self.links[index].server;
-            message::put_describe(&mut server.wire.output, b'P', name);
-            server.expect(Step::Describe, true);
-            server.sync();
-            let relayed = relay::exchange(&mut self.client, server).await?;
-            return if relayed.failed {
-                Err(Failure::Told)
-            } else {
-                Ok(())
-            };
-        }
-        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
-        let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
-        self.describe(&statement, Some(&bind)).await
-    }
-
-    async fn execute_portal(&mut self, name: &str, limit: i32) -> Outcome {
-        let started = Instant::now();
-        let open = self.portal_shard(name);
-        if let Some(index) = open.and_then(|shard| self.link_position(shard)) {
-            let (binary, statement) = self.rows_of(name);
-            let server = &mut self.links[index].server;
-            server.execute(name, limit, true, binary, statement);
-            server.sync();
-            let relayed = relay::exchange(&mut self.client, server).await?;
-            return if relayed.failed {
-                Err(Failure::Told)
-            } else {
-                Ok(())
-            };
-        }
-        let portal = self.portals.get(name).ok_or_else(|| no_portal(name))?;
-        let (statement, bind) = (portal.statement.clone(), portal.bind.clone());
-        self.refresh_catalog().await?;
-        let mut statement = self.renewed(&statement).await?;
-        while !self
-            .enter(statement.prepared.names(), &statement.prepared.catalog)
-            .await?
-        {
-            statement = self.renewed(&statement).await?;
-        }
-        self.check_shape(&statement).await?;
-        let Some(planned) = statement.prepared.statements.first() else {
-            self.client.output().extend_from_slice(message::EMPTY_QUERY);
-            return Ok(());
-        };
-        if runs_in_transaction(&planned.plan) {
-            self.begin_implicit();
-        }
-        let mut bound = Bound {
-            types: statement.types.clone(),
-            limit,
-            portal: name.to_owned(),
-            statement: statement.clone(),
-            bind,
-        };
-        let request = statement.request(planned, Some(&bound));
-        if bound.bind.parameter_count() > 0
-            && !matches!(planned.plan, Plan::Single(_) | Plan::Admin(_))
-            && !self.transaction.is_failed()
-        {
-            let types = self.described_types(&request).await?;
-            bound.types = types;
-        }
-        let request = statement.request(planned, Some(&bound));
-        self.note_statement(&request);
-        let tier = self.execute(&request).await?;
-        self.count(&request, tier, started);
-        Ok(())
-    }
-
-    /// Where a portal is open. SQL cursors are portals, too.
-    fn portal_shard(&self, name: &str) -> Option<ShardId> {
-        match self.portals.get(name) {
-            Some(portal) => portal.shard,
-            None => self.cursor_shard(name),
-        }
     }
 
     async fn close_step(&mut self, named: Named) -> Outcome {
@@ -410,43 +380,13 @@ impl Session {
             Named::Portal(name) => self.portal_shard(name),
             Named::Statement(_) => None,
         };
-        if let (Some(name), Some(shard)) = (self.close(named), shard)
-            && let Some(index) = self.link_position(shard)
-        {
-            let server = &mut self.links[index].server;
-            message::put_close(&mut server.wire.output, b'P', &name);
-            server.expect(Step::Close, false);
-            server.sync();
-            relay::exchange(&mut self.client, server).await?;
+        if let Some(there) = self.close(named) {
+            self.close_on(shard, &there).await?;
         }
         self.client
             .output()
             .extend_from_slice(message::CLOSE_COMPLETE);
         Ok(())
-    }
-
-    /// Whether a portal's rows may come in binary, and the id of its prepared statement, if that
-    /// has a name. A cursor of SQL may be binary.
-    fn rows_of(&self, portal: &str) -> (bool, Option<u64>) {
-        match self.portals.get(portal) {
-            None => (true, None),
-            Some(portal) => {
-                let id = portal.statement.id;
-                let named = !portal.bind.statement.is_empty();
-                (portal.bind.wants_binary(), named.then_some(id))
-            }
-        }
-    }
-}
-
-/// False for statements that must not, or need not, be inside a transaction of ours.
-fn runs_in_transaction(plan: &Plan) -> bool {
-    match plan {
-        Plan::Transaction(_) | Plan::Setting(_) | Plan::Empty => false,
-        // A server refuses a cursor that would end at once.
-        Plan::DeclareCursor { .. } => false,
-        Plan::Ddl(ddl) => !ddl.outside_transaction,
-        _ => true,
     }
 }
 
@@ -460,21 +400,6 @@ fn decode(frame: &Frame) -> Outcome<BatchStep> {
             let (portal, limit) = message::execute(frame.body())?;
             BatchStep::Execute { portal, limit }
         }
-        _ => {
-            return Err(Report::error(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                "the function call protocol is not supported",
-            )
-            .hint("Call the function with SELECT.")
-            .into());
-        }
+        other => return Err(unknown_message(other).into()),
     })
-}
-
-fn no_portal(name: &str) -> Failure {
-    Report::error(
-        sqlstate::INVALID_CURSOR_NAME,
-        format!("portal \"{name}\" does not exist"),
-    )
-    .into()
 }

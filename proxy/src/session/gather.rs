@@ -59,12 +59,8 @@ impl Session {
             link.server.forget_tables = false;
         }
         result?;
-        let suspended = request
-            .bound
-            .and_then(|bound| self.portals.get(&bound.portal))
-            .is_some_and(|portal| portal.shard.is_some());
         // A portal that still reads them keeps them to the end of the transaction.
-        if suspended {
+        if request.bound.is_some_and(|bound| self.is_open(&bound.name)) {
             self.keep_fetches(gather);
         } else {
             self.end_fetches(gather).await?;

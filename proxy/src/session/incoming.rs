@@ -139,14 +139,16 @@ impl Session {
     pub(super) async fn refuse_message(&mut self, tag: u8, report: Box<Report>) -> Outcome {
         self.share.release();
         match tag {
-            b'Q' => {
-                self.skipping = false;
+            b'Q' | b'F' => {
+                if Box::pin(self.skips_query()).await? {
+                    return Ok(());
+                }
                 let _ = self.tell(Err(Failure::Report(report)))?;
                 Box::pin(self.fail_transaction()).await;
                 self.ready().await
             }
-            b'P' | b'B' | b'D' | b'E' | b'C' | b'F' if self.skipping => Ok(()),
-            b'P' | b'B' | b'D' | b'E' | b'C' | b'F' => {
+            b'P' | b'B' | b'D' | b'E' | b'C' if self.skipping => Ok(()),
+            b'P' | b'B' | b'D' | b'E' | b'C' => {
                 // What came before it still runs, as it would have on a server.
                 let result = Box::pin(self.work_off(End::Full)).await;
                 let result = result.and(Err(Failure::Report(report)));

@@ -9,7 +9,12 @@ use automator67_planner::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Session, shutting_down, snapshot::View};
+use super::{
+    Session,
+    planning::{over, timed_out},
+    shutting_down,
+    snapshot::View,
+};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc::{self, SettingMap},
@@ -168,13 +173,20 @@ impl Session {
     async fn borrow(&mut self, shard: ShardId) -> Outcome<usize> {
         let pool = self.pool(shard)?;
         let card = self.card.clone();
-        // Dropping either future is safe: an unfinished checkout leaves the queue or closes the
+        let (settings, began) = (&self.settings.map, self.began);
+        // The wait for a place counts as a part of the statement.
+        let late = async {
+            let limit = settings.get("statement_timeout").and_then(guc::duration);
+            over(limit.map(|limit| limit.saturating_sub(began.elapsed()))).await;
+        };
+        // Dropping any of them is safe: an unfinished checkout leaves the queue or closes the
         // half-open connection, and its slot goes back.
         let server = tokio::select! {
             biased;
             server = pool.checkout() => server?,
             gone = self.client.gone() => return Err(gone),
             () = card.cancelled.notified() => return Err(cancelled()),
+            () = late => return Err(timed_out()),
         };
         lock(&self.card.activity).keys.push(server.key.clone());
         self.links.push(Link {
@@ -204,7 +216,9 @@ impl Session {
     /// Queues BEGIN, and what the transaction has set and marked before this shard joined.
     async fn queue_begin(&mut self, index: usize) -> Outcome {
         self.take_turn();
-        let home = self.links[index].server.shard_id() == self.home();
+        let shard = self.links[index].server.shard_id();
+        self.transaction.note_joined(shard);
+        let home = shard == self.home();
         let statements = self.transaction.begin_statements(home);
         let settings = self.settings.map.clone();
         let link = &mut self.links[index];

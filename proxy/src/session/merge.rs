@@ -510,7 +510,7 @@ impl Session {
                 Last::Rows => source.as_str(),
             })
             .collect();
-        let text = self.with_now(text).await?;
+        let text = self.with_now(text, request).await?;
         let started = Instant::now();
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;

@@ -384,7 +384,7 @@ impl Session {
         }
         self.run_hidden_on(targets, &creates).await?;
         for one in moves.iter().filter(|one| one.query.is_some()) {
-            let create = self.with_now(one.fetch.create.clone()).await?;
+            let create = self.with_now(one.fetch.create.clone(), request).await?;
             let create = self.as_lasting(&create).into_owned();
             // Its columns are those of the subquery, which may have the client's parameters in it.
             for shard in targets {
@@ -406,7 +406,7 @@ impl Session {
         done: &mut MovedRelation,
         request: &Request<'_>,
     ) -> Outcome<Load> {
-        let text = self.with_now(one.fetch.select.clone()).await?;
+        let text = self.with_now(one.fetch.select.clone(), request).await?;
         // Text is what a client of the simple protocol sees; others may see every bit.
         let binary = match request.bound {
             None => false,
@@ -434,10 +434,7 @@ impl Session {
         let outer = self.client.captured.replace(Box::new(captured));
         let bound = request.bound.map(|bound| Bound {
             bind: Arc::new(bound.bind.with_results_in(i16::from(binary))),
-            types: bound.types.clone(),
-            limit: 0,
-            portal: String::new(),
-            statement: bound.statement.clone(),
+            ..bound.without_limit()
         });
         let inner = Request {
             planned,
@@ -500,7 +497,7 @@ impl Session {
         let given = request
             .bound
             .map_or(0, |bound| bound.bind.parameter_count());
-        let mut text = self.with_now(one.fetch.select.clone()).await?;
+        let mut text = self.with_now(one.fetch.select.clone(), request).await?;
         let mut arrays = Vec::new();
         let mut used: Vec<&str> = Vec::new();
         let rows = choice.rows.get(index).copied().unwrap_or(0.0);
@@ -519,7 +516,7 @@ impl Session {
                     (found.clone(), moves[*other].fetch.relation.name.clone())
                 }
                 ReductionValues::Select(select) => {
-                    let select = &self.with_now(select.clone()).await?;
+                    let select = &self.with_now(select.clone(), request).await?;
                     let Some(found) = self.select_values(select, rows, request).await? else {
                         continue;
                     };

@@ -3,7 +3,7 @@
 
 use automator67_planner::{
     catalog::{QualifiedName, ShardId},
-    plan::{Ddl, Multi, NOW_PLACEHOLDER, Plan, SessionEffects},
+    plan::{Ddl, Multi, Plan, SessionEffects},
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     call::Call,
     error::{Failure, Outcome, Report, sqlstate},
-    guc, message, relay,
+    message, relay,
     telemetry::Tier,
     types,
 };
@@ -130,12 +130,7 @@ impl Session {
         }
         let text = match &multi.sql {
             None => request.text.to_owned(),
-            Some(sql) if sql.contains(NOW_PLACEHOLDER) => {
-                self.begin_implicit();
-                let now = self.transaction_time().await?;
-                sql.replace(NOW_PLACEHOLDER, &guc::quote_literal(&now))
-            }
-            Some(sql) => sql.clone(),
+            Some(sql) => self.with_now(sql.clone(), request).await?,
         };
         let text = self.as_lasting(&text).into_owned();
         if let ([shard], false) = (shards.as_slice(), self.transaction.is_open()) {
@@ -254,12 +249,24 @@ impl Session {
         Ok(indexes)
     }
 
-    /// The transaction's timestamp, as the home shard has it, in a form that every server reads
-    /// alike.
+    /// The transaction's timestamp, as the shard has it that joined first, in a form that every server
+    /// reads alike.
     pub(super) async fn transaction_time(&mut self) -> Outcome<String> {
-        let home = self.home();
+        if let Some(known) = &self.transaction.time {
+            return Ok(known.clone());
+        }
+        let shard = self.transaction.clock.unwrap_or(self.home());
         let text = "select to_char(now() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'";
-        Ok(self.query_value(home, text).await?.unwrap_or_default())
+        let time = self.query_value(shard, text).await?.unwrap_or_default();
+        if self.transaction.is_open() {
+            self.transaction.time = Some(time.clone());
+        }
+        Ok(time)
+    }
+
+    /// The transaction's time, where a statement is to read it, is that of another shard.
+    pub(super) fn has_other_clock(&self, shard: ShardId, effects: &SessionEffects) -> bool {
+        effects.reads_clock && self.transaction.clock.is_some_and(|clock| clock != shard)
     }
 
     // ---- schema changes ----
@@ -275,12 +282,7 @@ impl Session {
             return self.ddl_shard_by_shard(text, request).await;
         }
         self.begin_implicit();
-        let text = if text.contains(NOW_PLACEHOLDER) {
-            let now = self.transaction_time().await?;
-            text.replace(NOW_PLACEHOLDER, &guc::quote_literal(&now))
-        } else {
-            text.to_owned()
-        };
+        let text = text.to_owned();
         for table in &request.planned.redefines {
             self.close_gate(table).await?;
         }
@@ -590,6 +592,6 @@ fn stopped_at(name: &str, failure: Failure, done: &[String], rest: &[String]) ->
             ..*report
         }
         .into(),
-        Failure::Told | Failure::ClientGone => failure,
+        Failure::Told | Failure::Farewell(_) | Failure::ClientGone => failure,
     }
 }

@@ -365,6 +365,15 @@ impl Session {
         Box::pin(self.plan_again(request, goal)).await
     }
 
+    /// Plans a statement whose shard has another time than the transaction.
+    pub(super) async fn plan_for_time(&mut self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
+        let goal = Goal {
+            reach: Reach::OneTime,
+            tier: self.settings.own.tier,
+        };
+        Box::pin(self.plan_again(request, goal)).await
+    }
+
     /// Plans a statement for the home shard.
     pub(super) async fn plan_for_gather(&mut self, request: &Request<'_>) -> Outcome<Arc<Planned>> {
         Box::pin(self.plan_again(request, Goal::of(Tier::Gather))).await
@@ -425,7 +434,14 @@ impl Session {
     /// A shard that can answer what every shard can: one the session uses anyway, else the home
     /// shard, else any that is up.
     pub(super) fn any_copy(&self) -> ShardId {
-        if let Some(link) = self.links.iter().find(|link| link.begun) {
+        let clock = self.transaction.clock;
+        let begun = |link: &&super::links::Link| link.begun;
+        let mut links = self.links.iter().filter(begun);
+        let shards = || links.clone().map(|link| link.server.shard_id());
+        if let Some(shard) = shards().find(|shard| Some(*shard) == clock) {
+            return shard;
+        }
+        if let Some(link) = links.next() {
             return link.server.shard_id();
         }
         let shards = &self.process.shards;
@@ -604,7 +620,7 @@ fn not_again() -> Failure {
     .into()
 }
 
-fn timed_out() -> Failure {
+pub fn timed_out() -> Failure {
     Report::error(
         sqlstate::QUERY_CANCELED,
         "canceling statement due to statement timeout",
@@ -613,7 +629,7 @@ fn timed_out() -> Failure {
 }
 
 /// Ends when a limit is over; without one, never.
-async fn over(limit: Option<Duration>) {
+pub async fn over(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,

@@ -192,7 +192,9 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Option<Tier>> {
         let shards = self.shard_set(&scatter.shards, request).await?;
-        if let ([shard], true) = (shards.as_slice(), scatter.moves.is_empty()) {
+        if let ([shard], true) = (shards.as_slice(), scatter.moves.is_empty())
+            && !self.has_other_clock(*shard, &request.planned.session)
+        {
             self.run_text(request, request.text, *shard).await?;
             return Ok(Some(Tier::Single));
         }
@@ -256,16 +258,21 @@ impl Session {
     ) -> Outcome<String> {
         let mut text = String::new();
         request.render(&scatter.statement, &|_, _| {}, &mut text);
-        let text = self.with_now(text).await?;
+        let text = self.with_now(text, request).await?;
         Ok(match self.as_lasting(&text) {
             Cow::Borrowed(_) => text,
             Cow::Owned(lasting) => lasting,
         })
     }
 
-    /// A text with the transaction's time in it.
-    pub(super) async fn with_now(&mut self, text: String) -> Outcome<String> {
-        if !text.contains(NOW_PLACEHOLDER) {
+    /// A text with the transaction's time in it. Where the client has written what stands for it, that
+    /// is the client's: such statements are planned without.
+    pub(super) async fn with_now(
+        &mut self,
+        text: String,
+        request: &Request<'_>,
+    ) -> Outcome<String> {
+        if !text.contains(NOW_PLACEHOLDER) || request.whole.contains(NOW_PLACEHOLDER) {
             return Ok(text);
         }
         self.begin_implicit();

@@ -350,7 +350,7 @@ impl Session {
     fn reads_only(&self) -> bool {
         let by_default = self.settings.map.get("default_transaction_read_only");
         self.transaction.read_only
-            || (!self.transaction.is_open() && by_default.is_some_and(super::transaction::sets_on))
+            || (!self.transaction.is_open() && by_default.is_some_and(guc::is_on))
     }
 
     async fn value_of(&mut self, call: &SequenceCall, uses: &SequenceUse) -> Outcome<Answer> {
@@ -493,6 +493,7 @@ impl Session {
                 types: types.clone(),
                 limit: bound.limit,
                 portal: bound.portal.clone(),
+                name: bound.name.clone(),
                 statement: statement.clone(),
             };
             let request = statement.request(planned, Some(&bound));

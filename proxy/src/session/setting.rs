@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use automator67_planner::{Tier as Floor, plan::SettingCommand};
+use automator67_planner::{
+    Tier as Floor,
+    plan::{ConfigArgument, ConfigCall, SettingCommand},
+};
 
 use super::{DEFAULT_SEARCH_PATH, Session, planning::Request};
 use crate::{
@@ -20,81 +23,18 @@ use crate::{
 
 const BYTES_HINT: &str = "Give a number of bytes, or one with kB, MB or GB.";
 /// What the proxy's own settings start with.
-const OWN: &str = "automator67.";
+pub(super) const OWN: &str = "automator67.";
+/// Settings that change what later texts mean, or who sends them: those are known from the text of
+/// SET, not from values.
+const NOT_BY_CALL: &[&str] = &["standard_conforming_strings", "session_authorization"];
 /// Everything back to the server's own values.
 const RESET_ALL: &str = "RESET ALL";
 /// Most values of a sequence that are reserved at once, unless one statement needs more.
 const SEQUENCE_BLOCK_MAX: u64 = 1_000_000;
-/// Greetings kept per thread.
-const GREETINGS_MAX: usize = 1000;
 
 impl Session {
-    /// Applies the startup packet's settings and greets the client: ParameterStatus, the cancel
-    /// key, ReadyForQuery.
-    pub(super) async fn greet(&mut self, settings: Vec<(String, String)>) -> Outcome {
-        for (name, value) in &settings {
-            check_encoding(name, Some(value))?;
-            self.set_own_or_map(name, &guc::set_statement(name, value), Some(value))?;
-        }
-        self.settings.initial = self.settings.map.clone();
-        let statuses = self.greeting(&settings).await?;
-        for (name, value) in statuses.iter() {
-            message::put_parameter_status(self.client.output(), name, value);
-        }
-        let (pid, secret) = (self.card.pid, self.card.secret);
-        message::framed(self.client.output(), b'K', |body| {
-            use bytes::BufMut;
-            body.put_i32(pid);
-            body.put_i32(secret);
-        });
-        self.ready().await
-    }
-
-    /// What a server reports to a client with these settings; asked once per kind of client.
-    async fn greeting(
-        &mut self,
-        settings: &[(String, String)],
-    ) -> Outcome<Arc<Vec<(String, String)>>> {
-        let key = format!("{}\0{settings:?}", self.user.name);
-        if let Some(known) = lock(&self.thread.greetings).get(&key) {
-            return Ok(known.clone());
-        }
-        let home = self.any_copy();
-        let index = self.link_with(home, SettingMap::default()).await?;
-        let server = &mut self.links[index].server;
-        let mut statuses = server.parameters.clone();
-        if !settings.is_empty() {
-            let text = server.settings.difference(&self.settings.map);
-            server.settings = self.settings.map.clone();
-            server.query(if text.is_empty() { "SELECT 1" } else { &text }, true);
-            relay::collect(&mut self.client, server, |_, frame| {
-                if frame.tag == b'S' {
-                    let mut reader = message::Reader::new(frame.body());
-                    let (name, value) = (reader.string()?.to_owned(), reader.string()?.to_owned());
-                    statuses.retain(|(known, _)| *known != name);
-                    statuses.push((name, value));
-                }
-                Ok(())
-            })
-            .await
-            .inspect_err(|_| self.links[index].server.status = b'E')?;
-        }
-        // What our own login to the server said is not what the client said.
-        if !settings.iter().any(|(name, _)| name == "application_name") {
-            statuses.retain(|(name, _)| name != "application_name");
-            statuses.push(("application_name".to_owned(), String::new()));
-        }
-        let statuses = Arc::new(statuses);
-        let mut greetings = lock(&self.thread.greetings);
-        if greetings.len() >= GREETINGS_MAX {
-            greetings.clear();
-        }
-        greetings.insert(key, statuses.clone());
-        Ok(statuses)
-    }
-
     /// A connection with other settings than the session's.
-    async fn link_with(&mut self, shard: u32, settings: SettingMap) -> Outcome<usize> {
+    pub(super) async fn link_with(&mut self, shard: u32, settings: SettingMap) -> Outcome<usize> {
         let wanted = std::mem::replace(&mut self.settings.map, settings);
         let index = self.link(shard).await;
         self.settings.map = wanted;
@@ -136,10 +76,20 @@ impl Session {
                 if *local {
                     self.set_locally(name, replay, value.as_deref())?;
                 } else {
-                    self.set_own_or_map(name, replay, value.as_deref())?;
+                    self.keep_setting(name, replay, value.as_deref()).await?;
                     self.settings_are_made();
                 }
             }
+            SettingCommand::Characteristics(settings) => {
+                self.run_setting(request).await?;
+                self.log_setting(request.text);
+                for (name, value) in settings {
+                    let replay = guc::set_statement(name, value);
+                    self.set_own_or_map(name, &replay, Some(value))?;
+                }
+                self.settings_are_made();
+            }
+            SettingCommand::Configure(calls) => self.configure(calls, request).await?,
             SettingCommand::Reset { name, local } if name.starts_with(OWN) => {
                 if *local {
                     self.set_locally(name, "", None)?;
@@ -192,6 +142,103 @@ impl Session {
             SettingCommand::ShowOwn { name } => self.show_own(name, request)?,
         }
         Ok(Tier::Proxy)
+    }
+
+    /// Remembers a setting that was made. DateStyle takes its value in parts: what it has become is
+    /// asked for.
+    async fn keep_setting(&mut self, name: &str, replay: &str, value: Option<&str>) -> Outcome {
+        if name != "datestyle" {
+            return self.set_own_or_map(name, replay, value);
+        }
+        let shard = self.any_copy();
+        let whole = self.query_value(shard, "SHOW datestyle").await?;
+        let whole = whole.unwrap_or_default();
+        self.set_own_or_map(name, &guc::set_statement(name, &whole), Some(&whole))
+    }
+
+    /// A SELECT that calls `set_config`: it runs on the home shard, and what it has set there is made
+    /// on the others.
+    async fn configure(&mut self, calls: &[ConfigCall], request: &Request<'_>) -> Outcome {
+        self.begin_implicit();
+        let named = self.named_settings(calls, request).await?;
+        let refused = |name: &str| name.starts_with(OWN) || NOT_BY_CALL.contains(&name);
+        if let Some((name, _)) = named.iter().find(|(name, _)| refused(name)) {
+            return Err(own_by_call(name));
+        }
+        let home = self.home();
+        self.run_single(request, home).await?;
+        let values: Vec<String> = named
+            .iter()
+            .map(|(name, _)| {
+                let name = guc::quote_literal(name);
+                format!("pg_catalog.current_setting({name}, true)")
+            })
+            .collect();
+        let text = format!("SELECT {}", values.join(", "));
+        let rows = self.query_rows(home, &text).await?;
+        let values = rows.into_iter().next().unwrap_or_default();
+        for ((name, local), value) in named.iter().zip(values) {
+            if let Some(value) = value {
+                self.make_elsewhere(name, &value, *local).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Which settings calls of `set_config` make, and whether for the transaction only.
+    async fn named_settings(
+        &mut self,
+        calls: &[ConfigCall],
+        request: &Request<'_>,
+    ) -> Outcome<Vec<(String, bool)>> {
+        let arguments = calls.iter().flat_map(|call| [&call.name, &call.local]);
+        let asked: Vec<String> = arguments
+            .clone()
+            .filter_map(|argument| match argument {
+                ConfigArgument::Known(_) => None,
+                ConfigArgument::Expression(text) => Some(format!("({text})::text")),
+            })
+            .collect();
+        let mut answers = Vec::new().into_iter();
+        if !asked.is_empty() {
+            let text = format!("SELECT {}", asked.join(", "));
+            let rows = self.ask_home(&text, request).await?;
+            answers = rows.into_iter().next().unwrap_or_default().into_iter();
+        }
+        let mut values = arguments.map(|argument| match argument {
+            ConfigArgument::Known(text) => Some(text.clone()),
+            ConfigArgument::Expression(_) => answers.next().flatten(),
+        });
+        let mut named = Vec::with_capacity(calls.len());
+        while let (Some(name), Some(local)) = (values.next(), values.next()) {
+            // Without a name it is an error, which the server tells.
+            if let Some(name) = name {
+                let local = local.as_deref().is_some_and(guc::is_on);
+                named.push((name.to_lowercase(), local));
+            }
+        }
+        Ok(named)
+    }
+
+    /// A setting that a statement has made on the home shard, for every other one.
+    async fn make_elsewhere(&mut self, name: &str, value: &str, local: bool) -> Outcome {
+        check_encoding(name, Some(value))?;
+        let home = self.home();
+        let scope = if local { "true" } else { "false" };
+        let replay = guc::config_statement(name, value, scope);
+        let in_use = |link: &&super::Link| link.begun || link.is_pinned();
+        let others = self.links.iter().filter(in_use);
+        let others: Vec<u32> = others.map(|link| link.server.shard_id()).collect();
+        for shard in others.into_iter().filter(|shard| *shard != home) {
+            self.run_hidden(shard, &replay).await?;
+        }
+        self.log_setting(&replay);
+        if local {
+            return self.set_locally(name, &replay, Some(value));
+        }
+        self.set_own_or_map(name, &replay, Some(value))?;
+        self.settings_are_made();
+        Ok(())
     }
 
     /// The statement itself, on every connection of the transaction, or on one server outside of
@@ -340,7 +387,12 @@ impl Session {
     }
 
     /// Remembers a setting, and reads those that mean something to the proxy.
-    fn set_own_or_map(&mut self, name: &str, replay: &str, value: Option<&str>) -> Outcome {
+    pub(super) fn set_own_or_map(
+        &mut self,
+        name: &str,
+        replay: &str,
+        value: Option<&str>,
+    ) -> Outcome {
         let value_text = value.unwrap_or("");
         if name.starts_with(OWN) {
             // No server knows the proxy's own.
@@ -348,7 +400,8 @@ impl Session {
         }
         match name {
             "search_path" => {
-                let path = value.unwrap_or(DEFAULT_SEARCH_PATH);
+                let initial = self.settings.initial.get(name);
+                let path = value.or(initial).unwrap_or(DEFAULT_SEARCH_PATH);
                 self.settings.search_path = Arc::new(guc::search_path(path, &self.user.name));
             }
             "client_min_messages" => {
@@ -360,7 +413,7 @@ impl Session {
             }
             _ => {}
         }
-        self.settings.map.set(name, replay);
+        self.settings.map.set(name, value_text, replay);
         Ok(())
     }
 
@@ -449,14 +502,11 @@ impl Session {
     }
 
     fn reset(&mut self, name: &str) {
-        match self.settings.initial.get(name).map(str::to_owned) {
-            Some(replay) => self.settings.map.set(name, &replay),
-            None => self.settings.map.reset(name),
-        }
+        self.settings.map.take_back(name, &self.settings.initial);
         match name {
             "search_path" => {
-                self.settings.search_path =
-                    Arc::new(guc::search_path(DEFAULT_SEARCH_PATH, &self.user.name));
+                let path = self.settings.map.get(name).unwrap_or(DEFAULT_SEARCH_PATH);
+                self.settings.search_path = Arc::new(guc::search_path(path, &self.user.name));
             }
             "automator67.auto_distribute" => self.settings.own.auto_distribute = false,
             "automator67.gather_max_bytes" => {
@@ -491,8 +541,17 @@ impl Session {
     }
 }
 
+fn own_by_call(name: &str) -> Failure {
+    Report::error(
+        sqlstate::FEATURE_NOT_SUPPORTED,
+        format!("\"{name}\" cannot be set by this call of set_config"),
+    )
+    .hint("Use SET.")
+    .into()
+}
+
 /// Text keys are hashed as the client's bytes, so equal keys must be equal bytes.
-fn check_encoding(name: &str, value: Option<&str>) -> Outcome {
+pub(super) fn check_encoding(name: &str, value: Option<&str>) -> Outcome {
     let Some(value) = value.filter(|_| name == "client_encoding") else {
         return Ok(());
     };

@@ -192,6 +192,7 @@ impl Session {
 
     /// Ends what was begun on these shards; the answers are read with the next ones.
     async fn take_back(&mut self, shards: &[ShardId]) -> Outcome {
+        self.transaction.forget_clock();
         for link in &mut self.links {
             if link.begun && shards.contains(&link.server.shard_id()) {
                 link.begun = false;
@@ -323,6 +324,7 @@ impl Session {
     /// Queues BEGIN, and the question what the snapshot has seen.
     fn queue_snapshot(&mut self, shard: ShardId) {
         self.take_turn();
+        self.transaction.note_joined(shard);
         let begin = self.transaction.begin_statements(shard == self.home());
         let settings = self.settings.map.clone();
         if let Some(index) = self.link_position(shard) {

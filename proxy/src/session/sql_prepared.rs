@@ -77,6 +77,37 @@ impl Session {
         Ok(Tier::Single)
     }
 
+    /// PREPARE has made a statement of this name.
+    pub(super) fn is_prepared_in_sql(&self, name: &str) -> bool {
+        self.sql_prepared.iter().any(|one| one.name == name)
+    }
+
+    /// A statement that the client has made by Parse.
+    async fn kept_of_parsed(&mut self, name: &str) -> Outcome<Option<Kept>> {
+        let Some(statement) = self.statements.get(name).cloned() else {
+            return Ok(None);
+        };
+        let types = self.types_of(&statement).await?;
+        let list: Vec<String> = types.iter().map(u32::to_string).collect();
+        let text = format!(
+            "select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname)
+             from pg_catalog.unnest('{{{}}}'::pg_catalog.oid[]) with ordinality u (type, place)
+             join pg_catalog.pg_type t on t.oid = u.type
+             join pg_catalog.pg_namespace n on n.oid = t.typnamespace
+             order by u.place",
+            list.join(",")
+        );
+        let rows = if list.is_empty() {
+            Vec::new()
+        } else {
+            self.query_rows(self.home(), &text).await?
+        };
+        Ok(Some(Kept {
+            text: statement.text.to_string(),
+            types: first_values(rows),
+        }))
+    }
+
     /// Parameter types of a statement that the home shard has prepared, which then forgets it.
     async fn take_from_home(&mut self, name: &str) -> Outcome<Vec<String>> {
         let text = format!(
@@ -102,10 +133,7 @@ impl Session {
         };
         let name = guc::quote_identifier(name);
         self.run_hidden(home, &format!("DEALLOCATE {name}")).await?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|row| row.into_iter().next().flatten())
-            .collect())
+        Ok(first_values(rows))
     }
 
     /// EXECUTE, or EXPLAIN of one.
@@ -118,8 +146,14 @@ impl Session {
             .sql_prepared
             .iter()
             .find(|one| one.name == execute.name);
-        let Some(kept) = found.and_then(|one| one.kept.clone()) else {
-            let effects = found.map(|one| one.effects).unwrap_or_default();
+        let (kept, effects) = match found {
+            Some(one) => (one.kept.clone(), one.effects),
+            None => {
+                let kept = self.kept_of_parsed(&execute.name).await?;
+                (kept, SessionEffects::default())
+            }
+        };
+        let Some(kept) = kept else {
             return self.execute_at_home(effects, request).await;
         };
         let (given, wanted) = (execute.arguments.len(), kept.types.len());
@@ -206,17 +240,22 @@ impl Session {
     }
 
     /// What a server describes in the place of an EXECUTE.
-    pub(super) fn described_in_place(&self, plan: Option<&Plan>) -> Option<String> {
+    pub(super) async fn described_in_place(
+        &mut self,
+        plan: Option<&Plan>,
+    ) -> Outcome<Option<String>> {
         let Some(Plan::Execute(execute)) = plan else {
-            return None;
+            return Ok(None);
         };
-        let found = self
-            .sql_prepared
-            .iter()
-            .find(|one| one.name == execute.name)?;
-        let kept = found.kept.as_ref()?;
-        let values = vec![None; kept.types.len()];
-        Some(format!("{}{}", execute.prefix, expanded(kept, &values)))
+        let mut in_sql = self.sql_prepared.iter();
+        let kept = match in_sql.find(|one| one.name == execute.name) {
+            Some(one) => one.kept.clone(),
+            None => self.kept_of_parsed(&execute.name).await?,
+        };
+        Ok(kept.map(|kept| {
+            let values = vec![None; kept.types.len()];
+            format!("{}{}", execute.prefix, expanded(&kept, &values))
+        }))
     }
 
     /// DEALLOCATE; `None` is ALL.
@@ -297,6 +336,13 @@ impl Session {
             }
         }
     }
+}
+
+fn first_values(rows: Vec<Vec<Option<String>>>) -> Vec<String> {
+    let values = rows.into_iter();
+    values
+        .filter_map(|row| row.into_iter().next().flatten())
+        .collect()
 }
 
 /// The value of an argument that needs no server: a plain string or NULL, or an integer for a type

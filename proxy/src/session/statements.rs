@@ -12,7 +12,7 @@ use automator67_planner::{
 
 use super::{
     Session,
-    execute::aborted,
+    execute::{aborted, ends_failed_transaction},
     extended::Bound,
     planning::{Prepared, Request},
 };
@@ -132,7 +132,9 @@ impl Session {
         let index = self.link(shard).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let planned = statement.prepared.statements.first();
-        let in_place = self.described_in_place(planned.map(|planned| &planned.plan));
+        let in_place = self
+            .described_in_place(planned.map(|planned| &planned.plan))
+            .await?;
         let server = &mut self.links[index].server;
         let text = in_place.as_deref().unwrap_or(&statement.text);
         server.put_parse("", text, &statement.types);
@@ -173,15 +175,39 @@ impl Session {
         self.hidden_error(index)
     }
 
+    /// Whether a statement returns rows, as the shard says that would describe it.
+    pub(super) async fn has_columns(&mut self, statement: &Arc<Statement>) -> Outcome<bool> {
+        let shape = self.ask_shape(statement).await?;
+        Ok(shape.is_some())
+    }
+
     /// A client reads rows by the columns it was told: a statement planned anew must have the same.
     pub(super) async fn check_shape(&mut self, statement: &Arc<Statement>) -> Outcome {
         if !statement.reshaped.load(Ordering::Relaxed) || self.transaction.is_failed() {
             return Ok(());
         }
+        let shape = self.ask_shape(statement).await?;
+        if shape != *lock(&statement.shape) {
+            return Err(Report::error(
+                sqlstate::FEATURE_NOT_SUPPORTED,
+                "cached plan must not change result type",
+            )
+            .routine(Routine::RevalidateCachedQuery)
+            .hint("Prepare the statement again.")
+            .into());
+        }
+        statement.reshaped.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// [`message::shape`] of a statement's columns; `None` where it has none.
+    async fn ask_shape(&mut self, statement: &Arc<Statement>) -> Outcome<Option<u64>> {
         let index = self.link(self.describing_shard(statement)).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let planned = statement.prepared.statements.first();
-        let in_place = self.described_in_place(planned.map(|planned| &planned.plan));
+        let in_place = self
+            .described_in_place(planned.map(|planned| &planned.plan))
+            .await?;
         let server = &mut self.links[index].server;
         let text = in_place.as_deref().unwrap_or(&statement.text);
         server.put_parse("", text, &statement.types);
@@ -199,17 +225,7 @@ impl Session {
         })
         .await?;
         self.hidden_error(index)?;
-        if shape != *lock(&statement.shape) {
-            return Err(Report::error(
-                sqlstate::FEATURE_NOT_SUPPORTED,
-                "cached plan must not change result type",
-            )
-            .routine(Routine::RevalidateCachedQuery)
-            .hint("Prepare the statement again.")
-            .into());
-        }
-        statement.reshaped.store(false, Ordering::Relaxed);
-        Ok(())
+        Ok(shape)
     }
 
     /// A FETCH is known where its cursor is, everything else on the home shard.
@@ -375,16 +391,20 @@ impl Session {
 
     /// Parameter types of a bound statement, as the home shard infers them; asked once.
     pub(super) async fn described_types(&mut self, request: &Request<'_>) -> Outcome<Arc<[u32]>> {
-        let Some(bound) = request.bound else {
-            return Ok(Arc::from([]));
-        };
-        if let Some(known) = lock(&bound.statement.described).clone() {
+        match request.bound {
+            None => Ok(Arc::from([])),
+            Some(bound) => self.types_of(&bound.statement).await,
+        }
+    }
+
+    /// Parameter types of a statement, as the home shard infers them; asked once.
+    pub(super) async fn types_of(&mut self, statement: &Statement) -> Outcome<Arc<[u32]>> {
+        if let Some(known) = lock(&statement.described).clone() {
             return Ok(known);
         }
         let home = self.home();
         let index = self.link(home).await?;
         let server = &mut self.links[index].server;
-        let statement = &bound.statement;
         message::put_parse(
             &mut server.wire.output,
             "",
@@ -446,7 +466,7 @@ impl Statement {
         self.prepared
             .statements
             .first()
-            .is_none_or(|planned| matches!(planned.plan, Plan::Transaction(_) | Plan::Empty))
+            .is_none_or(|planned| ends_failed_transaction(&planned.plan))
     }
 }
 
@@ -478,6 +498,7 @@ pub fn local_answer(statement: &Statement) -> Local {
         Some(Plan::Setting(SettingCommand::Set { replay, .. })) if replay.starts_with("SELECT") => {
             Local::AskServer
         }
+        Some(Plan::Setting(SettingCommand::Configure(_))) => Local::AskServer,
         None | Some(Plan::Empty | Plan::Transaction(_) | Plan::Setting(_) | Plan::Admin(_)) => {
             Local::Known
         }

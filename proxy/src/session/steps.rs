@@ -222,10 +222,7 @@ impl Session {
         }));
         let bound = request.bound.map(|bound| Bound {
             bind: std::sync::Arc::new(bound.bind.with_results_in(0)),
-            types: bound.types.clone(),
-            limit: 0,
-            portal: String::new(),
-            statement: bound.statement.clone(),
+            ..bound.without_limit()
         });
         let inner = Request {
             bound: bound.as_ref(),

@@ -16,7 +16,7 @@ use crate::{
     call::Call,
     error::{Failure, Outcome, Report, Severity, sqlstate},
     gate::Barrier,
-    message, relay,
+    guc, message, relay,
     server::Step,
     telemetry::Tier,
     two_phase::{self, Moments, Turn},
@@ -71,6 +71,10 @@ pub struct Transaction {
     pub renamed: u64,
     /// Foreign keys of local tables with rows to tables that it has distributed: those must follow.
     pub to_follow: Vec<ForeignKey>,
+    /// The shard that joined first: its time is the transaction's.
+    pub clock: Option<ShardId>,
+    /// That time, once it was asked for.
+    pub time: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,6 +111,10 @@ struct Savepoint {
     logged: usize,
     /// Its commit would tell of a changed schema, as of then.
     announce: bool,
+    /// The transaction's modes, as of then.
+    options: String,
+    read_only: bool,
+    guard: Option<Guard>,
 }
 
 impl Transaction {
@@ -117,6 +125,11 @@ impl Transaction {
             State::Open => b'T',
             State::Failed => b'E',
         }
+    }
+
+    /// How many savepoints there are.
+    pub fn depth(&self) -> usize {
+        self.savepoints.len()
     }
 
     /// Shards join with BEGIN.
@@ -160,12 +173,12 @@ impl Transaction {
         self.state = state;
         options.clone_into(&mut self.options);
         self.read_only = read_only;
-        let says = options.contains(" READ ");
+        let says = options.contains(" READ ONLY") || options.contains(" READ WRITE");
         if !says
             && settings
                 .map
                 .get("default_transaction_read_only")
-                .is_some_and(sets_on)
+                .is_some_and(guc::is_on)
         {
             self.options.push_str(" READ ONLY");
             self.read_only = true;
@@ -187,8 +200,19 @@ impl Transaction {
         self.options.push_str(more);
     }
 
+    /// A shard joins.
+    pub fn note_joined(&mut self, shard: ShardId) {
+        self.clock.get_or_insert(shard);
+    }
+
+    /// Those that have joined are sent away again.
+    pub fn forget_clock(&mut self) {
+        self.clock = None;
+        self.time = None;
+    }
+
     /// Settings when it began.
-    pub fn settings_before(&self) -> Option<&crate::guc::SettingMap> {
+    pub fn settings_before(&self) -> Option<&guc::SettingMap> {
         self.settings_before.as_ref().map(|settings| &settings.map)
     }
 
@@ -306,7 +330,7 @@ impl Session {
     async fn set_transaction(
         &mut self,
         options: &str,
-        read_only: bool,
+        read_only: Option<bool>,
         text: &str,
     ) -> Outcome<Tier> {
         if !self.transaction.is_open() {
@@ -321,17 +345,20 @@ impl Session {
                 "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction",
             )
             .into());
-        } else if self.links.iter().any(|link| link.begun) {
+        } else if !self.transaction.savepoints.is_empty()
+            || self.links.iter().any(|link| link.begun)
+        {
+            // Behind a savepoint, so that going back to it takes the mode back.
             self.everywhere(text).await?;
             self.transaction.log.push(text.to_owned());
+            self.transaction.read_only = read_only.unwrap_or(self.transaction.read_only);
         } else {
             let options = format!("{}{options}", self.transaction.options);
-            let read_only = self.transaction.read_only | read_only;
+            let read_only = read_only.unwrap_or(self.transaction.read_only);
             let state = self.transaction.state;
             self.transaction
                 .start(state, &options, read_only, &self.settings);
         }
-        self.transaction.read_only |= read_only;
         message::put_command_complete(self.client.output(), "SET");
         Ok(Tier::Proxy)
     }
@@ -474,7 +501,7 @@ impl Session {
             None => "ROLLBACK".to_owned(),
             Some(last) => format!(
                 "ROLLBACK TO SAVEPOINT {}",
-                crate::guc::quote_identifier(&last.name)
+                guc::quote_identifier(&last.name)
             ),
         };
         let ends = self.transaction.savepoints.is_empty();
@@ -581,16 +608,19 @@ impl Session {
 
     async fn savepoint(&mut self, name: &str) -> Outcome<Tier> {
         self.require_transaction("SAVEPOINT")?;
-        self.everywhere(&format!("SAVEPOINT {}", crate::guc::quote_identifier(name)))
+        self.everywhere(&format!("SAVEPOINT {}", guc::quote_identifier(name)))
             .await?;
         self.transaction
             .log
-            .push(format!("SAVEPOINT {}", crate::guc::quote_identifier(name)));
+            .push(format!("SAVEPOINT {}", guc::quote_identifier(name)));
         self.transaction.savepoints.push(Savepoint {
             name: name.to_owned(),
             settings: self.settings.clone(),
             logged: self.transaction.log.len(),
             announce: self.transaction.announce,
+            options: self.transaction.options.clone(),
+            read_only: self.transaction.read_only,
+            guard: self.transaction.guard,
         });
         message::put_command_complete(self.client.output(), "SAVEPOINT");
         Ok(Tier::Proxy)
@@ -601,14 +631,16 @@ impl Session {
         let position = self.find_savepoint(name)?;
         self.everywhere(&format!(
             "RELEASE SAVEPOINT {}",
-            crate::guc::quote_identifier(name)
+            guc::quote_identifier(name)
         ))
         .await?;
         self.transaction.savepoints.truncate(position);
-        self.transaction.log.push(format!(
-            "RELEASE SAVEPOINT {}",
-            crate::guc::quote_identifier(name)
-        ));
+        for portal in self.portals.values_mut() {
+            portal.depth = portal.depth.min(position);
+        }
+        self.transaction
+            .log
+            .push(format!("RELEASE SAVEPOINT {}", guc::quote_identifier(name)));
         message::put_command_complete(self.client.output(), "RELEASE");
         Ok(Tier::Proxy)
     }
@@ -630,15 +662,19 @@ impl Session {
         }
         self.everywhere(&format!(
             "ROLLBACK TO SAVEPOINT {}",
-            crate::guc::quote_identifier(name)
+            guc::quote_identifier(name)
         ))
         .await?;
         self.transaction.savepoints.truncate(position + 1);
+        self.portals.retain(|_, portal| portal.depth <= position);
         let savepoint = &self.transaction.savepoints[position];
         self.settings = savepoint.settings.clone();
         self.transaction.log.truncate(savepoint.logged);
         self.transaction.announce = savepoint.announce;
         self.temporary.end_transaction();
+        self.transaction.options.clone_from(&savepoint.options);
+        self.transaction.read_only = savepoint.read_only;
+        self.transaction.guard = savepoint.guard;
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.settings = self.settings.map.clone();
         }
@@ -827,13 +863,6 @@ impl Session {
         self.hidden_error(index)?;
         Ok(rows)
     }
-}
-
-/// True for a SET statement that turns a switch on.
-pub(super) fn sets_on(replay: &str) -> bool {
-    let value = replay.rsplit(['=', ' ']).next().unwrap_or_default();
-    let value = value.trim_matches(['\'', '"', ';']).to_lowercase();
-    matches!(value.as_str(), "on" | "true" | "yes" | "1" | "t" | "y")
 }
 
 fn no_transaction(command: &str) -> Failure {

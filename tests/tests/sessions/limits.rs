@@ -19,7 +19,9 @@ use super::is_one;
 pub const CHECKS: &[Check<Dev>] = &[
     ("more clients than connections", more_clients),
     ("the wait has a limit", wait_limit),
+    ("a statement's time counts while it waits", wait_is_timed),
     ("small pool, many sessions", small_pool),
+    ("pg_dump", pg_dump),
     ("TLS is required", tls_required),
     ("TLS of dev", tls_of_dev),
 ];
@@ -108,6 +110,39 @@ fn wait_limit(dev: &Dev) -> Result<()> {
         holder.execute("commit")?;
     }
     is_one(&mut connection, "select v from points where id = 1", "1")
+}
+
+fn wait_is_timed(dev: &Dev) -> Result<()> {
+    let proxy = serve(dev, "timed", 1, "pool_wait_timeout_ms = 30000")?;
+    let mut connection = Connection::open(&proxy.server)?;
+    connection.execute("set statement_timeout = '400ms'")?;
+    let mut holder = Connection::open(&proxy.server)?;
+    holder.execute("begin")?;
+    holder.execute("select count(*) from points")?;
+    for text in [
+        "select v from points where id = 1",
+        "select v from points where id = 2",
+        "update points set v = v where id = 3",
+        "select count(*) from points",
+    ] {
+        let start = Instant::now();
+        let frames = connection.simple(text)?;
+        ensure!(shape(&frames) == "E(57014)Z", "{text}: {}", shape(&frames));
+        let waited = start.elapsed();
+        ensure!(waited < Duration::from_secs(5), "{text}: {waited:?}");
+    }
+    let batch = Batch::new().run("select v from points where id = $1", &["1"]);
+    let frames = connection.batch(&batch.sync())?;
+    ensure!(shape(&frames).ends_with("E(57014)Z"), "{}", shape(&frames));
+    holder.execute("commit")?;
+    is_one(&mut connection, "select v from points where id = 1", "1")
+}
+
+/// It begins with settings of its own, by `set_config` for a row of `pg_settings`.
+fn pg_dump(dev: &Dev) -> Result<()> {
+    let text = postgres::client(dev.server(), "pg_dump", &["--schema-only", "-t", "words"])?;
+    ensure!(text.contains("CREATE TABLE public.words"), "{text}");
+    Ok(())
 }
 
 /// Settings, statements and transactions of many sessions on one server connection per shard.

@@ -58,7 +58,7 @@ impl Session {
                 node.add("From", Value::List(from));
             }
             node.add("Into", Value::Text(one.fetch.temp_table.clone()));
-            let select = self.with_now(one.fetch.select.clone()).await?;
+            let select = self.with_now(one.fetch.select.clone(), inner).await?;
             if let Some(planned) = &one.query {
                 let request = Request {
                     planned,

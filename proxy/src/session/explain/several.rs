@@ -165,7 +165,9 @@ impl Session {
             // Tables that are not there yet tell no types.
             let last = match &way.combine {
                 Combine::Rows(_) => None,
-                Combine::Final(pieces) => Some(self.with_now(readable(pieces, inner)).await?),
+                Combine::Final(pieces) => {
+                    Some(self.with_now(readable(pieces, inner), inner).await?)
+                }
             };
             return Ok(Some(Outlook {
                 tier: Tier::Merge,

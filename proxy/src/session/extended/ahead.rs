@@ -12,8 +12,8 @@ use std::{sync::Arc, time::Instant};
 use automator67_planner::catalog::{Residue, ShardId};
 
 use super::{
-    super::{Session, statements::Statement},
-    BatchStep, Portal,
+    super::{Session, portals::Progress, statements::Statement},
+    BatchStep,
 };
 use crate::{
     error::{Failure, Outcome},
@@ -89,12 +89,8 @@ impl Session {
                 .statement(Tier::Single, kind, started.elapsed());
         }
         if let Some(last) = sent.last() {
-            let portal = Portal {
-                statement: last.statement.clone(),
-                bind: last.bind.clone(),
-                shard: Some(last.shard),
-            };
-            self.portals.insert(String::new(), portal);
+            self.put_portal(last.statement.clone(), last.bind.clone());
+            self.set_progress("", Progress::Done);
         }
         let statements: Vec<_> = sent.iter().map(|one| one.statement.clone()).collect();
         self.note_forwarded(&statements);
@@ -134,6 +130,9 @@ impl Session {
             }
             if let Some(first) = run.first() {
                 several |= first.shard != shard;
+                if first.shard != shard && planned.session.reads_clock {
+                    break;
+                }
                 let catalog = &first.statement.prepared.catalog;
                 if !Arc::ptr_eq(catalog, &statement.prepared.catalog) {
                     break;

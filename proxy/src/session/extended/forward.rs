@@ -14,9 +14,10 @@ use automator67_planner::{
 use super::{
     super::{
         Session,
+        portals::{Progress, queue_bind},
         statements::{Local, Statement, local_answer},
     },
-    BatchStep, Bound, End, Portal,
+    BatchStep, Bound, End,
 };
 use crate::{
     error::{Failure, Outcome, sqlstate},
@@ -41,6 +42,8 @@ pub struct Forward {
     of_step: Vec<Option<Arc<Statement>>>,
     portals: Vec<String>,
     pub bound: Vec<Arc<Statement>>,
+    /// The unnamed portal stays open behind the batch: it has a name of its own on the server.
+    keeps_unnamed: bool,
 }
 
 impl Forward {
@@ -103,7 +106,10 @@ impl Session {
         if self.transaction.is_failed() {
             return Err(Unforwarded::Steps);
         }
-        let mut forward = Forward::default();
+        let mut forward = Forward {
+            keeps_unnamed: self.keeps_unnamed(steps, end),
+            ..Forward::default()
+        };
         let binds = steps.iter().any(|step| {
             matches!(
                 step,
@@ -118,8 +124,9 @@ impl Session {
         for step in steps {
             match step {
                 BatchStep::Parse(parse) => {
-                    let taken = !parse.name.is_empty() && self.statements.contains_key(&parse.name);
-                    if taken {
+                    let again = |(name, _): &(String, Arc<Statement>)| *name == parse.name;
+                    let again = !parse.name.is_empty() && forward.statements.iter().any(again);
+                    if again || self.is_taken(&parse.name) {
                         return Err(Unforwarded::Steps);
                     }
                     let statement = self
@@ -137,6 +144,9 @@ impl Session {
                     continue;
                 }
                 BatchStep::Bind(bind) => {
+                    if self.refuse_taken_portal(&bind.portal).is_err() {
+                        return Err(Unforwarded::Steps);
+                    }
                     let statement = self.find_for_forward(&forward, &bind.statement).await?;
                     let shard = self.forward_shard(&statement, bind);
                     let shard = shard.ok_or(Unforwarded::Steps)?;
@@ -166,11 +176,29 @@ impl Session {
                     continue;
                 }
                 BatchStep::Close(Named::Statement(name)) => forward.closed.push(name.clone()),
-                BatchStep::Close(Named::Portal(_)) => {}
+                BatchStep::Close(Named::Portal(name)) => {
+                    forward.portals.retain(|bound| bound != name);
+                }
             }
             forward.of_step.push(None);
         }
         Ok(forward)
+    }
+
+    /// Statements of ours may take the unnamed portal of the server before the client is done with it.
+    fn keeps_unnamed(&self, steps: &[BatchStep], end: End) -> bool {
+        let in_parts = |step: &BatchStep| matches!(step, BatchStep::Execute { portal, limit } if portal.is_empty() && *limit > 0);
+        let goes_on = self.transaction.is_explicit() || end != End::Sync;
+        self.portal_shard("").is_some() || goes_on && steps.iter().any(in_parts)
+    }
+
+    /// What a portal of the batch is called on the server.
+    fn forwarded_name<'n>(&self, name: &'n str, keeps_unnamed: bool) -> &'n str {
+        if keeps_unnamed {
+            self.name_there(name)
+        } else {
+            name
+        }
     }
 
     /// The statement that has the name at this point of the batch.
@@ -222,10 +250,12 @@ impl Session {
             types: statement.types.clone(),
             limit: 0,
             portal: String::new(),
+            name: String::new(),
             statement: statement.clone(),
         };
         let request = statement.request(planned, Some(&bound));
-        self.resolve_now(target, &request).ok().flatten()
+        let shard = self.resolve_now(target, &request).ok().flatten();
+        shard.filter(|shard| !self.has_other_clock(*shard, &effects))
     }
 
     pub(super) async fn forward(
@@ -348,7 +378,7 @@ impl Session {
         }
         self.links[index].server.shape = describes.then_some(None);
         for (step, statement) in steps.iter().zip(&forward.of_step) {
-            self.forward_step(index, step, statement.as_ref());
+            self.forward_step(index, step, statement.as_ref(), forward.keeps_unnamed);
         }
         let server = &mut self.links[index].server;
         server.sync();
@@ -386,7 +416,13 @@ impl Session {
 
     /// Queues one message of the batch, with names as the server knows them.
     /// `statement` is the one that Parse, Bind and Describe mean.
-    fn forward_step(&mut self, index: usize, step: &BatchStep, statement: Option<&Arc<Statement>>) {
+    fn forward_step(
+        &mut self,
+        index: usize,
+        step: &BatchStep,
+        statement: Option<&Arc<Statement>>,
+        keeps_unnamed: bool,
+    ) {
         match (step, statement) {
             (BatchStep::Parse(parse), Some(statement)) => {
                 self.statements
@@ -406,15 +442,15 @@ impl Session {
             }
             (BatchStep::Bind(bind), Some(statement)) => {
                 let name = self.on_server(index, &bind.statement, statement);
+                let there = self.forwarded_name(&bind.portal, keeps_unnamed);
                 let server = &mut self.links[index].server;
-                message::put_bind(&mut server.wire.output, &bind.portal, &name, &bind.rest);
+                queue_bind(server, there, &name, &bind.rest);
                 server.expect(Step::Bind, true);
-                let portal = Portal {
-                    statement: statement.clone(),
-                    bind: bind.clone(),
-                    shard: Some(server.shard_id()),
-                };
-                self.portals.insert(portal.bind.portal.clone(), portal);
+                let open = Progress::Open(server.shard_id());
+                self.put_portal(statement.clone(), bind.clone());
+                if !there.is_empty() {
+                    self.set_progress(&bind.portal, open);
+                }
             }
             (BatchStep::Describe(Named::Statement(name)), Some(statement)) => {
                 let name = self.on_server(index, name, statement);
@@ -423,14 +459,19 @@ impl Session {
                 server.expect(Step::Describe, true);
             }
             (BatchStep::Describe(Named::Portal(name)), _) => {
+                let there = self.forwarded_name(name, keeps_unnamed);
                 let server = &mut self.links[index].server;
-                message::put_describe(&mut server.wire.output, b'P', name);
+                message::put_describe(&mut server.wire.output, b'P', there);
                 server.expect(Step::Describe, true);
             }
             (BatchStep::Execute { portal, limit }, _) => {
                 let (binary, statement) = self.rows_of(portal);
+                let there = self.forwarded_name(portal, keeps_unnamed);
                 let server = &mut self.links[index].server;
-                server.execute(portal, *limit, true, binary, statement);
+                server.execute(there, *limit, true, binary, statement);
+                if there.is_empty() {
+                    self.set_progress(portal, Progress::Done);
+                }
             }
             (BatchStep::Close(named), _) => {
                 let portal = self.close(named.clone());

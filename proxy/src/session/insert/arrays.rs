@@ -132,9 +132,7 @@ impl Arrays {
             bound: Some(Bound {
                 bind: message::bind(&body)?.into(),
                 types: self.columns.iter().map(|column| column.array).collect(),
-                limit: bound.limit,
-                portal: bound.portal.clone(),
-                statement: bound.statement.clone(),
+                ..bound.without_limit()
             }),
             ..Task::new(shard, self.text.clone())
         })

@@ -1,0 +1,416 @@
+//! Settings in every form, on every shard, on whichever connection serves.
+
+use anyhow::{Result, ensure};
+use automator67_tests::{
+    batch::{Batch, shape},
+    checks::Check,
+    wire::{Connection, Server},
+};
+
+use super::{column, fails, is_one};
+
+pub const CHECKS: &[Check<Server>] = &[
+    ("DateStyle in parts", date_style),
+    ("set_config in every form", set_config),
+    ("set_config of bound values", bound_set_config),
+    ("set_config for the transaction", local_set_config),
+    ("set_config is reported", reported),
+    ("set_config that fails", failed_set_config),
+    ("modes and savepoints", modes_and_savepoints),
+    ("modes that are taken back", modes_taken_back),
+    ("modes of the session", modes_of_session),
+    ("settings of the role", settings_of_role),
+];
+
+/// Every row of every shard sees the value, and so does the home shard.
+fn everywhere(connection: &mut Connection, name: &str, value: &str) -> Result<()> {
+    is_one(
+        connection,
+        &format!("select current_setting('{name}', true)"),
+        value,
+    )?;
+    let seen = format!("current_setting('{name}', true)");
+    is_one(
+        connection,
+        &format!("select count(*) from points where {seen} = '{value}'"),
+        "300",
+    )?;
+    for id in 1..=6 {
+        is_one(
+            connection,
+            &format!("select {seen} from points where id = {id}"),
+            value,
+        )?;
+    }
+    let update = format!("update points set v = v where {seen} = '{value}'");
+    let frames = connection.simple(&update)?;
+    let tag = frames[0].text();
+    ensure!(tag == "UPDATE 300", "{name} = {value}: {tag}");
+    Ok(())
+}
+
+fn date_style(server: &Server) -> Result<()> {
+    for parts in [
+        &["set datestyle = 'sql'", "set datestyle = 'dmy'"][..],
+        &["set datestyle = 'dmy'", "set datestyle = 'sql'"],
+        &[
+            "select set_config('datestyle', 'sql', false)",
+            "set datestyle to dmy",
+        ],
+        &[
+            "set datestyle to dmy",
+            "select set_config('DateStyle', 'sq' || 'l', false)",
+        ],
+        &[
+            "begin",
+            "set datestyle = 'sql'",
+            "set datestyle = 'dmy'",
+            "commit",
+        ],
+    ] {
+        let mut connection = Connection::open(server)?;
+        for part in parts {
+            connection.execute(part)?;
+        }
+        ensure!(
+            connection.parameters["DateStyle"] == "SQL, DMY",
+            "{parts:?}"
+        );
+        everywhere(&mut connection, "datestyle", "SQL, DMY")?;
+        let text =
+            "select distinct '2024-02-03'::date::text || coalesce(min(id)::text, '') from points";
+        is_one(&mut connection, text, "03/02/20241")?;
+    }
+    Ok(())
+}
+
+fn set_config(server: &Server) -> Result<()> {
+    for (text, name, value) in [
+        (
+            "select set_config('app.user', 'ann', false)",
+            "app.user",
+            "ann",
+        ),
+        (
+            "select set_config('app.user', 'a' || 'n', false)",
+            "app.user",
+            "an",
+        ),
+        (
+            "select set_config('app.' || 'user', 'b', 1 = 2)",
+            "app.user",
+            "b",
+        ),
+        (
+            "select upper(set_config('app.user', 'c', false))",
+            "app.user",
+            "c",
+        ),
+        (
+            "select 1, set_config('app.user', 'd', false) as u, now()",
+            "app.user",
+            "d",
+        ),
+        (
+            "select set_config('app.a', '1', false), set_config('app.b', '2', false)",
+            "app.b",
+            "2",
+        ),
+        (
+            "select set_config('app.a', '1', false), set_config('app.b', '2', false)",
+            "app.a",
+            "1",
+        ),
+        (
+            "select set_config('app.user', 'x', false), set_config('app.user', 'e', false)",
+            "app.user",
+            "e",
+        ),
+        (
+            "select case when true then set_config('app.user', 'f', false) end",
+            "app.user",
+            "f",
+        ),
+        (
+            "select set_config('app.user', note, false) from notes where id = 1",
+            "app.user",
+            "first",
+        ),
+        (
+            "select set_config(name, '77', false) from pg_settings where name = 'extra_float_digits' and false",
+            "extra_float_digits",
+            "1",
+        ),
+        (
+            "select set_config(name, '2', false) from pg_settings where name = 'extra_float_digits'",
+            "extra_float_digits",
+            "2",
+        ),
+        (
+            "select pg_catalog.set_config('APP.User', 'g', false)",
+            "app.user",
+            "g",
+        ),
+        (
+            "select set_config('app.user', (select 'h'), false) where true",
+            "app.user",
+            "h",
+        ),
+        (
+            "select set_config('TimeZone', 'Asia/' || 'Tokyo', false), 2",
+            "timezone",
+            "Asia/Tokyo",
+        ),
+        (
+            "select set_config('search_path', 'pg_catalog, ' || 'public', false), 2",
+            "search_path",
+            "pg_catalog, public",
+        ),
+    ] {
+        for block in [false, true] {
+            let mut connection = Connection::open(server)?;
+            if block {
+                connection.execute("begin")?;
+                connection.execute("select count(*) from points")?;
+            }
+            connection.execute(text)?;
+            everywhere(&mut connection, name, value)?;
+            if block {
+                connection.execute("commit")?;
+                everywhere(&mut connection, name, value)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn bound_set_config(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    let text = "select set_config('app.user', $1, false)";
+    let frames = connection.batch(&Batch::new().run(text, &["ann"]).sync())?;
+    ensure!(column(&frames)? == ["ann"], "{}", shape(&frames));
+    everywhere(&mut connection, "app.user", "ann")?;
+    let text = "select set_config($1, $2, $3)";
+    let batch = Batch::new()
+        .parse("set", text)
+        .bind("", "set", &[Some("app.user"), Some("bob"), Some("f")])
+        .describe('P', "")
+        .execute("", 0);
+    let frames = connection.batch(&batch.sync())?;
+    ensure!(shape(&frames) == "12TDCZ", "{}", shape(&frames));
+    everywhere(&mut connection, "app.user", "bob")?;
+    connection.execute("begin")?;
+    let local = [Some("app.user"), Some("eve"), Some("true")];
+    connection.batch(&Batch::new().bind("", "set", &local).execute("", 0).sync())?;
+    everywhere(&mut connection, "app.user", "eve")?;
+    connection.execute("rollback")?;
+    everywhere(&mut connection, "app.user", "bob")
+}
+
+/// As PostgREST and policies on rows use it.
+fn local_set_config(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    for end in ["commit", "rollback"] {
+        connection.execute("begin")?;
+        connection.execute(
+            "select set_config('search_path', 'public', true), set_config('request.method', 'GET', true)",
+        )?;
+        everywhere(&mut connection, "request.method", "GET")?;
+        everywhere(&mut connection, "search_path", "public")?;
+        connection.execute(end)?;
+        everywhere(&mut connection, "search_path", "\"$user\", public")?;
+        let left =
+            "select count(*) from points where current_setting('request.method', true) = 'GET'";
+        is_one(&mut connection, left, "0")?;
+    }
+    connection.execute("begin")?;
+    connection.execute("savepoint s")?;
+    connection.execute("select set_config('app.' || 'x', 'inner', false)")?;
+    connection.execute("rollback to s")?;
+    let left = "select count(*) from points where current_setting('app.x', true) = 'inner'";
+    is_one(&mut connection, left, "0")?;
+    connection.execute("commit")?;
+    is_one(&mut connection, left, "0")
+}
+
+fn reported(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    for (text, name, value) in [
+        (
+            "select set_config('TimeZone', 'Asia/' || 'Tokyo', false)",
+            "TimeZone",
+            "Asia/Tokyo",
+        ),
+        (
+            "select set_config('application_name', 'a', false), set_config('datestyle', 'German', false)",
+            "DateStyle",
+            "German, DMY",
+        ),
+        ("select 1", "application_name", "a"),
+    ] {
+        connection.execute(text)?;
+        ensure!(
+            connection.parameters[name] == value,
+            "{text}: {}",
+            connection.parameters[name]
+        );
+    }
+    Ok(())
+}
+
+fn failed_set_config(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    let before = connection.execute("show timezone")?.unwrap_or_default();
+    for (text, sqlstate) in [
+        (
+            "select set_config('timezone', 'Asia/Tokyo', false), 1 / (random() * 0)::int",
+            "22012",
+        ),
+        (
+            "select set_config('timezone', 'no' || 'where', false)",
+            "22023",
+        ),
+        (
+            "select set_config('no_such_setting_' || 'at_all', '1', false)",
+            "42704",
+        ),
+        ("select set_config(null, '1', false)", "22004"),
+    ] {
+        fails(&mut connection, text, sqlstate)?;
+        everywhere(&mut connection, "timezone", &before)?;
+    }
+    Ok(())
+}
+
+fn modes_and_savepoints(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    for touch in [
+        None,
+        Some("select count(*) from points"),
+        Some("select v from points where id = 1"),
+    ] {
+        for mode in [
+            "set transaction read only",
+            "set transaction_read_only = on",
+            "set local transaction_read_only = on",
+            "select set_config('transaction_read_only', 'on', true)",
+        ] {
+            connection.execute("begin")?;
+            if let Some(touch) = touch {
+                connection.execute(touch)?;
+            }
+            connection.execute("savepoint s")?;
+            connection.execute(mode)?;
+            fails(&mut connection, "update points set v = v", "25006")?;
+            connection.execute("rollback to s")?;
+            for text in [
+                "insert into points values (901, 1), (902, 1), (903, 1)",
+                "update points set v = v where id = 5",
+                "insert into points select id + 900 from points where id between 5 and 9",
+            ] {
+                let frames = connection.simple(text)?;
+                ensure!(
+                    shape(&frames) == "CZ",
+                    "{mode} {touch:?} {text}: {}",
+                    shape(&frames)
+                );
+            }
+            connection.execute("rollback")?;
+        }
+    }
+    Ok(())
+}
+
+fn modes_taken_back(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    for first in ["begin read only", "begin; set transaction read only"] {
+        connection.execute(first)?;
+        connection.execute("set transaction read write")?;
+        let text = "insert into points select id + 900 from points where id between 5 and 9";
+        let frames = connection.simple(text)?;
+        ensure!(shape(&frames) == "CZ", "{first}: {}", shape(&frames));
+        connection.execute("rollback")?;
+    }
+    Ok(())
+}
+
+fn modes_of_session(server: &Server) -> Result<()> {
+    for (texts, name, value) in [
+        (
+            &[
+                "set session characteristics as transaction read only, isolation level repeatable read",
+                "set default_transaction_isolation = 'read committed'",
+            ][..],
+            "default_transaction_isolation",
+            "read committed",
+        ),
+        (
+            &["select set_config('default_transaction_read_only', 'on', false)"],
+            "default_transaction_read_only",
+            "on",
+        ),
+        (
+            &["select set_config('default_transaction_read_only', 'o' || 'n', false)"],
+            "default_transaction_read_only",
+            "on",
+        ),
+    ] {
+        let mut connection = Connection::open(server)?;
+        for text in texts {
+            connection.execute(text)?;
+        }
+        let seen = format!("select distinct current_setting('{name}') from points");
+        is_one(&mut connection, &seen, value)?;
+        for text in [
+            "update points set v = v",
+            "update points set v = v where id = 5",
+            "insert into points select id + 900 from points where id between 5 and 9",
+        ] {
+            fails(&mut connection, text, "25006")?;
+        }
+    }
+    Ok(())
+}
+
+fn settings_of_role(server: &Server) -> Result<()> {
+    let mut owner = Connection::open(server)?;
+    let user = &server.user;
+    for (name, value) in [
+        ("timezone", "Asia/Tokyo"),
+        ("app.tenant", "seven"),
+        ("statement_timeout", "77s"),
+        ("search_path", "pg_catalog, public"),
+        ("datestyle", "SQL, DMY"),
+    ] {
+        // Connections of before are there.
+        let mut warm = Vec::new();
+        for _ in 0..3 {
+            let mut connection = Connection::open(server)?;
+            connection.execute("begin")?;
+            connection.execute("select count(*) from points")?;
+            warm.push(connection);
+        }
+        let before = owner.execute(&format!("select current_setting('{name}', true)"))?;
+        warm.clear();
+        let given = match name {
+            "search_path" | "datestyle" => value.to_owned(),
+            _ => format!("'{value}'"),
+        };
+        owner.execute(&format!("alter role {user} set {name} = {given}"))?;
+        for _ in 0..3 {
+            let mut connection = Connection::open(server)?;
+            everywhere(&mut connection, name, value)?;
+            connection.execute(&format!("reset {name}"))?;
+            everywhere(&mut connection, name, value)?;
+        }
+        owner.execute(&format!("alter role {user} reset {name}"))?;
+        for _ in 0..3 {
+            let mut connection = Connection::open(server)?;
+            let text = format!("select distinct current_setting('{name}', true) from points");
+            let found = connection.execute(&text)?;
+            let gone = found == before || found.as_deref().is_none_or(str::is_empty);
+            ensure!(gone, "{name}: {found:?} instead of {before:?}");
+        }
+    }
+    Ok(())
+}
