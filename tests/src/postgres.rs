@@ -101,6 +101,11 @@ impl Plain {
         Ok(plain)
     }
 
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Kills every process of the server at once.
     pub fn kill(&mut self) -> Result<()> {
         self.group.signal_all(Signal::SIGKILL)?;

@@ -16,9 +16,9 @@ use automator67_tests::{
     wait,
     wire::{Connection, Server, values as columns},
 };
-use rand::{Rng, rngs::ThreadRng, seq::IndexedRandom};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use super::PATIENCE;
+use super::{PATIENCE, Recording};
 
 const CLIENTS: usize = 8;
 /// How many lists one recording works on: few, so that clients meet.
@@ -45,8 +45,7 @@ pub(super) struct Recorder {
 
 struct Shared {
     servers: [Server; 2],
-    style: Style,
-    first_key: Key,
+    recording: Recording,
     stop: AtomicBool,
     next: AtomicU64,
     committed: [AtomicUsize; 2],
@@ -64,11 +63,11 @@ enum Broken {
 }
 
 impl Recorder {
-    pub(super) fn start(pair: &Pair, style: Style, first_key: Key) -> Recorder {
+    /// The seed decides what the clients choose, not who comes first.
+    pub(super) fn start(pair: &Pair, recording: Recording) -> Recorder {
         let shared = Arc::new(Shared {
             servers: [pair.a.server.clone(), pair.b.server.clone()],
-            style,
-            first_key,
+            recording,
             stop: AtomicBool::new(false),
             next: AtomicU64::new(1),
             committed: Default::default(),
@@ -135,7 +134,8 @@ impl Shared {
 
 fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
     let mut history = Vec::new();
-    let mut random = rand::rng();
+    let client = u64::try_from(number)?;
+    let mut random = StdRng::seed_from_u64(shared.recording.seed.wrapping_add(client));
     while let Some((at, mut connection)) = shared.connect(number)? {
         let turns = if at == number % 2 {
             TURNS
@@ -148,7 +148,7 @@ fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
             }
             let mut transaction = Transaction {
                 id: 0,
-                level: match shared.style {
+                level: match shared.recording.style {
                     Style::Level(level) => level,
                     Style::Mixed => {
                         let levels = [Level::Strong, Level::Snapshot];
@@ -179,7 +179,7 @@ fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
 fn run(
     shared: &Shared,
     connection: &mut Connection,
-    random: &mut ThreadRng,
+    random: &mut StdRng,
     transaction: &mut Transaction,
 ) -> Result<(), Broken> {
     let name = match transaction.level {
@@ -194,7 +194,7 @@ fn run(
     // Half of all read several lists, in one statement or one by one.
     let only_reads = random.random_bool(0.5);
     let mut keys: Vec<Key> = (0..random.random_range(1..=4))
-        .map(|_| shared.first_key + random.random_range(0..KEYS))
+        .map(|_| shared.recording.first_key + random.random_range(0..KEYS))
         .collect();
     if random.random_bool(0.9) {
         // Mostly in order: circles of waiting take their time to be found.
