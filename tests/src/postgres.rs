@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Uid};
 use tempfile::TempDir;
 
 use crate::{
@@ -27,8 +27,57 @@ pub const PASSWORD: &str = "open sesame";
 pub const DATABASE: &str = "app";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// The newest directory that holds `initdb`, `postgres` and `pg_ctl`.
+/// The directory that holds `initdb`, `postgres` and `pg_ctl`: of the major version that
+/// `AUTOMATOR67_POSTGRES` names, else of the newest that Debian has installed, else on PATH.
 pub fn binaries() -> Result<PathBuf> {
+    if let Some(major) = std::env::var_os("AUTOMATOR67_POSTGRES") {
+        return of_major(&major.to_string_lossy());
+    }
+    if let Some((_, newest)) = installed()?.into_iter().max() {
+        return Ok(newest);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .find(|directory| is_complete(directory))
+        .context("no Postgres binaries found: apt-get install postgresql")
+}
+
+/// Debian's, else what `scripts/setup` has fetched.
+fn of_major(major: &str) -> Result<PathBuf> {
+    let debian = installed()?.into_iter();
+    let mut debian = debian.filter(|(number, _)| number.to_string() == major);
+    if let Some((_, directory)) = debian.next() {
+        return Ok(directory);
+    }
+    let fetched = fetched()?.join(major).join("bin");
+    ensure!(
+        is_complete(&fetched),
+        "no Postgres {major} in {}: scripts/setup test, or scripts/setup soak",
+        fetched.display()
+    );
+    Ok(fetched)
+}
+
+/// As in `scripts/setup`: the account that runs Postgres for root cannot enter root's home.
+fn fetched() -> Result<PathBuf> {
+    let folder = match Uid::effective().is_root() {
+        true => PathBuf::from("/var/cache/automator67"),
+        false => cache()?,
+    };
+    Ok(folder.join("postgresql"))
+}
+
+/// Where `scripts/setup` keeps what it installs for tests.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("AUTOMATOR67_CACHE") {
+        return Ok(path.into());
+    }
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    Ok(PathBuf::from(home).join(".cache/automator67"))
+}
+
+/// Major versions and directories below Debian's.
+fn installed() -> Result<Vec<(u32, PathBuf)>> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten() {
         let version = entry?.path();
@@ -41,13 +90,7 @@ pub fn binaries() -> Result<PathBuf> {
             found.push((number, version.join("bin")));
         }
     }
-    if let Some((_, newest)) = found.into_iter().max() {
-        return Ok(newest);
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .find(|directory| is_complete(directory))
-        .context("no Postgres binaries found: apt-get install postgresql")
+    Ok(found)
 }
 
 fn is_complete(directory: &Path) -> bool {
