@@ -364,6 +364,10 @@ impl Generator {
         {
             conditions.push(condition);
         }
+        if ask.top && self.around.timed {
+            let moment = self.leaf(scope, Type::Timestamptz).text;
+            conditions.push(self.clock_condition(&moment));
+        }
         let by_key = if ask.top { 17 } else { 6 };
         if self.random.chance(by_key)
             && let Some(condition) = self.key_condition(scope)
