@@ -19,6 +19,8 @@ pub mod setting;
 mod spelling;
 mod whole;
 
+use std::sync::OnceLock;
+
 use bytes::BytesMut;
 
 use crate::{cases::Parameter, play};
@@ -162,6 +164,30 @@ impl Scope {
 pub struct Common {
     name: String,
     query: query::Query,
+}
+
+/// What statements can do without, to look for differences behind one that is known. It changes
+/// what follows in a statement, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Feature {
+    Functions,
+    Mistakes,
+    Roles,
+    Rows,
+    Settings,
+    Spellings,
+    Windows,
+}
+
+impl Feature {
+    /// False when `AUTOMATOR67_WITHOUT` names it: `rows,spellings`.
+    fn is_wanted(self) -> bool {
+        static WITHOUT: OnceLock<String> = OnceLock::new();
+        let without =
+            WITHOUT.get_or_init(|| std::env::var("AUTOMATOR67_WITHOUT").unwrap_or_default());
+        let name = format!("{self:?}").to_lowercase();
+        !without.split(',').any(|word| word == name)
+    }
 }
 
 /// Makes one statement.

@@ -2,11 +2,13 @@
 //! can be forced: same answers.
 //!
 //! `AUTOMATOR67_STATEMENTS` says how many, `AUTOMATOR67_SEED` which ones, `AUTOMATOR67_FIRST` the
-//! number of the first. A difference names seed and number: with these two and one statement it
+//! number of the first, `AUTOMATOR67_DIFFERENCES` after how many differing statements it is enough,
+//! `AUTOMATOR67_WITHOUT` what not to generate (`rows,spellings`: see `generate::Feature`). A difference
+//! names seed and number: with these two and one statement it
 //! runs again alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io::{Read, Write as _},
     net::TcpStream,
@@ -32,7 +34,7 @@ const DEFAULT_STATEMENTS: u64 = 2000;
 const CHUNK: u64 = 250;
 /// How many statements are sent before the first answer is read.
 const PIPELINED: usize = 5;
-const MOST_DIFFERENCES: usize = 20;
+const MOST_DIFFERENCES: u64 = 20;
 const FORCED: [&str; 3] = ["gather", "merge", "scatter"];
 
 /// Plain Postgres and the three clusters.
@@ -217,6 +219,8 @@ struct Report {
     errors: BTreeMap<String, usize>,
     refusals: BTreeMap<String, BTreeMap<String, usize>>,
     differences: Vec<String>,
+    /// The numbers of the statements that differ.
+    differing: BTreeSet<u64>,
 }
 
 impl Report {
@@ -282,6 +286,7 @@ impl Report {
     }
 
     fn note(&mut self, name: &str, statement: &Statement, what: &str) {
+        self.differing.insert(statement.number);
         let mut text = format!(
             "== seed {} statement {} on {name}\n",
             self.seed, statement.number
@@ -311,12 +316,13 @@ impl Report {
         let (refused, failed) = self.rates();
         let mut text = format!(
             "{} statements of seed {} in {seconds:.1} s; {:.2} % failed on Postgres, \
-             at most {:.2} % refused, {} differences\n",
+             at most {:.2} % refused, {} differences in {} statements\n",
             self.statements,
             self.seed,
             failed * 100.0,
             refused * 100.0,
-            self.differences.len()
+            self.differences.len(),
+            self.differing.len()
         );
         let _ = writeln!(
             text,
@@ -372,7 +378,8 @@ fn generated_statements_answer_like_postgres() {
     let start = Instant::now();
     let mut next = number("AUTOMATOR67_FIRST", 0);
     let end = next + number("AUTOMATOR67_STATEMENTS", DEFAULT_STATEMENTS);
-    while next < end && report.differences.len() < MOST_DIFFERENCES {
+    let enough = number("AUTOMATOR67_DIFFERENCES", MOST_DIFFERENCES);
+    while next < end && (report.differing.len() as u64) < enough {
         let statements = next..end.min(next + CHUNK);
         next = statements.end;
         let statements: Vec<Statement> = statements

@@ -531,13 +531,13 @@ impl Generator {
                 "json_build_object('n', {}, 'w', {})",
                 number.text, word.text
             ),
-            (Type::Json, 1) if !scope.whole_rows.is_empty() && !scope.grouped => {
-                self.row_as(scope, kind).unwrap_or_default()
-            }
+            (Type::Json, 1) if !scope.whole_rows.is_empty() && !scope.grouped => self
+                .row_as(scope, kind)
+                .unwrap_or_else(|| format!("'[]'::{}", kind.name())),
             (Type::Json, _) => format!("to_json({})", word.text),
-            (_, 0) if !scope.whole_rows.is_empty() && !scope.grouped => {
-                self.row_as(scope, kind).unwrap_or_default()
-            }
+            (_, 0) if !scope.whole_rows.is_empty() && !scope.grouped => self
+                .row_as(scope, kind)
+                .unwrap_or_else(|| format!("'[]'::{}", kind.name())),
             (_, 0) => format!("jsonb_build_array({}, {})", number.text, word.text),
             (_, 1) if self.random.chance(40) => {
                 let value = self.leaf(scope, Type::Jsonb);

@@ -2,7 +2,7 @@
 //! before any row is read, or in a place that is computed for every row of FROM.
 
 use super::{
-    Expression, Generator, Scope,
+    Expression, Feature, Generator, Scope,
     relation::From,
     schema::{TABLES, Table, Type},
 };
@@ -52,6 +52,7 @@ impl Generator {
     /// A whole statement, and whether its rows are in an order that leaves no choice.
     pub fn statement(&mut self) -> (String, bool) {
         match self.random.below(100) {
+            _ if !Feature::Mistakes.is_wanted() => self.top(),
             0..=2 => self.with_wrong_expression(),
             3..=6 => (self.with_wrong_rows(), false),
             7..=8 => (self.with_wrong_clause(), false),

@@ -1,7 +1,7 @@
 //! Queries: SELECT with all its clauses, set operations, WITH.
 
 use super::{
-    Column, Common, Expression, Generator, Scope,
+    Column, Common, Expression, Feature, Generator, Scope,
     relation::From,
     schema::{TYPES, Type},
 };
@@ -257,7 +257,8 @@ impl Generator {
     }
 
     fn body(&mut self, ask: &Ask) -> Body {
-        let named = self.random.chance(45).then(Vec::new);
+        let named = self.random.chance(45) && Feature::Windows.is_wanted();
+        let named = named.then(Vec::new);
         let outer = std::mem::replace(&mut self.windows, named);
         let mut body = self.body_without_windows(ask);
         let named = std::mem::replace(&mut self.windows, outer);
@@ -333,7 +334,7 @@ impl Generator {
 
     /// All columns of one table, or its whole row as one value.
     fn star(&mut self, scope: &Scope, outputs: &mut Vec<Output>) -> Option<String> {
-        if scope.whole_rows.is_empty() {
+        if scope.whole_rows.is_empty() || !Feature::Rows.is_wanted() {
             return None;
         }
         let alias = self.random.pick(&scope.whole_rows);

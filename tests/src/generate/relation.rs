@@ -1,7 +1,7 @@
 //! FROM clauses.
 
 use super::{
-    Column, Expression, Generator, Scope,
+    Column, Expression, Feature, Generator, Scope,
     query::{Ask, Query},
     schema::{TABLES, Table, Type},
 };
@@ -287,7 +287,7 @@ impl Generator {
             0..=3 if self.afford() => self.derived(&[], rows),
             4..=9 if !self.commons.is_empty() => self.common(),
             10 => self.list_of_values(),
-            11 | 12 => self.function_item(),
+            11 | 12 if Feature::Functions.is_wanted() => self.function_item(),
             _ => {
                 let table = self.any_table();
                 self.table(table)
@@ -437,7 +437,8 @@ impl Generator {
         } else {
             ""
         };
-        let function = match self.random.chance(45) {
+        let wanted = self.random.chance(45) && Feature::Functions.is_wanted();
+        let function = match wanted {
             true => self.lateral_function(&left.scope),
             false => None,
         };

@@ -1,6 +1,6 @@
 //! What runs around a statement in its session: settings, transactions, roles, the clock.
 
-use super::Generator;
+use super::{Feature, Generator};
 
 /// Statements before and after another one, which take back what they did.
 #[derive(Debug, Default)]
@@ -56,6 +56,7 @@ impl Generator {
     /// Decides what runs around the statement to come.
     pub(super) fn surround(&mut self) {
         match self.random.below(100) {
+            0..=10 if !Feature::Settings.is_wanted() => {}
             0..=7 => {
                 for _ in 0..self.random.between(1, 2) {
                     self.set();
@@ -73,7 +74,7 @@ impl Generator {
                 self.around.after.push("commit".to_owned());
             }
             14 | 15 => self.note_the_time(),
-            16 | 17 => {
+            16 | 17 if Feature::Roles.is_wanted() => {
                 self.around.reader = true;
                 self.around.before.push("set role reader".to_owned());
                 self.around.after.push("reset role".to_owned());

@@ -1,7 +1,7 @@
 //! Expressions in two spellings: a key of GROUP BY or an item of ORDER BY that stands elsewhere in
 //! other words. Postgres takes most pairs for equal, and refuses the rest with 42803 or 42P10.
 
-use super::{Column, Expression, Generator, Scope, schema::Type};
+use super::{Column, Expression, Feature, Generator, Scope, schema::Type};
 
 /// `{}` is a column; the second may be another spelling of the same.
 type Pair = (&'static str, &'static str, Type);
@@ -113,6 +113,9 @@ const OF_MOMENTS: [Pair; 6] = [
 impl Generator {
     /// An expression over `column` that has another spelling; `None` for types that lack one.
     pub(super) fn spelled_twice(&mut self, column: &Column) -> Option<Column> {
+        if !Feature::Spellings.is_wanted() {
+            return None;
+        }
         let pair = match column.value.kind {
             Type::Text => self.random.pick(&OF_TEXT),
             Type::Int4 => self.random.pick(&OF_INTEGERS),
@@ -140,6 +143,9 @@ impl Generator {
     /// Gives columns of relations other spellings: without the relation, if no other column has
     /// the name, and as a field of the whole row.
     pub(super) fn spell_columns(&mut self, scope: &mut Scope) {
+        if !Feature::Spellings.is_wanted() {
+            return;
+        }
         let names: Vec<String> = scope.columns.iter().map(|it| it.name.clone()).collect();
         for column in &mut scope.columns {
             let Some((alias, name)) = column.value.text.split_once('.') else {

@@ -1,11 +1,11 @@
 //! Whole rows as values: `t`, `t.*`, `(t).x`.
 
-use super::{Expression, Generator, Scope, schema::Type};
+use super::{Expression, Feature, Generator, Scope, schema::Type};
 
 impl Generator {
     /// A relation whose whole row can be named, and whether rows can be compared.
     fn whole_row(&mut self, scope: &Scope) -> Option<(String, bool)> {
-        if scope.whole_rows.is_empty() {
+        if scope.whole_rows.is_empty() || !Feature::Rows.is_wanted() {
             return None;
         }
         let alias = self.random.pick(&scope.whole_rows);
