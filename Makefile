@@ -36,6 +36,12 @@ unit:
 	else \
 		cargo test --locked --workspace --features automator67/failpoints --no-fail-fast -- --test-threads=2; \
 	fi
+	AUTOMATOR67_POSTGRES=$(NEWEST) $(ON_POSTGRES)
+
+# What must hold on every major version: the case files, the generated statements, the drivers.
+NEWEST = 18
+ON_POSTGRES = cargo test --locked --workspace --features automator67/failpoints --test main -- \
+	--test-threads=1 corpus:: generated:: drivers::
 
 doc:
 	scripts/setup build
@@ -45,12 +51,13 @@ fuzz:
 	scripts/setup test
 	fuzz/run $(FUZZ_SECONDS)
 
-# Long forms: 100,000 generated statements on every cluster and tier, 100,000 changes, 100 rounds of
+# Other major versions of Postgres, and long forms: 100,000 generated statements on every cluster and tier, 100,000 changes, 100 rounds of
 # every fault at every step of a commit, ten minutes of TPC-C, a minute of clashing values. A
 # difference names its seed and number.
 SOAK = cargo test --release --locked --package automator67-tests --test main
 soak:
-	scripts/setup test
+	scripts/setup soak
+	for major in 16 17 $(NEWEST); do AUTOMATOR67_POSTGRES=$$major $(ON_POSTGRES); done
 	AUTOMATOR67_STATEMENTS=$${AUTOMATOR67_STATEMENTS:-100000} $(SOAK) generated -- --nocapture
 	AUTOMATOR67_STATEMENTS=$${AUTOMATOR67_STATEMENTS:-100000} $(SOAK) changes -- --nocapture
 	AUTOMATOR67_ROUNDS=$${AUTOMATOR67_ROUNDS:-100} $(SOAK) bank -- --nocapture

@@ -60,6 +60,16 @@ pub struct Failure {
     pub sqlstate: String,
     /// For the report alone.
     pub message: String,
+    /// What helps. A refusal must have one.
+    pub hint: Option<String>,
+}
+
+/// The first error.
+pub fn failure(events: &[Event]) -> Option<&Failure> {
+    events.iter().find_map(|event| match event {
+        Event::Error(failure) => Some(failure),
+        _ => None,
+    })
 }
 
 impl PartialEq for Failure {
@@ -126,6 +136,7 @@ pub fn events(frames: &[Frame], names: &TypeNames) -> Result<Vec<Event>> {
             b'E' => Event::Error(Failure {
                 sqlstate: frame.field(b'C').unwrap_or_default(),
                 message: frame.field(b'M').unwrap_or_default(),
+                hint: frame.field(b'H'),
             }),
             b'Z' => Event::Ready(frame.body.first().map_or('?', |&byte| char::from(byte))),
             other => Event::Other(char::from(other)),

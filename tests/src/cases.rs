@@ -7,7 +7,8 @@
 //! - `@setup`: must succeed everywhere; the answer is not compared.
 //! - `@plain`: runs only on plain Postgres, and must succeed there.
 //! - `@proxy`: runs only on the proxies, and must succeed there.
-//! - `@refused SQLSTATE`: plain Postgres does not see it; the proxies refuse it with this code.
+//! - `@refused SQLSTATE`: plain Postgres does not see it; the proxies refuse it with this code and
+//!   a hint.
 //! - `@ordered`, `@unordered`: whether row order counts; without it, it does when the text has
 //!   an ORDER BY outside of parentheses.
 //! - `@bind VALUE ...`: runs in the extended protocol with these parameters. A value is

@@ -9,10 +9,17 @@
 pub mod aggregate;
 pub mod condition;
 pub mod expression;
+mod function;
+mod mistake;
 pub mod query;
 pub mod random;
 pub mod relation;
 pub mod schema;
+pub mod setting;
+mod spelling;
+mod whole;
+
+use std::sync::OnceLock;
 
 use bytes::BytesMut;
 
@@ -25,8 +32,12 @@ use schema::Type;
 pub struct Statement {
     /// Its number: with the seed, all that it takes to make it again.
     pub number: u64,
+    /// What runs before it, in the same session: settings, BEGIN.
+    pub before: Vec<String>,
     /// What runs.
     pub text: String,
+    /// What takes back what ran before it.
+    pub after: Vec<String>,
     /// Its ORDER BY leaves no choice: row order counts.
     pub ordered: bool,
     /// Parameters; without, the simple protocol is used.
@@ -36,9 +47,17 @@ pub struct Statement {
 }
 
 impl Statement {
+    /// How many times ReadyForQuery comes.
+    pub fn answers(&self) -> usize {
+        self.before.len() + 1 + self.after.len()
+    }
+
     /// The messages that run it.
     pub fn messages(&self) -> anyhow::Result<BytesMut> {
         let mut bytes = BytesMut::new();
+        for text in &self.before {
+            postgres_protocol::message::frontend::query(text, &mut bytes)?;
+        }
         match &self.parameters {
             None => postgres_protocol::message::frontend::query(&self.text, &mut bytes)?,
             Some(parameters) => {
@@ -50,6 +69,9 @@ impl Statement {
                 let format = i16::from(self.binary);
                 play::put_extended(&mut bytes, &self.text, parameters, types, format)?;
             }
+        }
+        for text in &self.after {
+            postgres_protocol::message::frontend::query(text, &mut bytes)?;
         }
         Ok(bytes)
     }
@@ -90,6 +112,8 @@ pub struct Column {
     pub value: Expression,
     /// Its name without the relation; empty for an expression.
     pub name: String,
+    /// Another way to write it.
+    pub other: Option<String>,
     /// Roughly how many different values it has.
     pub distinct: f64,
 }
@@ -119,7 +143,11 @@ impl Scope {
             .columns
             .iter()
             .filter(|column| !column.name.is_empty() && column.value.text.contains('.'));
-        visible.chain(&self.outer).cloned().collect()
+        let mut visible: Vec<Column> = visible.chain(&self.outer).cloned().collect();
+        for column in &mut visible {
+            column.other = None;
+        }
+        visible
     }
 
     /// Without the levels around it: the arguments of an aggregate must not all come from there.
@@ -138,6 +166,30 @@ pub struct Common {
     query: query::Query,
 }
 
+/// What statements can do without, to look for differences behind one that is known. It changes
+/// what follows in a statement, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Feature {
+    Functions,
+    Mistakes,
+    Roles,
+    Rows,
+    Settings,
+    Spellings,
+    Windows,
+}
+
+impl Feature {
+    /// False when `AUTOMATOR67_WITHOUT` names it: `rows,spellings`.
+    fn is_wanted(self) -> bool {
+        static WITHOUT: OnceLock<String> = OnceLock::new();
+        let without =
+            WITHOUT.get_or_init(|| std::env::var("AUTOMATOR67_WITHOUT").unwrap_or_default());
+        let name = format!("{self:?}").to_lowercase();
+        !without.split(',').any(|word| word == name)
+    }
+}
+
 /// Makes one statement.
 #[derive(Debug)]
 pub struct Generator {
@@ -150,6 +202,12 @@ pub struct Generator {
     budget: usize,
     /// Mostly columns and common aggregates: what need not be gathered.
     simple: bool,
+    /// A wrong expression that has no place yet.
+    wrong: Option<String>,
+    /// The windows of the query under way that have names; `None` where they must not.
+    windows: Option<Vec<String>>,
+    /// What runs before and after it, and is compared as well.
+    around: setting::Around,
 }
 
 const MOST_PARAMETERS: usize = 10;
@@ -171,8 +229,12 @@ pub fn statement(seed: u64, number: u64) -> Statement {
         aliases: 0,
         budget,
         simple,
+        wrong: None,
+        windows: None,
+        around: setting::Around::default(),
     };
-    let (text, ordered) = generator.top();
+    generator.surround();
+    let (text, ordered) = generator.statement();
     let (text, parameters) = match generator.parameters {
         None => (text, None),
         Some(parameters) => {
@@ -182,7 +244,9 @@ pub fn statement(seed: u64, number: u64) -> Statement {
     };
     Statement {
         number,
+        before: generator.around.before,
         text,
+        after: generator.around.after,
         ordered,
         parameters,
         binary,

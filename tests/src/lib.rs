@@ -9,6 +9,7 @@
 //! - [`generate`] makes statements from a seed, over a schema of its own.
 //! - [`changes`] makes writes and transactions from a seed, over a schema of its own.
 //! - [`cases`] reads the case files of `tests/sql`, [`play`] runs them on one server.
+//! - [`given`] reads seeds and numbers from the environment.
 //! - [`checks`] runs many checks on one set of servers.
 //! - [`tpcc`] fills the nine TPC-C tables and runs its transactions.
 //! - [`tpch`] fills the eight TPC-H tables.
@@ -22,6 +23,7 @@ pub mod cases;
 pub mod changes;
 pub mod checks;
 pub mod generate;
+pub mod given;
 pub mod history;
 pub mod isolation;
 pub mod pair;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Uid};
 use tempfile::TempDir;
 
 use crate::{
@@ -28,24 +28,25 @@ pub const DATABASE: &str = "app";
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Every directory that holds `initdb`, `postgres` and `pg_ctl`: those of the system's packages, and
-/// those that `AUTOMATOR67_POSTGRES_DIRS` names (parted by colons).
+/// those that `scripts/setup` has fetched.
 pub fn all_binaries() -> Result<Vec<PathBuf>> {
-    let named = std::env::var_os("AUTOMATOR67_POSTGRES_DIRS").unwrap_or_default();
-    let mut all: Vec<PathBuf> = std::env::split_paths(&named)
-        .filter(|directory| !directory.as_os_str().is_empty())
-        .collect();
-    if let Some(missing) = all.iter().find(|directory| !is_complete(directory)) {
-        bail!("{} lacks initdb, postgres or pg_ctl", missing.display());
+    let mut all: Vec<PathBuf> = installed()?.into_iter().map(|(_, one)| one).collect();
+    for entry in fs::read_dir(fetched()?).into_iter().flatten() {
+        all.push(entry?.path().join("bin"));
     }
-    all.extend(installed()?.into_iter().map(|(_, directory)| directory));
+    all.retain(|directory| is_complete(directory));
     if all.is_empty() {
         all.push(binaries()?);
     }
     Ok(all)
 }
 
-/// The newest directory that holds `initdb`, `postgres` and `pg_ctl`.
+/// The directory that holds `initdb`, `postgres` and `pg_ctl`: of the major version that
+/// `AUTOMATOR67_POSTGRES` names, else of the newest that Debian has installed, else on PATH.
 pub fn binaries() -> Result<PathBuf> {
+    if let Some(major) = std::env::var_os("AUTOMATOR67_POSTGRES") {
+        return of_major(&major.to_string_lossy());
+    }
     if let Some((_, newest)) = installed()?.into_iter().max() {
         return Ok(newest);
     }
@@ -55,7 +56,41 @@ pub fn binaries() -> Result<PathBuf> {
         .context("no Postgres binaries found: apt-get install postgresql")
 }
 
-/// Versions and directories of the system's packages.
+/// Debian's, else what `scripts/setup` has fetched.
+fn of_major(major: &str) -> Result<PathBuf> {
+    let debian = installed()?.into_iter();
+    let mut debian = debian.filter(|(number, _)| number.to_string() == major);
+    if let Some((_, directory)) = debian.next() {
+        return Ok(directory);
+    }
+    let fetched = fetched()?.join(major).join("bin");
+    ensure!(
+        is_complete(&fetched),
+        "no Postgres {major} in {}: scripts/setup test, or scripts/setup soak",
+        fetched.display()
+    );
+    Ok(fetched)
+}
+
+/// As in `scripts/setup`: the account that runs Postgres for root cannot enter root's home.
+fn fetched() -> Result<PathBuf> {
+    let folder = match Uid::effective().is_root() {
+        true => PathBuf::from("/var/cache/automator67"),
+        false => cache()?,
+    };
+    Ok(folder.join("postgresql"))
+}
+
+/// Where `scripts/setup` keeps what it installs for tests.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("AUTOMATOR67_CACHE") {
+        return Ok(path.into());
+    }
+    let home = std::env::var_os("HOME").context("HOME is not set")?;
+    Ok(PathBuf::from(home).join(".cache/automator67"))
+}
+
+/// Major versions and directories below Debian's.
 fn installed() -> Result<Vec<(u32, PathBuf)>> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for entry in fs::read_dir("/usr/lib/postgresql").into_iter().flatten() {
@@ -131,6 +166,11 @@ impl Plain {
         };
         plain.make_database()?;
         Ok(plain)
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Kills every process of the server at once.

@@ -1,8 +1,8 @@
-//! Child processes in a group of their own, which never outlive their owner.
+//! Child processes in a group of their own, which never outlive their owner, even if it is killed.
 
 use std::{
     fs::File,
-    io::Read,
+    io::{Read, Write},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -58,6 +58,7 @@ pub fn run_as(command: &mut Command, account: Option<Account>) {
 #[derive(Debug)]
 pub struct Group {
     child: Child,
+    watch: Watch,
     log: PathBuf,
 }
 
@@ -65,14 +66,19 @@ impl Group {
     /// Starts `command` in a new process group; stderr goes to the file `log`.
     pub fn start(command: &mut Command, log: &Path) -> Result<Group> {
         let stderr = File::create(log).with_context(|| format!("create {}", log.display()))?;
-        let child = command
+        let mut child = command
             .stdin(Stdio::null())
             .stderr(stderr)
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
+        let watch = Watch::over(child.id());
+        let watch = watch.inspect_err(|_| {
+            let _ = child.kill();
+        })?;
         Ok(Group {
             child,
+            watch,
             log: log.to_owned(),
         })
     }
@@ -131,5 +137,37 @@ impl Drop for Group {
         }
         let _ = self.signal_all(Signal::SIGKILL);
         let _ = self.child.wait();
+        self.watch.end();
+    }
+}
+
+/// A shell that ends a group when we are gone, however we went: nobody else has the other end of
+/// the pipe that it reads from. It is in a group of its own, because a test is killed by its group.
+#[derive(Debug)]
+struct Watch(Child);
+
+/// A line is a farewell; the end of the file is not. The same signals as in [`Group`]'s drop.
+const WATCH: &str = r#"read -r farewell && exit
+kill -INT "$1" && timeout 10 tail --pid="$1" -f /dev/null
+kill -KILL -- "-$1""#;
+
+impl Watch {
+    fn over(group: u32) -> Result<Watch> {
+        let shell = Command::new("sh")
+            .args(["-c", WATCH, "watch", &group.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .context("start a watch over a child")?;
+        Ok(Watch(shell))
+    }
+
+    fn end(&mut self) {
+        if let Some(mut pipe) = self.0.stdin.take() {
+            let _ = pipe.write_all(b"\n");
+        }
+        let _ = self.0.wait();
     }
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::{
     authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
@@ -442,17 +442,21 @@ impl Connection {
         Ok(rows)
     }
 
-    /// Runs a simple query that must fail; returns its SQLSTATE and message.
+    /// Runs a simple query that must fail; returns its SQLSTATE and message. A refusal must have a
+    /// hint.
     pub fn failure(&mut self, text: &str) -> Result<(String, String)> {
         let frames = self.simple(text)?;
         let error = frames
             .iter()
             .find(|frame| frame.tag == b'E')
             .with_context(|| format!("{text} did not fail"))?;
-        Ok((
-            error.field(b'C').unwrap_or_default(),
-            error.field(b'M').unwrap_or_default(),
-        ))
+        let field = |code| error.field(code).unwrap_or_default();
+        let (sqlstate, message) = (field(b'C'), field(b'M'));
+        ensure!(
+            !is_refusal(&sqlstate) || error.field(b'H').is_some(),
+            "{text} is refused without a hint: {sqlstate} {message}"
+        );
+        Ok((sqlstate, message))
     }
 
     /// Says goodbye.
@@ -483,6 +487,12 @@ impl std::fmt::Display for Closed {
 }
 
 impl std::error::Error for Closed {}
+
+/// What the proxy answers where it does not do what Postgres does: feature_not_supported, or
+/// configuration_limit_exceeded.
+pub fn is_refusal(sqlstate: &str) -> bool {
+    ["0A000", "53400"].contains(&sqlstate)
+}
 
 /// The values of a DataRow.
 pub fn values(body: &Bytes) -> Result<Vec<Option<Bytes>>> {

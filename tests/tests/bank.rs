@@ -2,7 +2,9 @@
 //! every step of a commit: none is made, none is lost, and no reader sees a transfer in part.
 //!
 //! `AUTOMATOR67_ROUNDS` says how often each step gets a fault (1, with the kinds of fault taking
-//! turns over steps and rounds); `AUTOMATOR67_STEPS` keeps the steps whose name contains it.
+//! turns over steps and rounds); `AUTOMATOR67_STEPS` keeps the steps whose name contains it;
+//! `AUTOMATOR67_SEED` says which transfers each client makes, and every run tells its own (who comes
+//! first is left to chance).
 
 mod clients;
 mod faults;
@@ -12,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use automator67_tests::{
     bank::{ACCOUNTS, INITIAL, TOTAL, Transfer, Vault},
+    given::{self, number},
     pair::{Pair, RESOLVE_LIMIT},
     wait,
     wire::Connection,
@@ -27,19 +30,20 @@ fn money_is_neither_made_nor_lost() {
 }
 
 fn bank() -> Result<()> {
-    let rounds = std::env::var("AUTOMATOR67_ROUNDS").map_or(Ok(1), |text| text.parse())?;
+    let rounds = usize::try_from(number("AUTOMATOR67_ROUNDS", 1))?;
+    let seed = given::seed("the bank");
     let wanted = std::env::var("AUTOMATOR67_STEPS").unwrap_or_default();
     let mut pair = Pair::start(SHARDS)?;
     open_accounts(&pair)?;
-    let notes = Arc::new(Notes::new(&pair));
+    let notes = Arc::new(Notes::new(&pair, seed));
     for round in 0..rounds {
         let clients = Clients::start(&notes);
         notes
             .progress(&[Counter::A, Counter::B], 20)
             .with_context(|| notes.summary())?;
-        for (number, step) in STEPS.iter().enumerate() {
+        for (turn, step) in STEPS.iter().enumerate() {
             if step.contains(&wanted) {
-                let fault = Fault::of_turn(round + number, SHARDS);
+                let fault = Fault::of_turn(round + turn, SHARDS);
                 faults::strike(&mut pair, &notes, step, fault)
                     .with_context(|| context(&pair, &notes, round, step, fault))?;
             }

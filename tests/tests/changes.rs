@@ -21,8 +21,9 @@ use automator67_tests::{
         self, EPISODE, Episode, Step,
         schema::{self, TABLES, Table},
     },
+    given::number,
     postgres::Plain,
-    wire::{Connection, Server},
+    wire::{self, Connection, Server},
 };
 
 const DEFAULT_SEED: u64 = 20_240_229;
@@ -195,17 +196,22 @@ impl Run<'_> {
     /// Runs one statement on both; what differs.
     fn step(&mut self, step: &Step, guarded: bool) -> Result<Option<String>> {
         let mut found = self.pair.proxy.run(step).context("proxy")?;
-        let failure = failure(&found);
+        let failure = answer::failure(&found);
         let writes = ["insert", "merge"];
         let writes = writes.iter().any(|word| step.text.contains(word));
         // A statement that fails may have drawn some numbers or all; COPY draws them in blocks.
         self.numbers_differ |= writes && (failure.is_some() || step.shuffles_numbers);
         self.numbers_differ |= step.rows.is_some();
-        if let Some((sqlstate, message)) = &failure
-            && ["0A000", "53400"].contains(&sqlstate.as_str())
+        if let Some(failure) = failure
+            && wire::is_refusal(&failure.sqlstate)
         {
-            let known = self.report.refusals.entry(format!("{sqlstate} {message}"));
-            *known.or_default() += 1;
+            if failure.hint.is_none() {
+                let shown = answer::summary(&found);
+                return Ok(Some(format!("  refused without a hint:{shown}")));
+            }
+            let message = &failure.message;
+            let told = format!("{} {message}", failure.sqlstate);
+            *self.report.refusals.entry(told).or_default() += 1;
             if std::env::var_os("AUTOMATOR67_SHOW_REFUSALS").is_some() {
                 let shards = self.pair.shards;
                 eprintln!("--- {shards} shards: {message}: {}", step.script());
@@ -221,9 +227,10 @@ impl Run<'_> {
         }
         self.script.push(step.script());
         let mut expected = self.pair.plain.run(step).context("plain Postgres")?;
-        if let Some((sqlstate, message)) = self::failure(&expected) {
-            let known = self.report.errors.entry(format!("{sqlstate} {message}"));
-            *known.or_default() += 1;
+        if let Some(failure) = answer::failure(&expected) {
+            let message = &failure.message;
+            let told = format!("{} {message}", failure.sqlstate);
+            *self.report.errors.entry(told).or_default() += 1;
             if std::env::var_os("AUTOMATOR67_SHOW_ERRORS").is_some() {
                 eprintln!("--- {message}: {}", step.script());
             }
@@ -379,13 +386,6 @@ fn first_other_rows(expected: &[Event], found: &[Event]) -> Option<String> {
     ))
 }
 
-fn failure(events: &[Event]) -> Option<(String, String)> {
-    events.iter().find_map(|event| match event {
-        Event::Error(failure) => Some((failure.sqlstate.clone(), failure.message.clone())),
-        _ => None,
-    })
-}
-
 impl Report {
     fn refused(&self) -> f64 {
         self.refusals.values().sum::<usize>() as f64 / self.statements.max(1) as f64
@@ -417,11 +417,6 @@ impl Report {
         }
         text
     }
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().expect("a whole number"))
 }
 
 /// Episodes `first` to `end` on one cluster.

@@ -121,25 +121,26 @@ fn judge(case: &Case, expected: &Played, found: &Played, alone: bool) -> Option<
     match (&case.kind, expected) {
         (Kind::Setup, Played::Answered(plain)) => failure(plain).or_else(|| failure(found)),
         (Kind::Proxy, _) => failure(found),
-        (Kind::Refused(sqlstate), _) => match refusal(found) {
-            Some(code) if code == *sqlstate => None,
-            None if alone => None,
-            _ => Some(format!("  not refused:{}\n", answer::summary(found))),
+        (Kind::Refused(sqlstate), _) => match answer::failure(found) {
+            Some(failure) if failure.sqlstate != *sqlstate => Some(not_refused(found)),
+            Some(failure) if failure.hint.is_none() => Some(format!(
+                "  refused without a hint:{}\n",
+                answer::summary(found)
+            )),
+            None if !alone => Some(not_refused(found)),
+            _ => None,
         },
         (_, Played::Answered(plain)) => answer::difference(plain, found, case.ordered),
         (_, other) => Some(format!("  Postgres itself: {other:?}\n")),
     }
 }
 
-fn failure(events: &[Event]) -> Option<String> {
-    refusal(events).map(|_| format!("  failed:{}\n", answer::summary(events)))
+fn not_refused(found: &[Event]) -> String {
+    format!("  not refused:{}\n", answer::summary(found))
 }
 
-fn refusal(events: &[Event]) -> Option<String> {
-    events.iter().find_map(|event| match event {
-        Event::Error(failure) => Some(failure.sqlstate.clone()),
-        _ => None,
-    })
+fn failure(events: &[Event]) -> Option<String> {
+    answer::failure(events).map(|_| format!("  failed:{}\n", answer::summary(events)))
 }
 
 #[test]

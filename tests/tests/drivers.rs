@@ -9,7 +9,7 @@ mod tokio_postgres;
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -107,12 +107,12 @@ fn client(server: &Server, directory: &Path, program: &str, arguments: &[&str]) 
 }
 
 fn python(dev: &Dev, script: &str) -> Result<()> {
-    let program = cache()?.join("venv/bin/python");
+    let program = postgres::cache()?.join("venv/bin/python");
     script_of(dev, Command::new(program).arg("-B"), script)
 }
 
 fn node(dev: &Dev, script: &str) -> Result<()> {
-    let modules = cache()?.join("node/node_modules");
+    let modules = postgres::cache()?.join("node/node_modules");
     script_of(dev, Command::new("node").env("NODE_PATH", modules), script)
 }
 
@@ -126,13 +126,4 @@ fn script_of(dev: &Dev, command: &mut Command, script: &str) -> Result<()> {
         .context("are the drivers there? scripts/setup test")?
         .success(script)?;
     Ok(())
-}
-
-/// Where `scripts/setup` installs drivers.
-fn cache() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("AUTOMATOR67_CACHE") {
-        return Ok(path.into());
-    }
-    let home = std::env::var_os("HOME").context("HOME is not set")?;
-    Ok(PathBuf::from(home).join(".cache/automator67"))
 }

@@ -1,6 +1,8 @@
-//! Shards that die, hang and come back; a process that is killed or stopped; a second process.
+//! Shards that die, hang and come back; a process that is killed or stopped; a second process; a
+//! test that is killed.
 
 mod killed;
+mod orphans;
 mod second;
 mod shards;
 

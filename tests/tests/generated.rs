@@ -2,11 +2,13 @@
 //! can be forced: same answers.
 //!
 //! `AUTOMATOR67_STATEMENTS` says how many, `AUTOMATOR67_SEED` which ones, `AUTOMATOR67_FIRST` the
-//! number of the first. A difference names seed and number: with these two and one statement it
+//! number of the first, `AUTOMATOR67_DIFFERENCES` after how many differing statements it is enough,
+//! `AUTOMATOR67_WITHOUT` what not to generate (`rows,spellings`: see `generate::Feature`). A difference
+//! names seed and number: with these two and one statement it
 //! runs again alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     io::{Read, Write as _},
     net::TcpStream,
@@ -15,11 +17,12 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use automator67_tests::{
-    answer::{self, Event, TypeNames},
+    answer::{self, Event, Failure, TypeNames},
     automator::{self, Dev},
-    generate::{self, Statement, schema},
+    generate::{self, Statement, schema, setting},
+    given::number,
     postgres::Plain,
-    wire::{Connection, Frame, Server},
+    wire::{self, Connection, Server},
 };
 use bytes::BytesMut;
 
@@ -31,7 +34,7 @@ const DEFAULT_STATEMENTS: u64 = 2000;
 const CHUNK: u64 = 250;
 /// How many statements are sent before the first answer is read.
 const PIPELINED: usize = 5;
-const MOST_DIFFERENCES: usize = 20;
+const MOST_DIFFERENCES: u64 = 20;
 const FORCED: [&str; 3] = ["gather", "merge", "scatter"];
 
 /// Plain Postgres and the three clusters.
@@ -85,10 +88,10 @@ impl Peers {
 
 fn set_up(server: &Server, proxy: bool) -> Result<()> {
     let mut connection = Connection::open(server)?;
-    for text in schema::CREATE {
+    for text in schema::create() {
         connection.execute(text)?;
     }
-    for text in schema::PLACE.iter().filter(|_| proxy) {
+    for text in schema::place().filter(|_| proxy) {
         connection.execute(text)?;
     }
     for text in schema::fill(ROWS_SEED) {
@@ -105,7 +108,7 @@ fn set_up(server: &Server, proxy: bool) -> Result<()> {
 
 /// One hash of all rows of each table.
 fn contents(server: &Server) -> Result<Vec<String>> {
-    let mut connection = Connection::open(server)?;
+    let mut connection = session(server, None)?;
     let mut hashes = Vec::new();
     for table in schema::TABLES {
         let name = table.name;
@@ -116,6 +119,9 @@ fn contents(server: &Server) -> Result<Vec<String>> {
     Ok(hashes)
 }
 
+/// What a server made of a statement, or how the connection was lost.
+type Answer = Result<Vec<Event>, String>;
+
 /// Runs statements on one server in one session.
 struct Runner {
     name: String,
@@ -123,13 +129,6 @@ struct Runner {
     tier: Option<&'static str>,
     connection: Connection,
     types: TypeNames,
-}
-
-/// What a server made of a statement.
-struct Answer {
-    events: Vec<Event>,
-    /// Of the error, if there is one.
-    hint: Option<String>,
 }
 
 impl Runner {
@@ -150,60 +149,60 @@ impl Runner {
         })
     }
 
-    /// The answer to each statement, or how the connection was lost.
-    fn run(&mut self, statements: &[Statement]) -> Result<Vec<Result<Answer, String>>> {
+    fn run(&mut self, statements: &[Statement]) -> Result<Vec<Answer>> {
         let mut answers = Vec::new();
         for group in statements.chunks(PIPELINED) {
             match self.pipelined(group) {
                 Ok(found) => answers.extend(found.into_iter().map(Ok)),
-                Err(_) => {
-                    for statement in group {
-                        answers.push(self.alone(statement)?);
-                    }
-                }
+                Err(error) => answers.extend(self.one_by_one(group, &format!("{error:#}"))?),
             }
         }
         Ok(answers)
     }
 
-    fn pipelined(&mut self, group: &[Statement]) -> Result<Vec<Answer>> {
+    fn pipelined(&mut self, group: &[Statement]) -> Result<Vec<Vec<Event>>> {
         let mut bytes = BytesMut::new();
         for statement in group {
             bytes.extend_from_slice(&statement.messages()?);
         }
         self.connection.send(&bytes)?;
-        let frames = group.iter().map(|_| self.connection.until_ready());
-        let frames: Vec<_> = frames.collect::<Result<_>>()?;
-        frames.iter().map(|frames| self.answer(frames)).collect()
+        group
+            .iter()
+            .map(|statement| {
+                let mut events = Vec::new();
+                for _ in 0..statement.answers() {
+                    let frames = self.connection.until_ready()?;
+                    events.extend(answer::events(&frames, &self.types)?);
+                }
+                Ok(events)
+            })
+            .collect()
     }
 
-    fn alone(&mut self, statement: &Statement) -> Result<Result<Answer, String>> {
-        self.connection = session(&self.server, self.tier)?;
-        let mut found = self.pipelined(std::slice::from_ref(statement));
-        if let Ok(answers) = &mut found
-            && let Some(answer) = answers.pop()
-        {
-            return Ok(Ok(answer));
+    /// Which statement of a pipeline that broke is to blame. All are, if each alone is answered.
+    fn one_by_one(&mut self, group: &[Statement], why: &str) -> Result<Vec<Answer>> {
+        let mut answers = Vec::new();
+        for statement in group {
+            self.connection = session(&self.server, self.tier)?;
+            let found = self.pipelined(std::slice::from_ref(statement));
+            let found = found.map(|mut found| found.pop().unwrap_or_default());
+            answers.push(found.map_err(|error| format!("{error:#}")));
+        }
+        if answers.iter().all(Result::is_ok) {
+            let numbers: Vec<u64> = group.iter().map(|statement| statement.number).collect();
+            let text = format!("the pipeline of {numbers:?}, but none alone: {why}");
+            answers = vec![Err(text); group.len()];
         }
         self.connection = session(&self.server, self.tier)?;
-        let why = found.err().map(|error| format!("{error:#}"));
-        Ok(Err(why.unwrap_or_else(|| "no answer".to_owned())))
-    }
-
-    fn answer(&self, frames: &[Frame]) -> Result<Answer> {
-        let error = frames.iter().find(|frame| frame.tag == b'E');
-        Ok(Answer {
-            events: answer::events(frames, &self.types)?,
-            hint: error.and_then(|frame| frame.field(b'H')),
-        })
+        Ok(answers)
     }
 }
 
 fn session(server: &Server, tier: Option<&str>) -> Result<Connection> {
     let mut connection = Connection::open(server)?;
-    // A zone with summer time, which begins among the tables' timestamps.
-    connection.execute("set timezone = 'America/New_York'")?;
-    connection.execute("set statement_timeout = '20s'")?;
+    for text in setting::SESSION.iter().chain(&schema::OF_SESSION) {
+        connection.execute(text)?;
+    }
     if let Some(tier) = tier {
         connection.execute(&format!("set automator67.force_tier = '{tier}'"))?;
     }
@@ -220,15 +219,12 @@ struct Report {
     errors: BTreeMap<String, usize>,
     refusals: BTreeMap<String, BTreeMap<String, usize>>,
     differences: Vec<String>,
+    /// The numbers of the statements that differ.
+    differing: BTreeSet<u64>,
 }
 
 impl Report {
-    fn compare(
-        &mut self,
-        names: &[String],
-        statements: &[Statement],
-        answers: &[Vec<Result<Answer, String>>],
-    ) {
+    fn compare(&mut self, names: &[String], statements: &[Statement], answers: &[Vec<Answer>]) {
         self.statements += statements.len();
         for (index, statement) in statements.iter().enumerate() {
             let expected = match &answers[0][index] {
@@ -241,8 +237,11 @@ impl Report {
             let is_row = |event: &Event| matches!(event, Event::Row(_));
             self.ordered += usize::from(statement.ordered);
             self.with_parameters += usize::from(statement.parameters.is_some());
-            self.with_rows += usize::from(expected.events.iter().any(is_row));
-            if let Some((sqlstate, message)) = failure(&expected.events) {
+            self.with_rows += usize::from(expected.iter().any(is_row));
+            if let Some(Failure {
+                sqlstate, message, ..
+            }) = answer::failure(expected)
+            {
                 let known = self.errors.entry(format!("{sqlstate} {message}"));
                 *known.or_default() += 1;
                 if std::env::var_os("AUTOMATOR67_SHOW_ERRORS").is_some() {
@@ -262,36 +261,39 @@ impl Report {
         }
     }
 
-    fn judge(&mut self, name: &str, statement: &Statement, expected: &Answer, found: &Answer) {
-        let difference = answer::difference(&expected.events, &found.events, statement.ordered);
+    fn judge(&mut self, name: &str, statement: &Statement, expected: &[Event], found: &[Event]) {
+        let difference = answer::difference(expected, found, statement.ordered);
         let Some(difference) = difference else {
             return;
         };
-        if let Some((sqlstate, message)) = failure(&found.events)
-            && ["0A000", "53400"].contains(&sqlstate.as_str())
-        {
-            let known = self.refusals.entry(name.to_owned()).or_default();
-            *known.entry(format!("{sqlstate} {message}")).or_default() += 1;
-            if std::env::var_os("AUTOMATOR67_SHOW_REFUSALS").is_some() {
-                eprintln!("--- {name} refuses {}: {}", message, statement.text);
-            }
-            if found.hint.is_none() {
-                self.note(
-                    name,
-                    statement,
-                    &format!("{difference}  refused without a hint"),
-                );
-            }
-            return;
+        let Some(failure) = answer::failure(found) else {
+            return self.note(name, statement, &difference);
+        };
+        if !wire::is_refusal(&failure.sqlstate) {
+            return self.note(name, statement, &difference);
         }
-        self.note(name, statement, &difference);
+        let message = &failure.message;
+        let told = format!("{} {message}", failure.sqlstate);
+        let known = self.refusals.entry(name.to_owned()).or_default();
+        *known.entry(told).or_default() += 1;
+        if std::env::var_os("AUTOMATOR67_SHOW_REFUSALS").is_some() {
+            eprintln!("--- {name} refuses {message}: {}", statement.text);
+        }
+        if failure.hint.is_none() {
+            let what = format!("{difference}  refused without a hint");
+            self.note(name, statement, &what);
+        }
     }
 
     fn note(&mut self, name: &str, statement: &Statement, what: &str) {
+        self.differing.insert(statement.number);
         let mut text = format!(
-            "== seed {} statement {} on {name}\n{}\n",
-            self.seed, statement.number, statement.text
+            "== seed {} statement {} on {name}\n",
+            self.seed, statement.number
         );
+        for line in statement.before.iter().chain([&statement.text]) {
+            let _ = writeln!(text, "{line};");
+        }
         if let Some(parameters) = &statement.parameters {
             let _ = writeln!(text, "  parameters (binary {}):", statement.binary);
             for parameter in parameters {
@@ -314,12 +316,13 @@ impl Report {
         let (refused, failed) = self.rates();
         let mut text = format!(
             "{} statements of seed {} in {seconds:.1} s; {:.2} % failed on Postgres, \
-             at most {:.2} % refused, {} differences\n",
+             at most {:.2} % refused, {} differences in {} statements\n",
             self.statements,
             self.seed,
             failed * 100.0,
             refused * 100.0,
-            self.differences.len()
+            self.differences.len(),
+            self.differing.len()
         );
         let _ = writeln!(
             text,
@@ -337,13 +340,6 @@ impl Report {
         }
         text
     }
-}
-
-fn failure(events: &[Event]) -> Option<(String, String)> {
-    events.iter().find_map(|event| match event {
-        Event::Error(failure) => Some((failure.sqlstate.clone(), failure.message.clone())),
-        _ => None,
-    })
 }
 
 /// Statements per tier since the program started.
@@ -369,11 +365,6 @@ fn tiers(dev: &Dev) -> Result<BTreeMap<String, u64>> {
     Ok(counts)
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().expect("a whole number"))
-}
-
 #[test]
 fn generated_statements_answer_like_postgres() {
     let peers = Peers::start().expect("servers start");
@@ -387,7 +378,8 @@ fn generated_statements_answer_like_postgres() {
     let start = Instant::now();
     let mut next = number("AUTOMATOR67_FIRST", 0);
     let end = next + number("AUTOMATOR67_STATEMENTS", DEFAULT_STATEMENTS);
-    while next < end && report.differences.len() < MOST_DIFFERENCES {
+    let enough = number("AUTOMATOR67_DIFFERENCES", MOST_DIFFERENCES);
+    while next < end && (report.differing.len() as u64) < enough {
         let statements = next..end.min(next + CHUNK);
         next = statements.end;
         let statements: Vec<Statement> = statements
@@ -420,9 +412,10 @@ fn generated_statements_answer_like_postgres() {
     );
     let (refused, failed) = report.rates();
     assert!(refused < 0.01, "too much is refused:\n{summary}");
+    // Errors are answers, too: about a tenth, of which few come by chance.
     assert!(
-        failed < 0.03,
-        "the generator makes too many errors:\n{summary}"
+        report.statements < 500 || (0.07..0.14).contains(&failed),
+        "the generator makes too few or too many errors:\n{summary}"
     );
 }
 

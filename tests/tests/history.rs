@@ -4,9 +4,9 @@
 //! `strong` does not promise that a read of several shards sees a distributed transaction wholly:
 //! such reads are counted, and the count is told.
 //!
-//! `AUTOMATOR67_SECONDS` says how long each recording takes (4);
-//! `AUTOMATOR67_RECORDINGS` keeps those whose name (`Cuts Level(Strong)`) contains it;
-//! `AUTOMATOR67_SEED` says what the clients do, as a run before has told it.
+//! `AUTOMATOR67_SECONDS` says how long each recording takes (4); `AUTOMATOR67_SEED` what the clients
+//! choose, and every run tells its own (who comes first is left to chance);
+//! `AUTOMATOR67_RECORDINGS` keeps those whose name (`Cuts Level(Strong)`) contains it.
 
 mod recording;
 
@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use automator67_tests::{
+    given,
     history::{Anomaly, End, Finding, Key, Level, Transaction, Value, check},
     pair::Pair,
     wait,
@@ -39,6 +40,16 @@ enum Fault {
     Shards,
 }
 
+/// A recording to be made.
+#[derive(Debug, Clone, Copy)]
+struct Recording {
+    fault: Fault,
+    style: Style,
+    first_key: Key,
+    seed: u64,
+    length: Duration,
+}
+
 #[test]
 fn histories_keep_the_promises_of_their_level() {
     histories().expect("histories");
@@ -47,10 +58,9 @@ fn histories_keep_the_promises_of_their_level() {
 fn histories() -> Result<()> {
     let seconds = std::env::var("AUTOMATOR67_SECONDS").map_or(Ok(4), |text| text.parse())?;
     let wanted = std::env::var("AUTOMATOR67_RECORDINGS").unwrap_or_default();
-    let seed =
-        std::env::var("AUTOMATOR67_SEED").map_or(Ok(rand::random::<u32>()), |it| it.parse())?;
     let length = Duration::from_secs(seconds);
     let mut pair = Pair::start(SHARDS)?;
+    let seed = given::seed("histories");
     let mut first_key = 0;
     make_lists(&pair)?;
     for (fault, style) in [
@@ -67,10 +77,15 @@ fn histories() -> Result<()> {
             continue;
         }
         // Lists of its own for every recording: a list only grows, and a read has all of it.
-        eprintln!("{fault:?}, {style:?}, AUTOMATOR67_SEED={seed}");
-        let recorder = Recorder::start(&pair, style, first_key, u64::from(seed));
-        let history = record(&mut pair, fault, recorder, length)
-            .with_context(|| format!("{fault:?}, {style:?}"))?;
+        let recording = Recording {
+            fault,
+            style,
+            first_key,
+            seed: seed.wrapping_add(u64::from(first_key)),
+            length,
+        };
+        let history =
+            record(&mut pair, recording).with_context(|| format!("{fault:?}, {style:?}"))?;
         let last = lists(&pair, first_key)?;
         judge(&history, &last).with_context(|| format!("{fault:?}, {style:?}"))?;
         first_key += KEYS;
@@ -91,12 +106,9 @@ fn make_lists(pair: &Pair) -> Result<()> {
 }
 
 /// Runs the clients and the faults for a while; nothing is left prepared after it.
-fn record(
-    pair: &mut Pair,
-    fault: Fault,
-    recorder: Recorder,
-    length: Duration,
-) -> Result<Vec<Transaction>> {
+fn record(pair: &mut Pair, recording: Recording) -> Result<Vec<Transaction>> {
+    let Recording { fault, length, .. } = recording;
+    let recorder = Recorder::start(pair, recording);
     let start = Instant::now();
     let mut turn = 0;
     while start.elapsed() < length || turn == 0 {
@@ -199,10 +211,14 @@ fn a_falsified_recording_is_found() {
 fn falsified() -> Result<()> {
     let mut pair = Pair::start(2)?;
     make_lists(&pair)?;
-    let length = Duration::from_millis(500);
-    let style = Style::Level(Level::Snapshot);
-    let recorder = Recorder::start(&pair, style, 0, 1);
-    let history = record(&mut pair, Fault::None, recorder, length)?;
+    let recording = Recording {
+        fault: Fault::None,
+        style: Style::Level(Level::Snapshot),
+        first_key: 0,
+        seed: given::seed("a falsified history"),
+        length: Duration::from_millis(500),
+    };
+    let history = record(&mut pair, recording)?;
     let last = lists(&pair, 0)?;
     judge(&history, &last)?;
     // One append of somebody who was told that it is there.

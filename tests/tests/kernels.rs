@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use automator67_proxy::order::{Kernel, SortKey, compare_keys};
 use automator67_tests::{
     batch::Batch,
+    given,
     postgres::Plain,
     wire::{Connection, values},
 };
@@ -33,7 +34,7 @@ type Row = Vec<Option<Bytes>>;
 #[test]
 fn kernels_order_values_as_the_server_does() {
     let plain = Plain::start().expect("Postgres starts");
-    let seed = seed();
+    let seed = given::seed("kernels");
     let mut tested = Vec::new();
     let mut failures = Vec::new();
     for &kernel in Kernel::ALL {
@@ -53,17 +54,10 @@ fn kernels_order_values_as_the_server_does() {
 #[test]
 fn lists_of_keys_order_rows_as_the_server_does() {
     let plain = Plain::start().expect("Postgres starts");
-    let seed = seed();
+    let seed = given::seed("kernels");
     check_keys(&plain, seed)
         .with_context(|| format!("AUTOMATOR67_SEED={seed}"))
         .expect("the orders agree");
-}
-
-fn seed() -> u64 {
-    match std::env::var("AUTOMATOR67_SEED") {
-        Ok(text) => text.parse().expect("AUTOMATOR67_SEED is a number"),
-        Err(_) => rand::random(),
-    }
 }
 
 /// The columns whose order a kernel claims to know: type and collation. No wildcard arm: a new

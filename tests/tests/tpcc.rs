@@ -8,16 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use automator67_tests::{
     automator::Dev,
+    given::number,
     tpcc::{self, Counts},
 };
 
 const WAREHOUSES: i64 = 8;
 const SEED: u64 = 67;
-
-fn number(name: &str, default: u64) -> u64 {
-    let value = std::env::var(name).ok();
-    value.map_or(default, |value| value.parse().expect("a whole number"))
-}
 
 fn run(dev: &Dev, clients: u64, seconds: u64) -> Result<Counts> {
     let end = Instant::now() + Duration::from_secs(seconds);

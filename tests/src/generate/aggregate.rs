@@ -22,7 +22,11 @@ impl Generator {
             12 | 13 => self.spread(scope),
             14 | 15 => self.list(scope),
             16 => self.json_list(scope),
-            17 | 18 => self.ordered_set(scope),
+            17 => self.ordered_set(scope),
+            18 => match self.row_aggregate(scope) {
+                Some(value) => value,
+                None => self.ordered_set(scope),
+            },
             _ => self.regression(scope),
         };
         // What is rounded, or has a filter of its own, is not an aggregate call at its end.
@@ -114,6 +118,14 @@ impl Generator {
     }
 
     fn bits(&mut self, scope: &Scope) -> Expression {
+        if let Some(range) = self.column(scope, Type::Range) {
+            let function = self.random.pick(&["range_agg", "range_intersect_agg"]);
+            let kind = match function {
+                "range_agg" => Type::Multirange,
+                _ => Type::Range,
+            };
+            return Expression::new(format!("{function}({})", range.value.text), kind);
+        }
         let function = self.random.pick(&["bit_and", "bit_or", "bit_xor"]);
         let kind = self.kind_of(scope, Type::is_integer).unwrap_or(Type::Int4);
         let value = self.argument(scope, kind).text;
@@ -344,9 +356,24 @@ impl Generator {
             }
         };
         let order = order.join(", ");
+        let over = self.over(format!("{partition}order by {order}"), frame);
         Expression {
-            text: format!("{call} over ({partition}order by {order}{frame})"),
+            text: format!("{call} {over}"),
             ..result
+        }
+    }
+
+    /// OVER with a window of its own, or one that the query names.
+    fn over(&mut self, definition: String, frame: &str) -> String {
+        if self.windows.is_none() || self.random.chance(30) {
+            return format!("over ({definition}{frame})");
+        }
+        let name = self.alias("win");
+        let windows = self.windows.get_or_insert_default();
+        windows.push(format!("{name} as ({definition})"));
+        match frame.is_empty() {
+            true => format!("over {name}"),
+            false => format!("over ({name}{frame})"),
         }
     }
 
@@ -376,8 +403,9 @@ impl Generator {
         };
         let first = self.column(&scope.local(), kind);
         let (Some(first), false) = (first, self.random.chance(15)) else {
+            let over = self.over(partition, "");
             return Expression {
-                text: format!("{} over ({partition})", call.text),
+                text: format!("{} {over}", call.text),
                 ..call
             };
         };
@@ -396,9 +424,10 @@ impl Generator {
         };
         let frame = self.random.pick(frames);
         let direction = self.direction();
-        let order = format!("order by {}{direction}{frame}", first.value.text);
+        let order = format!("{partition}order by {}{direction}", first.value.text);
+        let over = self.over(order, frame);
         Expression {
-            text: format!("{} over ({partition}{order})", call.text),
+            text: format!("{} {over}", call.text),
             ..call
         }
     }
@@ -413,9 +442,20 @@ impl Generator {
                 _ => self.sum(scope),
             };
             if !value.text.contains("(distinct ") {
-                return value;
+                return self.filtered(scope, value);
             }
         }
         Expression::new("count(*)", Type::Int8)
+    }
+
+    fn filtered(&mut self, scope: &Scope, value: Expression) -> Expression {
+        if !self.random.chance(15) {
+            return value;
+        }
+        let condition = self.condition(scope, 0);
+        Expression {
+            text: format!("{} filter (where {condition})", value.text),
+            ..value
+        }
     }
 }

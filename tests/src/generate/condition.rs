@@ -28,6 +28,15 @@ impl Generator {
                     }
                 }
                 6 => return self.case_condition(scope, depth),
+                7 if self.random.chance(40) => {
+                    let moment = self.leaf(scope, Type::Timestamptz).text;
+                    return self.clock_condition(&moment);
+                }
+                8 if !scope.grouped => {
+                    if let Some(text) = self.row_condition(scope) {
+                        return text;
+                    }
+                }
                 _ => {}
             }
         }
@@ -74,7 +83,7 @@ impl Generator {
             7 => format!("{text} = {}", self.literal(kind).text),
             8 => format!("{text} <> {}", self.literal(kind).text),
             9 => self.row_comparison(scope),
-            10 if !matches!(kind, Type::Ints | Type::Texts | Type::Domain) => {
+            10 if !matches!(kind, Type::Ints | Type::Texts | Type::Domain | Type::Pair) => {
                 let others = [self.literal(kind), self.literal(kind)];
                 format!(
                     "{text} = any (array[{}, {}])",
@@ -105,7 +114,14 @@ impl Generator {
             kind.is_text()
                 || matches!(
                     kind,
-                    Type::Bool | Type::Jsonb | Type::Ints | Type::Texts | Type::Inet
+                    Type::Bool
+                        | Type::Jsonb
+                        | Type::Ints
+                        | Type::Texts
+                        | Type::Inet
+                        | Type::Range
+                        | Type::Multirange
+                        | Type::Pair
                 )
         });
         let Some(kind) = kind else {
@@ -121,6 +137,15 @@ impl Generator {
             Type::Ints => format!("{} = any ({value})", self.leaf(scope, Type::Int4).text),
             Type::Texts => format!("{value} && array['ann', 'eve']"),
             Type::Inet => format!("{value} << '10.0.0.0/30'"),
+            Type::Range | Type::Multirange => match self.random.below(3) {
+                0 => format!("{value} @> {}", self.leaf(scope, Type::Int4).text),
+                1 => format!("{value} && int4range(3, 6)"),
+                _ => format!("isempty({value})"),
+            },
+            Type::Pair => format!("({value}).a > {}", self.random.between(0, 6)),
+            Type::Text if self.random.chance(30) => {
+                format!("{value} collate \"C\" < {}", self.literal(kind).text)
+            }
             _ => match self.random.below(3) {
                 0 => format!("{value} like '%b%'"),
                 1 => format!("{value} not ilike 'a_%'"),

@@ -9,6 +9,9 @@ use crate::cases::Parameter;
 impl Generator {
     /// An expression of type `kind`; `depth` bounds how it nests.
     pub fn expression(&mut self, scope: &Scope, kind: Type, depth: usize) -> Expression {
+        if let Some(wrong) = self.wrong_expression(kind) {
+            return wrong;
+        }
         let leaf = if self.simple { 85 } else { 35 };
         if depth == 0 || self.random.chance(leaf) {
             return self.leaf(scope, kind);
@@ -26,7 +29,7 @@ impl Generator {
     /// A column of type `kind`, or a literal when there is none.
     pub fn leaf(&mut self, scope: &Scope, kind: Type) -> Expression {
         match self.column(scope, kind) {
-            Some(column) if !self.random.chance(8) => column.value,
+            Some(column) if kind == Type::Row || !self.random.chance(8) => column.value,
             _ => self.literal(kind),
         }
     }
@@ -44,7 +47,9 @@ impl Generator {
             (false, false) if self.random.chance(25) => outer,
             (false, _) => local,
         };
-        Some(self.random.pick(&chosen))
+        let column = self.random.pick(&chosen);
+        let value = self.spelled(&column);
+        Some(Column { value, ..column })
     }
 
     /// A type that some column of `scope` has, and that `fits`.
@@ -105,6 +110,7 @@ impl Generator {
         let declarable = match kind {
             Type::Varchar | Type::Char => None,
             Type::Domain | Type::Mood | Type::Inet => None,
+            Type::Range | Type::Multirange | Type::Pair | Type::Row => None,
             Type::Interval | Type::Time | Type::Bytea | Type::Json | Type::Jsonb => None,
             Type::Ints => Some("int4[]"),
             Type::Texts => Some("text[]"),
@@ -182,6 +188,14 @@ impl Generator {
             ),
             Type::Mood => random.pick(&["sad", "ok", "happy", "angry"]).to_owned(),
             Type::Inet => format!("10.0.0.{}", random.between(0, 8)),
+            Type::Range => format!("[{},{})", random.between(0, 6), random.between(6, 12)),
+            Type::Multirange => format!("{{[{},5),[7,9)}}", random.between(0, 4)),
+            Type::Pair => format!(
+                "({},{})",
+                random.between(0, 8),
+                random.pick(&["ann", "eve"])
+            ),
+            Type::Row => String::new(),
         }
     }
 
@@ -274,6 +288,10 @@ impl Generator {
                 made(format!("({} + interval '1 hour')", value.text), kind)
             }
             Type::Json | Type::Jsonb => self.json(scope, kind, depth),
+            Type::Ints if self.random.chance(30) => {
+                let value = self.leaf(scope, kind);
+                made(format!("({})[1:1]", value.text), kind)
+            }
             Type::Ints => {
                 let first = self.leaf(scope, Type::Int4);
                 let second = self.leaf(scope, Type::Int4);
@@ -284,15 +302,44 @@ impl Generator {
                 let word = self.leaf(scope, Type::Text);
                 made(format!("({} || {})", value.text, word.text), kind)
             }
-            Type::Domain | Type::Uuid | Type::Bytea | Type::Mood | Type::Inet => {
+            Type::Range | Type::Multirange | Type::Pair => self.compound(scope, kind),
+            Type::Domain | Type::Uuid | Type::Bytea | Type::Mood | Type::Inet | Type::Row => {
                 self.leaf(scope, kind)
             }
         }
     }
 
+    /// What has parts.
+    fn compound(&mut self, scope: &Scope, kind: Type) -> Expression {
+        let value = self.leaf(scope, kind).text;
+        let text = match (kind, self.random.chance(50)) {
+            (Type::Range, true) => format!("({value} * int4range(2, 9))"),
+            (Type::Range, false) => {
+                let number = self.leaf(scope, Type::Int4).text;
+                format!("int4range({number}, {number} + 3)")
+            }
+            (Type::Multirange, true) => format!("({value} - int4multirange(int4range(3, 8)))"),
+            (Type::Multirange, false) => {
+                format!("int4multirange({})", self.leaf(scope, Type::Range).text)
+            }
+            (_, true) => {
+                let word = self.leaf(scope, Type::Text).text;
+                format!("row(({value}).a, {word})::pair")
+            }
+            _ => format!("row(1, ({value}).b)::pair"),
+        };
+        made(text, kind)
+    }
+
     /// Values stay far from where integer overflows: only columns and small numbers multiply.
     fn int4(&mut self, scope: &Scope, depth: usize) -> Expression {
-        let text = match self.random.below(9) {
+        let text = match self.random.below(12) {
+            9 => format!("({}).a", self.leaf(scope, Type::Pair).text),
+            10 => {
+                let bound = self.random.pick(&["lower", "upper"]);
+                let kind = self.random.pick(&[Type::Range, Type::Multirange]);
+                format!("{bound}({})", self.leaf(scope, kind).text)
+            }
             0 => {
                 let (a, b) = (self.leaf(scope, Type::Int4), self.leaf(scope, Type::Int2));
                 format!("({} + {})", a.text, b.text)
@@ -317,7 +364,8 @@ impl Generator {
             }
             5 => {
                 let (a, b) = (self.leaf(scope, Type::Date), self.leaf(scope, Type::Date));
-                format!("({} - {})", a.text, b.text)
+                let (a, b) = (a.text, b.text);
+                format!("(case when isfinite({a}) and isfinite({b}) then {a} - {b} end)")
             }
             6 => {
                 let value = self.leaf(scope, Type::Ints);
@@ -415,7 +463,18 @@ impl Generator {
 
     fn text(&mut self, scope: &Scope, depth: usize) -> Expression {
         let value = self.expression(scope, Type::Text, depth - 1).text;
-        let text = match self.random.below(9) {
+        let text = match self.random.below(14) {
+            9 => self.session_text(),
+            10 => match self.row_as(scope, Type::Text).filter(|_| !scope.grouped) {
+                Some(text) => text,
+                None => format!("({value} collate \"C\")"),
+            },
+            11 => format!(
+                "({})[{}]",
+                self.leaf(scope, Type::Texts).text,
+                self.random.between(0, 2)
+            ),
+            12 => format!("({}).b", self.leaf(scope, Type::Pair).text),
             0 => {
                 let other = self.leaf(scope, Type::Text);
                 format!("({value} || {})", other.text)
@@ -472,11 +531,18 @@ impl Generator {
                 "json_build_object('n', {}, 'w', {})",
                 number.text, word.text
             ),
-            (Type::Json, 1) if !scope.whole_rows.is_empty() && !scope.grouped => {
-                format!("row_to_json({})", self.random.pick(&scope.whole_rows))
-            }
+            (Type::Json, 1) if !scope.whole_rows.is_empty() && !scope.grouped => self
+                .row_as(scope, kind)
+                .unwrap_or_else(|| format!("'[]'::{}", kind.name())),
             (Type::Json, _) => format!("to_json({})", word.text),
+            (_, 0) if !scope.whole_rows.is_empty() && !scope.grouped => self
+                .row_as(scope, kind)
+                .unwrap_or_else(|| format!("'[]'::{}", kind.name())),
             (_, 0) => format!("jsonb_build_array({}, {})", number.text, word.text),
+            (_, 1) if self.random.chance(40) => {
+                let value = self.leaf(scope, Type::Jsonb);
+                format!("({})['c'][0]", value.text)
+            }
             (_, 1) => {
                 let value = self.expression(scope, Type::Jsonb, depth - 1);
                 format!("({} -> 'c')", value.text)

@@ -1,7 +1,7 @@
 //! Queries: SELECT with all its clauses, set operations, WITH.
 
 use super::{
-    Column, Common, Expression, Generator, Scope,
+    Column, Common, Expression, Feature, Generator, Scope,
     relation::From,
     schema::{TYPES, Type},
 };
@@ -257,6 +257,18 @@ impl Generator {
     }
 
     fn body(&mut self, ask: &Ask) -> Body {
+        let named = self.random.chance(45) && Feature::Windows.is_wanted();
+        let named = named.then(Vec::new);
+        let outer = std::mem::replace(&mut self.windows, named);
+        let mut body = self.body_without_windows(ask);
+        let named = std::mem::replace(&mut self.windows, outer);
+        if let Some(windows) = named.filter(|windows| !windows.is_empty()) {
+            body.tail = format!("{} window {}", body.tail, windows.join(", "));
+        }
+        body
+    }
+
+    fn body_without_windows(&mut self, ask: &Ask) -> Body {
         let rows = if ask.rows > 0.0 { ask.rows } else { 500.0 };
         let from = self.from(ask.outer, ask.relations.max(1), rows);
         let From {
@@ -266,6 +278,7 @@ impl Generator {
             ..
         } = from;
         scope.outer = ask.outer.to_vec();
+        self.spell_columns(&mut scope);
         let tail = self.with_where(ask, &scope, text, conditions);
         let shape = self.random.weighted(&[
             (38, Shape::Plain),
@@ -299,6 +312,13 @@ impl Generator {
             }
         }
         self.outputs(ask, &scope, &mut outputs);
+        if ask.want.is_empty()
+            && shape == Shape::Plain
+            && self.random.chance(6)
+            && let Some(row) = self.row_value(&scope)
+        {
+            outputs.push(unnamed(row, 10.0));
+        }
         let mut star = None;
         if ask.top && shape == Shape::Plain && self.random.chance(10) {
             star = self.star(&scope, &mut outputs);
@@ -314,7 +334,7 @@ impl Generator {
 
     /// All columns of one table, or its whole row as one value.
     fn star(&mut self, scope: &Scope, outputs: &mut Vec<Output>) -> Option<String> {
-        if scope.whole_rows.is_empty() {
+        if scope.whole_rows.is_empty() || !Feature::Rows.is_wanted() {
             return None;
         }
         let alias = self.random.pick(&scope.whole_rows);
@@ -327,7 +347,7 @@ impl Generator {
         let mut list = format!("{alias}.*");
         if self.random.chance(30) {
             // What has no equality is not ordered by.
-            outputs.push(unnamed(Expression::new(alias.clone(), Type::Json), 1.0));
+            outputs.push(unnamed(Expression::new(alias.clone(), Type::Row), 1.0));
             list = format!("{list}, {alias}");
         }
         Some(list)
@@ -344,6 +364,10 @@ impl Generator {
             && let Some(condition) = self.correlation(scope)
         {
             conditions.push(condition);
+        }
+        if ask.top && self.around.timed {
+            let moment = self.leaf(scope, Type::Timestamptz).text;
+            conditions.push(self.clock_condition(&moment));
         }
         let by_key = if ask.top { 17 } else { 6 };
         if self.random.chance(by_key)
@@ -449,6 +473,7 @@ impl Generator {
             columns.push(Column {
                 value: self.aggregate(&scope),
                 name: String::new(),
+                other: None,
                 distinct: 10.0,
             });
         }
@@ -475,7 +500,8 @@ impl Generator {
                 false => &columns[keys.len().min(columns.len() - 1)..],
             };
             for column in shown {
-                outputs.push(unnamed(column.value.clone(), column.distinct));
+                let value = self.spelled(column);
+                outputs.push(unnamed(value, column.distinct));
             }
             if self.random.chance(18) {
                 let value = self.window(&after);
@@ -526,9 +552,21 @@ impl Generator {
             {
                 column = first.clone();
             }
-            let key = match self.random.chance(75) {
-                true => column,
-                false => self.group_expression(scope, column),
+            let twice = match self.random.chance(25) {
+                true => self.spelled_twice(&column),
+                false => None,
+            };
+            let row = self.random.chance(4).then(|| self.row_key(scope)).flatten();
+            let key = match (twice, row) {
+                (Some(key), _) => key,
+                (None, Some(value)) => Column {
+                    value,
+                    name: String::new(),
+                    other: None,
+                    distinct: scope.rows,
+                },
+                (None, None) if self.random.chance(75) => column,
+                (None, None) => self.group_expression(scope, column),
             };
             let value = self.exact(key.value.clone());
             let name = if value == key.value {
@@ -537,10 +575,12 @@ impl Generator {
                 String::new()
             };
             let known = keys.iter().any(|other| other.value.text == value.text);
+            let other = key.other.filter(|_| value == key.value);
             if !known && value.exact {
                 keys.push(Column {
                     value,
                     name,
+                    other,
                     distinct: key.distinct,
                 });
             }
@@ -568,6 +608,7 @@ impl Generator {
         Column {
             value,
             name: String::new(),
+            other: None,
             distinct: 5.0,
         }
     }
@@ -667,7 +708,10 @@ impl Generator {
         }
         let mut items: Vec<String> = on
             .iter()
-            .map(|value| format!("{}{}", value.text, self.direction()))
+            .map(|value| {
+                let text = self.respelled(&body.scope, &value.text);
+                format!("{text}{}", self.direction())
+            })
             .collect();
         for _ in 0..self.random.between(0, 2) {
             if let Some(item) = self.order_item(body) {
@@ -730,7 +774,10 @@ impl Generator {
         let hidden = body.shape != Shape::Distinct && self.random.chance(55);
         if !hidden && !outputs.is_empty() {
             let index = self.random.pick(&outputs);
-            let name = &body.outputs[index].name;
+            let Output { name, value, .. } = &body.outputs[index];
+            if !value.text.contains("over") && self.random.chance(25) {
+                return Some(self.respelled(&body.scope, &value.text));
+            }
             return Some(match name.is_empty() || self.random.chance(50) {
                 true => (index + 1).to_string(),
                 false => name.clone(),
@@ -741,6 +788,10 @@ impl Generator {
         }
         let kind = self.kind_of(&body.scope, Type::is_comparable)?;
         let column = self.column(&body.scope.local(), kind)?;
+        if kind == Type::Text && self.random.chance(20) {
+            let collation = self.random.pick(&["C", "POSIX", "ucs_basic", "default"]);
+            return Some(format!("{} collate \"{collation}\"", column.value.text));
+        }
         if self.random.chance(60) {
             return Some(column.value.text);
         }

@@ -1,7 +1,7 @@
 //! FROM clauses.
 
 use super::{
-    Column, Expression, Generator, Scope,
+    Column, Expression, Feature, Generator, Scope,
     query::{Ask, Query},
     schema::{TABLES, Table, Type},
 };
@@ -41,7 +41,7 @@ impl Join {
 }
 
 /// Tables, by their places in `TABLES`, that are distributed by their first columns, of one type.
-const KEY_PAIRS: [(usize, usize); 9] = [
+const KEY_PAIRS: [(usize, usize); 22] = [
     (0, 1),
     (0, 1),
     (1, 0),
@@ -51,6 +51,19 @@ const KEY_PAIRS: [(usize, usize); 9] = [
     (3, 3),
     (4, 4),
     (2, 6),
+    (12, 12),
+    (13, 3),
+    (14, 18),
+    (15, 15),
+    (16, 16),
+    (17, 0),
+    (18, 18),
+    (19, 3),
+    (20, 21),
+    (21, 21),
+    (22, 20),
+    (23, 2),
+    (11, 0),
 ];
 
 impl Generator {
@@ -103,11 +116,13 @@ impl Generator {
             let small = list.scope.rows * item.scope.rows <= rows.min(400.0);
             match self.equality(&list.scope, &item.scope, rows) {
                 _ if small && self.random.chance(30) => {
+                    list.conditions.extend(item.conditions);
                     let both = list.scope.rows * item.scope.rows;
                     list.text = format!("{}, {}", list.text, item.text);
                     list.scope = merge(list.scope, item.scope, both);
                 }
                 Some((condition, both)) => {
+                    list.conditions.extend(item.conditions);
                     list.conditions.push(condition);
                     list.text = format!("{}, {}", list.text, item.text);
                     list.scope = merge(list.scope, item.scope, both);
@@ -118,7 +133,7 @@ impl Generator {
         list
     }
 
-    fn join(&mut self, left: From, right: From, rows: f64) -> From {
+    pub(super) fn join(&mut self, left: From, right: From, rows: f64) -> From {
         let product = left.scope.rows * right.scope.rows;
         let mut join = self.random.weighted(&[
             (45, Join::Inner),
@@ -136,7 +151,10 @@ impl Generator {
             }
             _ => return left,
         };
-        if join == Join::Cross && !condition.is_empty() {
+        let conditions = [left.conditions, right.conditions].concat();
+        if join == Join::Cross && !condition.is_empty()
+            || join != Join::Cross && !conditions.is_empty()
+        {
             join = Join::Inner;
         }
         let both = both.max(match join {
@@ -158,7 +176,7 @@ impl Generator {
         From {
             text,
             scope,
-            conditions: Vec::new(),
+            conditions,
             joined: true,
         }
     }
@@ -222,7 +240,7 @@ impl Generator {
 
     /// Two tables joined USING a column that both have.
     fn using(&mut self, outer: &[Column], rows: f64) -> Option<From> {
-        let (first, second) = (self.random.pick(&TABLES), self.random.pick(&TABLES));
+        let (first, second) = (self.any_table(), self.any_table());
         let shared: Vec<(&str, f64, Type)> = first
             .columns
             .iter()
@@ -235,6 +253,8 @@ impl Generator {
             return None;
         }
         let (name, distinct, kind) = self.random.pick(&shared);
+        let names = shared_names(&first, &second);
+        let natural = names.len() == 1 && names[0] == name && self.random.chance(60);
         let join = self
             .random
             .pick(&[Join::Inner, Join::Left, Join::Right, Join::Full]);
@@ -245,16 +265,16 @@ impl Generator {
         scope.columns.push(Column {
             value,
             name: name.to_owned(),
+            other: None,
             distinct,
         });
         scope.outer = outer.to_vec();
+        let (left, right, words) = (&left.text, &right.text, join.words());
         Some(From {
-            text: format!(
-                "{} {} {} using ({name})",
-                left.text,
-                join.words(),
-                right.text
-            ),
+            text: match natural {
+                true => format!("{left} natural {words} {right}"),
+                false => format!("{left} {words} {right} using ({name})"),
+            },
             scope,
             conditions: Vec::new(),
             joined: true,
@@ -263,12 +283,13 @@ impl Generator {
 
     /// One relation.
     fn item(&mut self, outer: &[Column], rows: f64) -> From {
-        let mut from = match self.random.below(20) {
-            0 | 1 if self.afford() => self.derived(&[], rows),
-            2..=4 if !self.commons.is_empty() => self.common(),
-            5 => self.list_of_values(),
+        let mut from = match self.random.below(40) {
+            0..=3 if self.afford() => self.derived(&[], rows),
+            4..=9 if !self.commons.is_empty() => self.common(),
+            10 => self.list_of_values(),
+            11 | 12 if Feature::Functions.is_wanted() => self.function_item(),
             _ => {
-                let table = self.random.pick(&TABLES);
+                let table = self.any_table();
                 self.table(table)
             }
         };
@@ -276,7 +297,17 @@ impl Generator {
         from
     }
 
-    fn table(&mut self, table: Table) -> From {
+    /// One that the role of the statement may read, as a rule.
+    pub(super) fn any_table(&mut self) -> Table {
+        loop {
+            let table = self.random.pick(&TABLES);
+            if table.readable || !self.around.reader || self.random.chance(3) {
+                return table;
+            }
+        }
+    }
+
+    pub(super) fn table(&mut self, table: Table) -> From {
         let alias = self.alias(&table.name[..1]);
         let columns: Vec<Column> = table
             .columns
@@ -288,6 +319,7 @@ impl Generator {
                 Column {
                     value,
                     name: column.name.to_owned(),
+                    other: None,
                     distinct: f64::from(column.distinct),
                 }
             })
@@ -377,6 +409,7 @@ impl Generator {
             .map(|value| Column {
                 name: value.text.rsplit('.').next().unwrap_or_default().to_owned(),
                 value,
+                other: None,
                 distinct: 4.0,
             })
             .collect();
@@ -404,32 +437,16 @@ impl Generator {
         } else {
             ""
         };
-        let lists: Vec<&Column> = left
-            .scope
-            .columns
-            .iter()
-            .filter(|column| column.value.kind == Type::Texts)
-            .collect();
-        let alias = self.alias("l");
-        let (text, right, fanout) = if !lists.is_empty() && self.random.chance(40) {
-            let list = &lists[0].value.text;
-            let number = Expression::new(format!("{alias}.c2"), Type::Int8);
-            let scope = Scope {
-                columns: vec![Column {
-                    value: Expression::new(format!("{alias}.c1"), Type::Text),
-                    name: "c1".to_owned(),
-                    distinct: 12.0,
-                }],
-                identity: Some(vec![number]),
-                ..Scope::default()
-            };
-            (
-                format!("unnest({list}) with ordinality as {alias}(c1, c2)"),
-                scope,
-                2.0,
-            )
+        let wanted = self.random.chance(45) && Feature::Functions.is_wanted();
+        let function = match wanted {
+            true => self.lateral_function(&left.scope),
+            false => None,
+        };
+        let (text, right, fanout) = if let Some(function) = function {
+            function
         } else if left.scope.rows <= 300.0 && self.afford() {
             let query = self.correlated(&visible);
+            let alias = self.alias("l");
             let scope = query_scope(&query, &alias);
             (format!("({}) as {alias}", query.text), scope, 3.0)
         } else {
@@ -462,6 +479,13 @@ impl Generator {
     }
 }
 
+/// What NATURAL JOIN would compare.
+fn shared_names(first: &Table, second: &Table) -> Vec<&'static str> {
+    let known = |name: &str| second.columns.iter().any(|column| column.name == name);
+    let names = first.columns.iter().map(|column| column.name);
+    names.filter(|name| known(name)).collect()
+}
+
 /// The columns of a subquery under its alias.
 pub fn query_scope(query: &Query, alias: &str) -> Scope {
     let columns: Vec<Column> = query
@@ -473,6 +497,7 @@ pub fn query_scope(query: &Query, alias: &str) -> Scope {
                 ..output.value.clone()
             },
             name: output.name.clone(),
+            other: None,
             distinct: output.distinct,
         })
         .collect();
@@ -484,6 +509,7 @@ pub fn query_scope(query: &Query, alias: &str) -> Scope {
         columns,
         identity,
         rows: query.rows,
+        whole_rows: vec![alias.to_owned()],
         ..Scope::default()
     }
 }

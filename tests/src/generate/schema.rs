@@ -1,5 +1,7 @@
 //! The relations that generated statements read, and their rows.
 
+mod placed;
+
 /// A type as the generator sees it. Types between which Postgres converts without being asked
 /// are kept apart, so that every expression has the type it was made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,15 +54,24 @@ pub enum Type {
     Mood,
     /// inet.
     Inet,
+    /// int4range.
+    Range,
+    /// int4multirange.
+    Multirange,
+    /// The composite type `pair`.
+    Pair,
+    /// The row of a relation: each has a type of its own.
+    Row,
 }
 
 use Type::{
     Bool, Bytea, Char, Date, Domain, Float4, Float8, Inet, Int2, Int4, Int8, Interval, Ints, Json,
-    Jsonb, Mood, Numeric, Text, Texts, Time, Timestamp, Timestamptz, Uuid, Varchar,
+    Jsonb, Mood, Multirange, Numeric, Pair, Range, Row, Text, Texts, Time, Timestamp, Timestamptz,
+    Uuid, Varchar,
 };
 
-/// All of them.
-pub const TYPES: [Type; 24] = [
+/// All but [`Type::Row`], which has no name.
+pub const TYPES: [Type; 27] = [
     Int2,
     Int4,
     Int8,
@@ -85,6 +96,9 @@ pub const TYPES: [Type; 24] = [
     Texts,
     Mood,
     Inet,
+    Range,
+    Multirange,
+    Pair,
 ];
 
 impl Type {
@@ -115,6 +129,10 @@ impl Type {
             Texts => "text[]",
             Mood => "mood",
             Inet => "inet",
+            Range => "int4range",
+            Multirange => "int4multirange",
+            Pair => "pair",
+            Row => "record",
         }
     }
 
@@ -135,12 +153,15 @@ impl Type {
 
     /// Can be compared, sorted and grouped.
     pub fn is_comparable(self) -> bool {
-        self != Json
+        !matches!(self, Json | Row)
     }
 
     /// `min` and `max` exist.
     pub fn has_extremes(self) -> bool {
-        !matches!(self, Bool | Uuid | Bytea | Json | Jsonb)
+        !matches!(
+            self,
+            Bool | Uuid | Bytea | Json | Jsonb | Range | Multirange | Pair | Row
+        )
     }
 }
 
@@ -166,6 +187,23 @@ pub struct Table {
     pub identity: usize,
     /// Its columns.
     pub columns: &'static [TableColumn],
+    /// The role `reader` may read it.
+    pub readable: bool,
+    /// A view.
+    pub view: bool,
+}
+
+impl Table {
+    const fn readable(self) -> Table {
+        Table {
+            readable: true,
+            ..self
+        }
+    }
+
+    const fn view(self) -> Table {
+        Table { view: true, ..self }
+    }
 }
 
 const fn column(name: &'static str, kind: Type, distinct: u32) -> TableColumn {
@@ -313,26 +351,40 @@ const fn table(
         rows,
         identity,
         columns,
+        readable: false,
+        view: false,
     }
 }
 
-/// Everything that statements read.
-pub const TABLES: [Table; 11] = [
-    table("account", 80, 1, &ACCOUNT),
-    table("entry", 200, 2, &ENTRY),
-    table("product", 90, 1, &PRODUCT),
+const FIRST: [Table; 12] = [
+    table("account", 80, 1, &ACCOUNT).readable(),
+    table("entry", 200, 2, &ENTRY).readable(),
+    table("product", 90, 1, &PRODUCT).readable(),
     table("word", 60, 1, &WORD),
     table("device", 70, 1, &DEVICE),
     table("event", 250, 1, &EVENT),
     table("sparse", 100, 1, &SPARSE),
-    table("country", 12, 1, &COUNTRY),
-    table("note", 60, 1, &NOTE),
-    table("wealth", 200, 2, &WEALTH),
-    table("busy", 30, 1, &BUSY),
+    table("country", 12, 1, &COUNTRY).readable(),
+    table("note", 60, 1, &NOTE).readable(),
+    table("wealth", 200, 2, &WEALTH).view(),
+    table("busy", 30, 1, &BUSY).view().readable(),
+    table("kept", 200, 2, &WEALTH).view().readable(),
 ];
 
-/// Makes the tables; the same on every server.
-pub const CREATE: [&str; 12] = [
+/// Everything that statements read.
+pub const TABLES: [Table; 24] = {
+    let mut all = [FIRST[0]; 24];
+    let mut at = 0;
+    while at < 12 {
+        all[at] = FIRST[at];
+        all[12 + at] = placed::TABLES[at];
+        at += 1;
+    }
+    all
+};
+
+/// Makes the first tables; the same on every server.
+const CREATE: [&str; 12] = [
     "create type mood as enum ('sad', 'ok', 'happy', 'angry')",
     "create domain short_text as text check (length(value) <= 8)",
     "create table account (id bigint primary key, parent_id bigint, code smallint not null, \
@@ -360,8 +412,7 @@ pub const CREATE: [&str; 12] = [
     "create index on event (at)",
 ];
 
-/// Places them; for the program under test alone.
-pub const PLACE: [&str; 8] = [
+const PLACE: [&str; 8] = [
     "select create_distributed_table('account', 'id')",
     "select create_distributed_table('entry', 'account_id', colocate_with => 'account')",
     "select create_distributed_table('product', 'id')",
@@ -372,13 +423,36 @@ pub const PLACE: [&str; 8] = [
     "select create_reference_table('country')",
 ];
 
-/// Views, made when the tables have been placed.
-pub const VIEWS: [&str; 2] = [
+/// Makes the tables; the same on every server.
+pub fn create() -> impl Iterator<Item = &'static str> {
+    CREATE.into_iter().chain(placed::CREATE)
+}
+
+/// Places them; for the program under test alone.
+pub fn place() -> impl Iterator<Item = &'static str> {
+    PLACE.into_iter().chain(placed::PLACE)
+}
+
+/// What every session makes for itself: a temporary table.
+pub const OF_SESSION: [&str; 2] = placed::OF_SESSION;
+
+/// Views, made when the tables have been placed, and who reads what: `keeper` has a view on tables
+/// that `reader` may not see.
+pub const VIEWS: [&str; 10] = [
     "create view wealth as select e.account_id, e.line, a.name, e.amount, e.kind, a.big \
      from account a join entry e on e.account_id = a.id where a.code > -4",
     "create view busy as select d.word, count(*) as devices, max(d.seen) as last, \
      sum(w.n) as total from device d left join word w on w.word = d.word \
      where d.word is not null group by d.word",
+    "create view kept as select * from wealth",
+    "create role keeper",
+    "create role reader",
+    "grant usage, create on schema public to keeper",
+    "grant select on wealth to keeper",
+    "alter view kept owner to keeper",
+    "grant select on kept, account, entry, product, country, note, busy, tiny, tick, reading \
+     to reader",
+    "grant reader, keeper to app",
 ];
 
 /// Words that text columns hold.
@@ -392,7 +466,7 @@ pub const KEYWORD: &str = "w";
 /// Statements that fill the tables with rows that depend on `seed` alone.
 pub fn fill(seed: u64) -> Vec<String> {
     let rows = Rows { seed: seed % 1000 };
-    vec![
+    let mut all = vec![
         rows.account(),
         rows.entry(),
         rows.product(),
@@ -402,7 +476,9 @@ pub fn fill(seed: u64) -> Vec<String> {
         rows.sparse(),
         rows.country(),
         rows.note(),
-    ]
+    ];
+    all.extend(rows.placed());
+    all
 }
 
 struct Rows {

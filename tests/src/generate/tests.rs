@@ -50,7 +50,37 @@ fn statements_cover_the_language() {
         "row_number() over",
         "corr(",
         "stddev_pop(",
+        " natural ",
+        " window win",
+        " over (win",
+        ") filter (where",
+        "collate \"C\"",
+        "jsonb_each(",
+        "jsonb_to_recordset(",
+        "pg_type ",
+        "information_schema.columns",
+        "to_jsonb(",
+        "own.task ",
+        "log ",
+        "scratch ",
+        "::pair",
+        "int4multirange(",
+        "current_setting('test.began')",
+        "'NaN'",
+        " isnull)",
+        ".*).",
     ] {
         assert!(all.contains(word), "no statement has {word}");
     }
+}
+
+#[test]
+fn about_a_tenth_is_mistaken_and_more_is_surrounded() {
+    let statements: Vec<Statement> = (0..2000).map(|number| statement(1, number)).collect();
+    let surrounded = statements.iter().filter(|it| !it.before.is_empty());
+    assert!((200..600).contains(&surrounded.count()));
+    let undone = |it: &&Statement| it.before.is_empty() != it.after.is_empty();
+    assert_eq!(statements.iter().filter(undone).count(), 0);
+    let wrong = statements.iter().filter(|it| it.text.contains("nosuch"));
+    assert!(wrong.count() > 10);
 }

@@ -16,7 +16,7 @@ use automator67_tests::{
     wait,
     wire::{Connection, Server},
 };
-use rand::Rng;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{PATIENCE, Reasons, pay, refused};
 
@@ -41,6 +41,7 @@ pub(super) enum Counter {
 
 /// What all clients share.
 pub(super) struct Notes {
+    seed: u64,
     servers: [Server; 2],
     stop: AtomicBool,
     next: AtomicI64,
@@ -59,8 +60,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Notes {
-    pub(super) fn new(pair: &Pair) -> Notes {
+    pub(super) fn new(pair: &Pair, seed: u64) -> Notes {
         Notes {
+            seed,
             servers: [pair.a.server.clone(), pair.b.server.clone()],
             stop: AtomicBool::new(false),
             next: AtomicI64::new(1000),
@@ -181,8 +183,12 @@ impl Notes {
         self.book().note(transfer, outcome);
     }
 
-    fn new_transfer(&self) -> Transfer {
-        let mut random = rand::rng();
+    /// What a client chooses by.
+    fn random(&self, client: usize) -> StdRng {
+        StdRng::seed_from_u64(self.seed ^ (client as u64) << 32)
+    }
+
+    fn new_transfer(&self, random: &mut StdRng) -> Transfer {
         let from = random.random_range(1..=ACCOUNTS);
         let to = (from + random.random_range(0..ACCOUNTS - 1)) % ACCOUNTS + 1;
         Transfer {
@@ -231,6 +237,7 @@ impl Clients {
 }
 
 fn writer(notes: &Notes, number: usize) {
+    let mut random = notes.random(number);
     while let Some((at, mut connection)) = notes.connect(number) {
         let turns = if at == number % 2 {
             TURNS
@@ -238,7 +245,7 @@ fn writer(notes: &Notes, number: usize) {
             TURNS_ABROAD
         };
         for _ in 0..turns {
-            let transfer = notes.new_transfer();
+            let transfer = notes.new_transfer(&mut random);
             let outcome = move_money(&mut connection, &transfer, &[]);
             let good = outcome == Outcome::Acknowledged;
             notes.note(at, transfer, outcome);
@@ -256,6 +263,7 @@ fn goes_on(connection: &mut Connection) -> bool {
 
 /// Transfers that one shard refuses to prepare: the others have to roll back.
 fn vetoed_writer(notes: &Notes, number: usize) {
+    let mut random = notes.random(WRITERS + number);
     while let Some((at, mut connection)) = notes.connect(number) {
         let turns = if at == number % 2 {
             TURNS
@@ -263,7 +271,7 @@ fn vetoed_writer(notes: &Notes, number: usize) {
             TURNS_ABROAD
         };
         for _ in 0..turns {
-            let transfer = notes.new_transfer();
+            let transfer = notes.new_transfer(&mut random);
             let id = transfer.id;
             let veto = format!("insert into vetoes values ({id}), ({id})");
             let outcome = move_money(&mut connection, &transfer, &[&veto]);

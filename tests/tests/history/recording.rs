@@ -18,7 +18,7 @@ use automator67_tests::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
-use super::PATIENCE;
+use super::{PATIENCE, Recording};
 
 const CLIENTS: usize = 8;
 /// How many lists one recording works on: few, so that clients meet.
@@ -45,10 +45,7 @@ pub(super) struct Recorder {
 
 struct Shared {
     servers: [Server; 2],
-    style: Style,
-    first_key: Key,
-    /// What clients do follows from it.
-    seed: u64,
+    recording: Recording,
     stop: AtomicBool,
     next: AtomicU64,
     committed: [AtomicUsize; 2],
@@ -66,12 +63,11 @@ enum Broken {
 }
 
 impl Recorder {
-    pub(super) fn start(pair: &Pair, style: Style, first_key: Key, seed: u64) -> Recorder {
+    /// The seed decides what the clients choose, not who comes first.
+    pub(super) fn start(pair: &Pair, recording: Recording) -> Recorder {
         let shared = Arc::new(Shared {
             servers: [pair.a.server.clone(), pair.b.server.clone()],
-            style,
-            first_key,
-            seed,
+            recording,
             stop: AtomicBool::new(false),
             next: AtomicU64::new(1),
             committed: Default::default(),
@@ -138,7 +134,8 @@ impl Shared {
 
 fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
     let mut history = Vec::new();
-    let mut random = StdRng::seed_from_u64(shared.seed + number as u64);
+    let client = u64::try_from(number)?;
+    let mut random = StdRng::seed_from_u64(shared.recording.seed.wrapping_add(client));
     while let Some((at, mut connection)) = shared.connect(number)? {
         let turns = if at == number % 2 {
             TURNS
@@ -151,7 +148,7 @@ fn client(shared: &Shared, number: usize) -> Result<Vec<Transaction>> {
             }
             let mut transaction = Transaction {
                 id: 0,
-                level: match shared.style {
+                level: match shared.recording.style {
                     Style::Level(level) => level,
                     Style::Mixed => {
                         let levels = [Level::Strong, Level::Snapshot];
@@ -199,7 +196,7 @@ fn run(
     // Half of all read several lists, in one statement or one by one.
     let only_reads = random.random_bool(0.5);
     let mut keys: Vec<Key> = (0..random.random_range(1..=4))
-        .map(|_| shared.first_key + random.random_range(0..KEYS))
+        .map(|_| shared.recording.first_key + random.random_range(0..KEYS))
         .collect();
     if random.random_bool(0.9) {
         // Mostly in order: circles of waiting take their time to be found.
