@@ -69,7 +69,11 @@ fn is_ours(statement: &Statement<'_>, range: &protobuf::RangeVar) -> bool {
         // Our tables are not in the catalog.
         None => {
             statement.context.search_path.iter().any(|it| ours(it))
-                && !statement.context.temporary.names().any(|name| name == range.relname)
+                && !statement
+                    .context
+                    .temporary
+                    .names()
+                    .any(|name| name == range.relname)
         }
     }
 }
