@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use pg_query::{NodeEnum, protobuf};
 
 use crate::{
-    analysis::{Analysis, CLIENT_TEXT, Filter, Naming, Reference, WholeRow},
+    analysis::{Analysis, CLIENT_TEXT, Filter, Naming, Occurrence, Reference, WholeRow},
     catalog::{Column, Placement, QualifiedName, Relation},
     parse,
     plan::{Fetch, FetchSource, Gather, PlanError, ProxyView, ShardSet},
@@ -84,7 +84,7 @@ pub(crate) fn fetch(
                     ShardSet::All
                 };
                 let all = whole.contains(&relation.name);
-                Needed::of_table(relation, analysis, all, &tested.names, &one.filters, shards)
+                Needed::of_table(relation, one, analysis, all, &tested.names, shards)
             }
             Found::Home => continue,
         };
@@ -183,7 +183,7 @@ fn tested_elsewhere<'a>(
 }
 
 fn refuse(analysis: &Analysis<'_>) -> Result<(), PlanError> {
-    let distributed = |one: &&crate::analysis::Occurrence<'_>| {
+    let distributed = |one: &&Occurrence<'_>| {
         one.found.distributed().is_some() || matches!(one.found, Found::Proxy(_))
     };
     if analysis.strange {
@@ -286,10 +286,10 @@ impl Needed {
 
     fn of_table(
         relation: &Relation,
+        one: &Occurrence<'_>,
         analysis: &Analysis<'_>,
         whole: bool,
         names: &HashMap<&str, usize>,
-        filters: &[Filter<'_>],
         shards: ShardSet,
     ) -> Needed {
         let mut columns: Vec<&Column> = relation
@@ -313,13 +313,15 @@ impl Needed {
             .iter()
             .map(|column| identifier(&column.name))
             .collect();
+        // A local table can have children, whose rows ONLY leaves out.
+        let only = if one.range.inh { "" } else { "ONLY " };
         let mut select = format!(
-            "SELECT {} FROM {}",
+            "SELECT {} FROM {only}{}",
             names.join(", "),
             qualified(&relation.name)
         );
-        if !filters.is_empty() {
-            select.push_str(&format!(" WHERE {}", conditions(filters)));
+        if !one.filters.is_empty() {
+            select.push_str(&format!(" WHERE {}", conditions(&one.filters)));
         }
         let has = |name: &String| columns.iter().any(|column| column.name == *name);
         let key = &relation.primary_key;

@@ -55,6 +55,18 @@ impl SettingMap {
         Arc::ptr_eq(&self.entries, &other.entries) || self.entries == other.entries
     }
 
+    /// Settings `to`, but with the role of these: RESET ALL leaves that as it is (the manual,
+    /// "RESET").
+    pub fn reset_all(&self, to: &SettingMap) -> SettingMap {
+        let mut reset = to.clone();
+        let entries = Arc::make_mut(&mut reset.entries);
+        entries.remove(ROLE);
+        if let Some((name, role)) = self.entries.get_key_value(ROLE) {
+            entries.insert(name.clone(), role.clone());
+        }
+        reset
+    }
+
     /// Statements that turn a connection with `self` into one with `wanted`; empty when equal.
     ///
     /// A role may not make every setting that the user may, who can have taken the role later: all

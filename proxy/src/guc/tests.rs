@@ -95,3 +95,14 @@ fn durations_have_units() {
         );
     }
 }
+
+#[test]
+fn a_reset_of_all_leaves_the_role() {
+    let initial = map(&[("a", "1")]);
+    let reset = |old: &[(&str, &str)]| map(old).reset_all(&initial);
+    assert!(reset(&[("a", "2"), ("b", "1")]).same(&initial));
+    assert!(reset(&[("b", "1"), ("role", "ann")]).same(&map(&[("a", "1"), ("role", "ann")])));
+    // Of a role that was given at login and taken back nothing is left.
+    let given = map(&[("role", "ann")]);
+    assert!(map(&[]).reset_all(&given).same(&map(&[])));
+}

@@ -123,8 +123,8 @@ impl Session {
                 self.log_setting(request.text);
             }
             SettingCommand::ResetAll => {
-                let initial = self.settings.initial.clone();
-                let before = std::mem::replace(&mut self.settings.map, initial);
+                let reset = self.settings.map.reset_all(&self.settings.initial);
+                let before = std::mem::replace(&mut self.settings.map, reset);
                 self.reset_own();
                 self.run_reset(RESET_ALL, "RESET", before).await?;
             }
@@ -281,7 +281,7 @@ impl Session {
             let server = &mut self.links[index].server;
             server.query(text, true);
             if text == RESET_ALL {
-                server.settings = SettingMap::default();
+                server.settings = server.settings.reset_all(&SettingMap::default());
             }
             let difference = server.settings.difference(&wanted);
             if !difference.is_empty() {

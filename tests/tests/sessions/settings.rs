@@ -20,6 +20,7 @@ pub const CHECKS: &[Check<Server>] = &[
     ("modes that are taken back", modes_taken_back),
     ("modes of the session", modes_of_session),
     ("settings of the role", settings_of_role),
+    ("a role beside resets", role_beside_resets),
 ];
 
 /// Every row of every shard sees the value, and so does the home shard.
@@ -413,4 +414,45 @@ fn settings_of_role(server: &Server) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// RESET ALL leaves the role as it is, DISCARD ALL does not; on whichever connection serves.
+fn role_beside_resets(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    connection.execute("drop role if exists stage")?;
+    connection.execute("create role stage")?;
+    connection.execute("grant select on points to stage")?;
+    let is_role = |connection: &mut Connection, role: &str| -> Result<()> {
+        is_one(connection, "select current_user", role)?;
+        let rows = format!("select count(*) from points where current_user = '{role}'");
+        is_one(connection, &rows, "300")
+    };
+    let login = server.user.as_str();
+    for (resets, role) in [
+        (&["reset all"][..], "stage"),
+        (&["discard all"], login),
+        (&["reset all", "discard all"], login),
+        (&["begin", "reset all", "commit"], "stage"),
+        (&["begin", "reset all", "rollback"], "stage"),
+        (&["reset all", "reset role"], login),
+        (&["reset session authorization"], login),
+        (&["create temporary table kept ()", "discard all"], login),
+    ] {
+        connection.execute("set role stage")?;
+        connection.execute("set work_mem = '8MB'")?;
+        for reset in resets {
+            connection.execute(reset)?;
+        }
+        is_role(&mut connection, role)?;
+        // The next clients of the connections are not that role.
+        for _ in 0..3 {
+            let mut other = Connection::open(server)?;
+            is_role(&mut other, login)?;
+            other.terminate()?;
+        }
+        connection.execute("reset role")?;
+    }
+    connection.execute("revoke select on points from stage")?;
+    connection.execute("drop role stage")?;
+    connection.terminate()
 }
