@@ -9,6 +9,8 @@
 //! - `@proxy`: runs only on the proxies, and must succeed there.
 //! - `@refused SQLSTATE`: plain Postgres does not see it; the proxies refuse it with this code and
 //!   a hint.
+//! - `@fails SQLSTATE`: plain Postgres does not see it; on the proxies it fails with this code, for a
+//!   mistake that Postgres has words of its own for.
 //! - `@ordered`, `@unordered`: whether row order counts; without it, it does when the text has
 //!   an ORDER BY outside of parentheses.
 //! - `@bind VALUE ...`: runs in the extended protocol with these parameters. A value is
@@ -59,6 +61,8 @@ pub enum Kind {
     Proxy,
     /// Proxies, which alone see it, must refuse it with this SQLSTATE.
     Refused(String),
+    /// On proxies, which alone see it, it must fail with this SQLSTATE.
+    Fails(String),
     /// Every server answers alike.
     Same,
     /// Not a statement: opens a new connection.
@@ -170,6 +174,7 @@ fn case(line: usize, directives: &[&str], text: &str, data: Option<String>) -> R
             "proxy" => case.kind = Kind::Proxy,
             "reconnect" => case.kind = Kind::Reconnect,
             "refused" => case.kind = Kind::Refused(rest.trim().to_owned()),
+            "fails" => case.kind = Kind::Fails(rest.trim().to_owned()),
             "ordered" => case.ordered = true,
             "unordered" => case.ordered = false,
             "bind" => case.bind = Some(parameters(rest)?),

@@ -86,7 +86,7 @@ struct Player<'a> {
 impl Player<'_> {
     fn play(&mut self, case: &Case) -> Result<Played> {
         let skipped = match case.kind {
-            Kind::Proxy | Kind::Refused(_) => self.role == Role::Plain,
+            Kind::Proxy | Kind::Refused(_) | Kind::Fails(_) => self.role == Role::Plain,
             Kind::Plain => self.role == Role::Proxy,
             Kind::Same => self.mode == Mode::Simple && case.bind.is_some(),
             Kind::Setup => false,

@@ -130,6 +130,10 @@ fn judge(case: &Case, expected: &Played, found: &Played, alone: bool) -> Option<
             None if !alone => Some(not_refused(found)),
             _ => None,
         },
+        (Kind::Fails(sqlstate), _) => match answer::failure(found) {
+            Some(failure) if failure.sqlstate == *sqlstate => None,
+            _ => Some(format!("  not {sqlstate}:{}\n", answer::summary(found))),
+        },
         (_, Played::Answered(plain)) => answer::difference(plain, found, case.ordered),
         (_, other) => Some(format!("  Postgres itself: {other:?}\n")),
     }

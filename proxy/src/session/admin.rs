@@ -315,6 +315,7 @@ impl Session {
                     sqlstate::OBJECT_NOT_IN_STATE,
                     format!("table \"{}\" is not distributed", relation.name.name),
                 )
+                .hint("Nothing is to be done: its rows are on the home shard.")
                 .into());
             }
             Placement::Reference => false,
@@ -506,6 +507,7 @@ impl Session {
                 sqlstate::INVALID_PARAMETER_VALUE,
                 format!("\"{other}\" is not a distributed table"),
             )
+            .hint("Distribute it first, or leave out colocate_with.")
             .into());
         };
         if let Some(relation) = relation {
@@ -517,6 +519,7 @@ impl Session {
                 format!("cannot colocate with \"{other}\""),
             )
             .detail(why)
+            .hint("Leave out colocate_with, or name a table whose key has this type and is placed in this way.")
             .into())
         };
         if *theirs != key_type {

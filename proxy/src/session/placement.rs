@@ -219,6 +219,7 @@ impl Session {
                 sqlstate::OBJECT_NOT_IN_STATE,
                 format!("schema \"{schema}\" is not distributed"),
             )
+            .hint("Call undistribute_table for those of its tables that are distributed.")
             .into());
         };
         for table in catalog.members(*group) {
@@ -437,6 +438,7 @@ fn check_schema(catalog: &Catalog, schema: &str) -> Outcome {
             format!("schema \"{schema}\" cannot be distributed"),
         )
         .detail("It belongs to the system.")
+        .hint("Create a schema for the tables, and distribute that.")
         .into());
     }
     Ok(())
@@ -462,6 +464,7 @@ fn tables_of<'c>(catalog: &'c Catalog, schema: &str) -> Outcome<Vec<&'c Relation
                     "It contains \"{}\", which is a partitioned table, a materialized view or a foreign table.",
                     relation.name.name
                 ))
+                .hint("Move it to another schema first: ALTER ... SET SCHEMA.")
                 .into());
             }
         }

@@ -289,8 +289,12 @@ impl Generator {
             }
             Type::Json | Type::Jsonb => self.json(scope, kind, depth),
             Type::Ints if self.random.chance(30) => {
-                let value = self.leaf(scope, kind);
-                made(format!("({})[1:1]", value.text), kind)
+                let value = self.leaf(scope, kind).text;
+                // A slice remembers in its binary form that the whole had NULLs.
+                made(
+                    format!("string_to_array(array_to_string(({value})[1:1], ','), ',')::int4[]"),
+                    kind,
+                )
             }
             Type::Ints => {
                 let first = self.leaf(scope, Type::Int4);
