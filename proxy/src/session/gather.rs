@@ -50,7 +50,8 @@ impl Session {
         let home = self.home();
         let index = self.link(home).await?;
         self.links[index].server.forget_tables = true;
-        let result = self.run_text(request, &gather.statement, home).await;
+        let statement = self.with_now(gather.statement.clone(), request).await?;
+        let result = self.run_text(request, &statement, home).await;
         if let Some(link) = self
             .links
             .iter_mut()
@@ -78,7 +79,8 @@ impl Session {
         self.begin_implicit();
         self.load_fetches(gather, request).await?;
         self.keep_fetches(gather);
-        self.run_text(request, &gather.statement, self.home()).await
+        let statement = self.with_now(gather.statement.clone(), request).await?;
+        self.run_text(request, &statement, self.home()).await
     }
 
     /// Copies everything the statement reads to the home shard.
@@ -216,13 +218,14 @@ impl Session {
     /// Sends a fetch's SELECT to a shard; the answer is read later.
     async fn ask(&mut self, fetch: &Fetch, shard: ShardId, request: &Request<'_>) -> Outcome {
         let parameter_types = self.types_for_shards(request).await?;
+        let select = self.with_now(fetch.select.clone(), request).await?;
         let index = self.link(shard).await?;
         types::learn_for_shard(&self.links[index].server.shard, &parameter_types).await?;
         let server = &mut self.links[index].server;
         let parameters = request
             .bound
             .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
-        server.put_parse("", &fetch.select, &parameter_types);
+        server.put_parse("", &select, &parameter_types);
         message::put_bind_with_format(
             &mut server.wire.output,
             "",
@@ -241,7 +244,8 @@ impl Session {
 
     /// The home shard's own rows never leave it.
     async fn copy_within_home(&mut self, fetch: &Fetch, request: &Request<'_>) -> Outcome<u64> {
-        let text = format!("INSERT INTO pg_temp.{} {}", fetch.temp_table, fetch.select);
+        let select = self.with_now(fetch.select.clone(), request).await?;
+        let text = format!("INSERT INTO pg_temp.{} {select}", fetch.temp_table);
         self.insert_at_home(&text, request).await
     }
 

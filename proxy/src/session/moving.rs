@@ -290,7 +290,8 @@ impl Session {
             FetchSource::Shards(ShardSet::Home) => 1.0,
             _ => self.process.shards.len() as f64,
         };
-        let plan = self.ask_home(&format!("EXPLAIN {select}"), request).await?;
+        let explained = self.with_now(format!("EXPLAIN {select}"), request).await?;
+        let plan = self.ask_home(&explained, request).await?;
         let line = plan
             .into_iter()
             .next()
@@ -550,7 +551,8 @@ impl Session {
         rows: f64,
         request: &Request<'_>,
     ) -> Outcome<Option<HashSet<Bytes>>> {
-        let plan = self.ask_home(&format!("EXPLAIN {select}"), request).await?;
+        let explained = self.with_now(format!("EXPLAIN {select}"), request).await?;
+        let plan = self.ask_home(&explained, request).await?;
         let line = plan
             .into_iter()
             .next()

@@ -348,6 +348,7 @@ impl Generator {
         if self.random.chance(30) {
             // What has no equality is not ordered by.
             outputs.push(unnamed(Expression::new(alias.clone(), Type::Row), 1.0));
+            self.has_rows = true;
             list = format!("{list}, {alias}");
         }
         Some(list)

@@ -158,7 +158,7 @@ impl Generator {
             let whole = scope.whole_rows.iter().any(|row| row == alias);
             column.other = match self.random.below(3) {
                 0 | 1 if alone => Some(name.to_owned()),
-                _ if whole => {
+                _ if whole && Feature::Fields.is_wanted() => {
                     let row = self.random.pick(&["({})", "({}.*)"]).replace("{}", alias);
                     Some(format!("{row}.{name}"))
                 }

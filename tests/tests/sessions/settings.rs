@@ -43,6 +43,10 @@ fn everywhere(connection: &mut Connection, name: &str, value: &str) -> Result<()
             value,
         )?;
     }
+    if name == "statement_timeout" {
+        // Servers may be configured differently: a change of several shards may not ask for it.
+        return Ok(());
+    }
     let update = format!("update points set v = v where {seen} = '{value}'");
     let frames = connection.simple(&update)?;
     let tag = frames[0].text();
