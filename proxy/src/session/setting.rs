@@ -114,6 +114,10 @@ impl Session {
             SettingCommand::Reset { name, local: false } => {
                 let before = self.settings.map.clone();
                 self.reset(name);
+                if name == "session_authorization" {
+                    // The role goes with it, as in Postgres.
+                    self.settings.map.take_back("role", &SettingMap::default());
+                }
                 let tag = if starts_with_set(request.text) {
                     "SET"
                 } else {
