@@ -68,7 +68,6 @@ fn statements_cover_the_language() {
         "current_setting('test.began')",
         "'NaN'",
         " isnull)",
-        ".*).",
     ] {
         assert!(all.contains(word), "no statement has {word}");
     }
