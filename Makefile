@@ -51,9 +51,9 @@ fuzz:
 	scripts/setup test
 	fuzz/run $(FUZZ_SECONDS)
 
-# Other major versions of Postgres, and long forms: 100,000 generated statements on every cluster and tier, 100,000 changes, 100 rounds of
-# every fault at every step of a commit, ten minutes of TPC-C, a minute of clashing values. A
-# difference names its seed and number.
+# Other major versions of Postgres, and long forms: 100,000 generated statements on every cluster and
+# tier, 100,000 changes, 100 rounds of every fault at every step of a commit, ten minutes of TPC-C, a
+# minute of clashing values. A difference names its seed and number.
 SOAK = cargo test --release --locked --package automator67-tests --test main
 soak:
 	scripts/setup soak
