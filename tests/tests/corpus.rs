@@ -76,7 +76,7 @@ fn every_case_answers_like_postgres() {
 /// False for builds of Postgres without it.
 fn has_icu(peers: &Peers) -> Result<bool> {
     let mut connection = Connection::open(&peers.plain.server)?;
-    let known = "select exists (select from pg_collation where collprovider = 'i')";
+    let known = "select exists (select from pg_collation where collname = 'en-x-icu')";
     Ok(connection.execute(known)?.as_deref() == Some("t"))
 }
 
