@@ -53,32 +53,9 @@ impl Session {
                 replay,
                 value,
                 local,
-            } if name.starts_with(OWN) => {
-                if *local {
-                    self.set_locally(name, replay, value.as_deref())?;
-                } else {
-                    self.set_own_or_map(name, replay, value.as_deref())?;
-                }
-                if name == "automator67.consistency" && *local {
-                    self.change_view()?;
-                }
-                message::put_command_complete(self.client.output(), "SET");
-            }
-            SettingCommand::Set {
-                name,
-                replay,
-                value,
-                local,
             } => {
-                check_encoding(name, value.as_deref())?;
-                self.run_setting(request).await?;
-                self.log_setting(replay);
-                if *local {
-                    self.set_locally(name, replay, value.as_deref())?;
-                } else {
-                    self.keep_setting(name, replay, value.as_deref()).await?;
-                    self.settings_are_made();
-                }
+                let made = (name.as_str(), replay.as_str(), value.as_deref());
+                self.set(made, *local, request).await?;
             }
             SettingCommand::Characteristics(settings) => {
                 self.run_setting(request).await?;
@@ -90,41 +67,8 @@ impl Session {
                 self.settings_are_made();
             }
             SettingCommand::Configure(calls) => self.configure(calls, request).await?,
-            SettingCommand::Reset { name, local } if name.starts_with(OWN) => {
-                if *local {
-                    self.set_locally(name, "", None)?;
-                } else {
-                    self.reset(name);
-                }
-                let tag = if starts_with_set(request.text) {
-                    "SET"
-                } else {
-                    "RESET"
-                };
-                message::put_command_complete(self.client.output(), tag);
-            }
-            SettingCommand::Reset { name, local: true } => {
-                self.run_setting(request).await?;
-                self.log_setting(&format!(
-                    "SET LOCAL {} TO DEFAULT",
-                    guc::quote_setting(name)
-                ));
-                self.set_locally(name, "", None)?;
-            }
-            SettingCommand::Reset { name, local: false } => {
-                let before = self.settings.map.clone();
-                self.reset(name);
-                if name == "session_authorization" {
-                    // The role goes with it, as in Postgres.
-                    self.settings.map.take_back("role", &SettingMap::default());
-                }
-                let tag = if starts_with_set(request.text) {
-                    "SET"
-                } else {
-                    "RESET"
-                };
-                self.run_reset(request.text, tag, before).await?;
-                self.log_setting(request.text);
+            SettingCommand::Reset { name, local } => {
+                self.reset_one(name, *local, request).await?;
             }
             SettingCommand::ResetAll => {
                 let reset = self.settings.map.reset_all(&self.settings.initial);
@@ -146,6 +90,71 @@ impl Session {
             SettingCommand::ShowOwn { name } => self.show_own(name, request)?,
         }
         Ok(Tier::Proxy)
+    }
+
+    /// SET of a name, with what makes it again and its value.
+    async fn set(
+        &mut self,
+        (name, replay, value): (&str, &str, Option<&str>),
+        local: bool,
+        request: &Request<'_>,
+    ) -> Outcome {
+        let own = name.starts_with(OWN);
+        if !own {
+            check_encoding(name, value)?;
+            self.run_setting(request).await?;
+            self.log_setting(replay);
+        }
+        match (own, local) {
+            (_, true) => self.set_locally(name, replay, value)?,
+            (true, false) => self.set_own_or_map(name, replay, value)?,
+            (false, false) => {
+                self.keep_setting(name, replay, value).await?;
+                self.settings_are_made();
+            }
+        }
+        if own {
+            if name == "automator67.consistency" && local {
+                self.change_view()?;
+            }
+            message::put_command_complete(self.client.output(), "SET");
+        }
+        Ok(())
+    }
+
+    /// RESET of a name, and SET ... TO DEFAULT.
+    async fn reset_one(&mut self, name: &str, local: bool, request: &Request<'_>) -> Outcome {
+        let tag = if starts_with_set(request.text) {
+            "SET"
+        } else {
+            "RESET"
+        };
+        if name.starts_with(OWN) {
+            if local {
+                self.set_locally(name, "", None)?;
+            } else {
+                self.reset(name);
+            }
+            message::put_command_complete(self.client.output(), tag);
+            return Ok(());
+        }
+        if local {
+            self.run_setting(request).await?;
+            self.log_setting(&format!(
+                "SET LOCAL {} TO DEFAULT",
+                guc::quote_setting(name)
+            ));
+            return self.set_locally(name, "", None);
+        }
+        let before = self.settings.map.clone();
+        self.reset(name);
+        if name == "session_authorization" {
+            // The role goes with it, as in Postgres.
+            self.settings.map.take_back("role", &SettingMap::default());
+        }
+        self.run_reset(request.text, tag, before).await?;
+        self.log_setting(request.text);
+        Ok(())
     }
 
     /// Remembers a setting that was made. DateStyle takes its value in parts: what it has become is
