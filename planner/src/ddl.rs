@@ -67,7 +67,12 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         NodeEnum::AlterTableStmt(alter) => table::alter(statement, alter),
         NodeEnum::IndexStmt(index) => {
             table::index(statement, index)?;
-            Ok(broadcast(index.concurrent))
+            let draft = broadcast(index.concurrent);
+            Ok(if is_plain_index(index) {
+                draft.keeps_catalog()
+            } else {
+                draft
+            })
         }
         NodeEnum::CreateTrigStmt(trigger) => {
             procedure::trigger(statement, trigger)?;
@@ -119,6 +124,13 @@ fn only_logs_in(alter: &protobuf::AlterRoleStmt) -> bool {
         }
         _ => false,
     })
+}
+
+/// The snapshot of the catalog is the same before and after it: it runs no code of an expression.
+fn is_plain_index(index: &protobuf::IndexStmt) -> bool {
+    let of_columns = nodes(&index.index_params)
+        .all(|node| matches!(node, NodeEnum::IndexElem(element) if element.expr.is_none()));
+    of_columns && !index.unique && index.where_clause.is_none()
 }
 
 /// Defines or removes something, and runs nothing of what it names.

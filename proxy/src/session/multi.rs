@@ -344,9 +344,7 @@ impl Session {
         self.set_up(self.home()).await?;
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
-        if request.planned.session.changes_catalog {
-            server.call(&Call::to("change_schema"), false);
-        }
+        server.call(&Call::to("change_schema"), false);
         queue(server, text, request.bound, true);
         // Not kept prepared: the change may fail, and this behind it.
         server.run(HAS_WRITTEN, true);
