@@ -74,6 +74,7 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
                 draft
             })
         }
+        NodeEnum::CreateFunctionStmt(_) => Ok(broadcast(false).checked_at_home()),
         NodeEnum::CreateTrigStmt(trigger) => {
             procedure::trigger(statement, trigger)?;
             Ok(broadcast(false))
@@ -168,6 +169,7 @@ fn broadcast(outside_transaction: bool) -> Draft {
         home_only: false,
         creates_table: None,
         must_be_empty: Vec::new(),
+        checked_at_home: false,
     };
     Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog()
 }
@@ -180,6 +182,7 @@ pub(crate) fn at_home() -> Draft {
         home_only: true,
         creates_table: None,
         must_be_empty: Vec::new(),
+        checked_at_home: false,
     };
     Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
         pins: true,
@@ -191,6 +194,13 @@ pub(crate) fn at_home() -> Draft {
 impl Draft {
     fn keeps_catalog(mut self) -> Self {
         self.session.changes_catalog = false;
+        self
+    }
+
+    fn checked_at_home(mut self) -> Self {
+        if let Plan::Ddl(ddl) = &mut self.plan {
+            ddl.checked_at_home = true;
+        }
         self
     }
 }

@@ -784,6 +784,9 @@ pub struct Ddl {
     pub creates_table: Option<QualifiedName>,
     /// Local tables that must have no rows: they get a foreign key to rows of other shards.
     pub must_be_empty: Vec<QualifiedName>,
+    /// It makes a function, whose body may name temporary objects of the session: only the home shard
+    /// can check it.
+    pub checked_at_home: bool,
 }
 
 /// BEGIN and friends.

@@ -9,7 +9,8 @@ use pg_query::{
 };
 
 use crate::{
-    analysis::{self, Analysis, assigned_columns},
+    analysis::{self, Analysis, Occurrence, assigned_columns},
+    builtins,
     catalog::{Catalog, Column, Placement, Relation},
     functions::{self, Traits},
     gather, parse,
@@ -93,10 +94,13 @@ pub(crate) fn main_target(statement: &Statement<'_>, analysis: &Analysis<'_>) ->
 
 /// Errors for relations that cannot be written without going behind the proxy's back.
 pub(crate) fn refuse_writes(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
-    if !catalog.has_placed_relations {
-        return Ok(());
-    }
     for one in analysis.occurrences.iter().filter(|one| one.written) {
+        if catalog.shards.len() > 1 {
+            refuse_system_catalog(one)?;
+        }
+        if !catalog.has_placed_relations {
+            continue;
+        }
         match one.found {
             Found::Known(relation) => refuse_write(relation)?,
             Found::Proxy(view) => {
@@ -109,6 +113,30 @@ pub(crate) fn refuse_writes(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
         }
     }
     Ok(())
+}
+
+/// Each server has its own system catalog. Large objects are the home shard's.
+fn refuse_system_catalog(written: &Occurrence<'_>) -> Result<(), PlanError> {
+    let range = written.range;
+    let of_server = match range.schemaname.as_str() {
+        "pg_catalog" | "information_schema" => true,
+        "" => builtins::relation(&range.relname).is_some() && range.relname.starts_with("pg_"),
+        _ => false,
+    };
+    let large_objects = range.relname.starts_with("pg_largeobject");
+    if !matches!(written.found, Found::Home) || !of_server || large_objects {
+        return Ok(());
+    }
+    let hint = match range.relname.as_str() {
+        "pg_settings" => "Use SET, or SELECT set_config(...).",
+        _ => "Use the statement that changes what the catalog describes.",
+    };
+    Err(PlanError::unsupported(format!(
+        "writing to \"{}\" is not supported over several shards",
+        range.relname
+    ))
+    .detail("Each server has its own, and one would change alone.")
+    .hint(hint))
 }
 
 /// The error for a relation whose writes would reach other tables by themselves.

@@ -68,7 +68,7 @@ fn every_case_answers_like_postgres() {
     );
     let filtered = std::env::var_os("AUTOMATOR67_CASES").is_some();
     assert!(
-        filtered || statements >= 400,
+        statements >= if filtered { 1 } else { 400 },
         "only {statements} statements"
     );
 }

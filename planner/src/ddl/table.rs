@@ -37,6 +37,7 @@ pub(super) fn create(
         home_only: false,
         creates_table,
         must_be_empty: Vec::new(),
+        checked_at_home: false,
     };
     Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
 }
@@ -118,7 +119,8 @@ fn refuse_traits(
             "an expression on \"{}\" would be computed by each shard for itself",
             relation.name.name
         ))
-        .detail(why)),
+        .detail(why)
+        .hint("Let the client compute it, into a column that is written with each row.")),
         None => Ok(()),
     }
 }
@@ -172,6 +174,7 @@ pub(super) fn alter(
         home_only: false,
         creates_table: None,
         must_be_empty,
+        checked_at_home: false,
     };
     Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
 }

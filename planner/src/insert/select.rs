@@ -146,6 +146,13 @@ fn refuse(
     relation: &Relation,
 ) -> Result<(), PlanError> {
     super::refuse_conflict(statement, insert, analysis, relation)?;
+    if assigns_parts(insert) {
+        return Err(PlanError::unsupported(format!(
+            "INSERT ... SELECT into a part of a column of \"{}\" is not supported over several shards",
+            relation.name.name
+        ))
+        .hint("Select whole values, as ARRAY[...] or ROW(...), or insert with VALUES."));
+    }
     let clause = if insert.with_clause.is_some() && analysis.writes_in_with {
         "a write inside WITH"
     } else if suffix_selects(statement, insert) {
@@ -158,6 +165,12 @@ fn refuse(
         relation.name.name
     ))
     .hint("Run the SELECT first, and insert its rows with INSERT ... VALUES."))
+}
+
+/// A target is an element of an array, or a field.
+fn assigns_parts(insert: &protobuf::InsertStmt) -> bool {
+    nodes(&insert.cols)
+        .any(|node| matches!(node, NodeEnum::ResTarget(target) if !target.indirection.is_empty()))
 }
 
 /// ON CONFLICT or RETURNING has a subquery.

@@ -298,7 +298,12 @@ impl Session {
         if request.planned.session.changes_catalog {
             self.transaction.note_change();
         }
-        self.run_elsewhere(&text).await?;
+        if ddl.checked_at_home {
+            let unchecked = format!("SET LOCAL check_function_bodies = off; {text}");
+            self.run_elsewhere(&unchecked).await?;
+        } else {
+            self.run_elsewhere(&text).await?;
+        }
         if !request.catalog.unique_indexes.is_empty() {
             Box::pin(self.renew_unique_indexes()).await?;
         }
