@@ -182,7 +182,14 @@ pub(super) fn subjects(node: &NodeEnum) -> Vec<Name> {
         NodeEnum::RuleStmt(rule) => range(&rule.relation).collect(),
         NodeEnum::CreatePolicyStmt(policy) => range(&policy.table).collect(),
         NodeEnum::AlterPolicyStmt(policy) => range(&policy.table).collect(),
-        NodeEnum::CreateStatsStmt(stats) => named_all(&stats.relations, Kind::Relation, 0),
+        NodeEnum::CreateStatsStmt(stats) => {
+            // Temporary ones may be of a table that is not: estimates of the home shard alone.
+            let own = from_strings(Kind::Other, strings(&stats.defnames));
+            match own.filter(|name| is_temporary_schema(&name.schema)) {
+                Some(own) => vec![own],
+                None => named_all(&stats.relations, Kind::Relation, 0),
+            }
+        }
         NodeEnum::RenameStmt(rename) => {
             let kind = rename.rename_type();
             either(&rename.relation, &rename.object, kind)
@@ -216,6 +223,9 @@ fn of_other(node: &NodeEnum) -> Vec<Name> {
             None => return Vec::new(),
         },
         NodeEnum::DefineStmt(define) => (Kind::Other, &define.defnames),
+        NodeEnum::CreateConversionStmt(create) => (Kind::Other, &create.conversion_name),
+        NodeEnum::CreateOpClassStmt(create) => (Kind::Other, &create.opclassname),
+        NodeEnum::CreateOpFamilyStmt(create) => (Kind::Other, &create.opfamilyname),
         // In the schema of temporary objects only where that is said.
         NodeEnum::CreateEnumStmt(create) => (Kind::Other, &create.type_name),
         NodeEnum::CreateRangeStmt(create) => (Kind::Other, &create.type_name),
