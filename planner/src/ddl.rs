@@ -12,7 +12,7 @@ use crate::{
     functions::unsafe_function,
     gather::folded,
     normalise::{TokenKind, tokens},
-    plan::{Ddl, Multi, Plan, PlanError, SessionEffects, ShardSet},
+    plan::{Ddl, Multi, Plan, PlanError, SessionEffects, ShardSet, TransactionBlock},
     route::{self, Statement},
     scope::{self, Found},
     statement::Draft,
@@ -46,7 +46,12 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
             if range.is_some_and(|range| names::is_temporary(statement, range)) {
                 return Ok(Draft::home("ddl").writes());
             }
-            return Ok(broadcast(range.is_none()).keeps_catalog());
+            // Of a partitioned table each part is done by itself.
+            let block = match range {
+                Some(_) => TransactionBlock::Unneeded,
+                None => TransactionBlock::Refused,
+            };
+            return Ok(broadcast(block).keeps_catalog());
         }
         _ if is_of_large_object(statement.node) => return Ok(Draft::home("ddl").writes()),
         _ => {}
@@ -67,31 +72,33 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         NodeEnum::AlterTableStmt(alter) => table::alter(statement, alter),
         NodeEnum::IndexStmt(index) => {
             table::index(statement, index)?;
-            let draft = broadcast(index.concurrent);
+            let draft = broadcast(TransactionBlock::refused_if(index.concurrent));
             Ok(if is_plain_index(index) {
                 draft.keeps_catalog()
             } else {
                 draft
             })
         }
-        NodeEnum::CreateFunctionStmt(_) => Ok(broadcast(false).checked_at_home()),
+        NodeEnum::CreateFunctionStmt(_) => {
+            Ok(broadcast(TransactionBlock::Inside).checked_at_home())
+        }
         NodeEnum::CreateTrigStmt(trigger) => {
             procedure::trigger(statement, trigger)?;
-            Ok(broadcast(false))
+            Ok(broadcast(TransactionBlock::Inside))
         }
         NodeEnum::RuleStmt(rule) => {
             refuse_rule(statement, rule)?;
-            Ok(broadcast(false))
+            Ok(broadcast(TransactionBlock::Inside))
         }
-        NodeEnum::DropStmt(drop) => Ok(broadcast(drop.concurrent)),
-        NodeEnum::CommentStmt(_) => Ok(broadcast(false).keeps_catalog()),
+        NodeEnum::DropStmt(drop) => Ok(broadcast(TransactionBlock::refused_if(drop.concurrent))),
+        NodeEnum::CommentStmt(_) => Ok(broadcast(TransactionBlock::Inside).keeps_catalog()),
         NodeEnum::AlterRoleStmt(alter) if only_logs_in(alter) => {
-            Ok(broadcast(false).keeps_catalog())
+            Ok(broadcast(TransactionBlock::Inside).keeps_catalog())
         }
         NodeEnum::AlterSystemStmt(_)
         | NodeEnum::CreateTableSpaceStmt(_)
-        | NodeEnum::DropTableSpaceStmt(_) => Ok(broadcast(true)),
-        _ => Ok(broadcast(false)),
+        | NodeEnum::DropTableSpaceStmt(_) => Ok(broadcast(TransactionBlock::Refused)),
+        _ => Ok(broadcast(TransactionBlock::Inside)),
     }
 }
 
@@ -162,9 +169,9 @@ pub(crate) fn runs_nothing(node: &NodeEnum) -> bool {
     )
 }
 
-fn broadcast(outside_transaction: bool) -> Draft {
+fn broadcast(block: TransactionBlock) -> Draft {
     let ddl = Ddl {
-        outside_transaction,
+        block,
         sql: None,
         home_only: false,
         creates_table: None,
@@ -177,7 +184,7 @@ fn broadcast(outside_transaction: bool) -> Draft {
 /// For temporary objects, which live in one server session.
 pub(crate) fn at_home() -> Draft {
     let ddl = Ddl {
-        outside_transaction: false,
+        block: TransactionBlock::Inside,
         sql: None,
         home_only: true,
         creates_table: None,
@@ -547,7 +554,7 @@ fn vacuum_tables(statement: &Statement<'_>, vacuum: &protobuf::VacuumStmt) -> Dr
         // A temporary table, a system catalog, or an error.
         return Draft::home("vacuum").writes();
     }
-    broadcast(vacuum.is_vacuumcmd).keeps_catalog()
+    broadcast(TransactionBlock::refused_if(vacuum.is_vacuumcmd)).keeps_catalog()
 }
 
 fn reindex_tables(statement: &Statement<'_>, reindex: &protobuf::ReindexStmt) -> Draft {
@@ -561,10 +568,12 @@ fn reindex_tables(statement: &Statement<'_>, reindex: &protobuf::ReindexStmt) ->
     if range.is_some_and(|range| names::is_temporary(statement, range)) {
         return Draft::home("ddl").writes();
     }
-    // Of a partitioned table each part is done by itself.
-    let known = range.and_then(|one| scope::find_known(statement.catalog, statement.context, one));
-    let many = many || known.is_some_and(|one| one.kind == RelationKind::Partitioned);
-    broadcast(concurrently || many).keeps_catalog()
+    // Of a partitioned table or index each part is done by itself.
+    let block = match concurrently || many {
+        true => TransactionBlock::Refused,
+        false => TransactionBlock::Unneeded,
+    };
+    broadcast(block).keeps_catalog()
 }
 
 /// The error for a function of a trigger or a block that is not safe.

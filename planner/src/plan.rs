@@ -770,11 +770,31 @@ pub struct CopyOut {
     pub format: CopyFormat,
 }
 
+/// What a statement says to a transaction block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionBlock {
+    /// On all shards or on none, in one transaction.
+    Inside,
+    /// It may refuse one, and changes nothing that statements see: shard by shard where none is open.
+    Unneeded,
+    /// It refuses one: shard by shard.
+    Refused,
+}
+
+impl TransactionBlock {
+    pub(crate) fn refused_if(refused: bool) -> TransactionBlock {
+        match refused {
+            true => TransactionBlock::Refused,
+            false => TransactionBlock::Inside,
+        }
+    }
+}
+
 /// A change of schema.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ddl {
-    /// The statement refuses a transaction block: shard by shard instead of one transaction.
-    pub outside_transaction: bool,
+    /// How it goes with a transaction block.
+    pub block: TransactionBlock,
     /// What each shard gets; `None`: the client's own text.
     pub sql: Option<String>,
     /// Runs on the home shard alone (temporary objects, databases ...).

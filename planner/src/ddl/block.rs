@@ -19,7 +19,7 @@ use crate::{
     gather::folded,
     normalise::{TokenKind, tokens},
     parse,
-    plan::{Plan, PlanError},
+    plan::{Plan, PlanError, TransactionBlock},
     route::Statement,
     statement::Draft,
     tree::{constant_text, inner, nodes},
@@ -329,7 +329,7 @@ impl Block<'_, '_> {
     }
 
     fn everywhere(self) -> Result<Draft, PlanError> {
-        let mut draft = broadcast(false);
+        let mut draft = broadcast(TransactionBlock::Inside);
         if let Plan::Ddl(ddl) = &mut draft.plan {
             ddl.must_be_empty = self.must_be_empty;
         }

@@ -8,7 +8,7 @@ use pg_query::{
 use crate::{
     catalog::{Placement, QualifiedName, Relation},
     functions::Traits,
-    plan::{Ddl, Plan, PlanError},
+    plan::{Ddl, Plan, PlanError, TransactionBlock},
     route::{Statement, group},
     scope,
     statement::Draft,
@@ -32,7 +32,7 @@ pub(super) fn create(
     });
     let creates_table = name.filter(|_| create.partbound.is_none());
     let ddl = Ddl {
-        outside_transaction: false,
+        block: TransactionBlock::Inside,
         sql: None,
         home_only: false,
         creates_table,
@@ -169,7 +169,7 @@ pub(super) fn alter(
         }
     }
     let ddl = Ddl {
-        outside_transaction: concurrently,
+        block: TransactionBlock::refused_if(concurrently),
         sql: None,
         home_only: false,
         creates_table: None,

@@ -2,7 +2,7 @@
 
 use crate::plan::{
     ColumnAt, Combine, Distinct, Fetch, FetchSource, FinalPiece, InsertSplit, KeyRoute, KeySource,
-    Piece, Plan, PlanError, Planned, RowKey, ShardSet, Target,
+    Piece, Plan, PlanError, Planned, RowKey, ShardSet, Target, TransactionBlock,
 };
 
 pub(super) fn of(planned: &Planned) -> Vec<String> {
@@ -95,10 +95,10 @@ fn first(plan: &Plan) -> String {
         Plan::Ddl(ddl) => format!(
             "ddl{}{}{}{}",
             if ddl.home_only { " home" } else { "" },
-            if ddl.outside_transaction {
-                " outside"
-            } else {
-                ""
+            match ddl.block {
+                TransactionBlock::Inside => "",
+                TransactionBlock::Unneeded => " alone",
+                TransactionBlock::Refused => " outside",
             },
             match &ddl.creates_table {
                 Some(name) => format!(" creates {}.{}", name.schema, name.name),

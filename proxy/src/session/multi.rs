@@ -3,7 +3,7 @@
 
 use automator67_planner::{
     catalog::{QualifiedName, ShardId},
-    plan::{Ddl, Multi, Plan, SessionEffects},
+    plan::{Ddl, Multi, Plan, SessionEffects, TransactionBlock},
 };
 
 use super::{
@@ -278,7 +278,12 @@ impl Session {
             self.run_text(request, text, self.home()).await?;
             return Ok(Tier::Single);
         }
-        if ddl.outside_transaction {
+        let alone = match ddl.block {
+            TransactionBlock::Inside => false,
+            TransactionBlock::Unneeded => !self.transaction.is_open(),
+            TransactionBlock::Refused => true,
+        };
+        if alone {
             return self.ddl_shard_by_shard(text, request).await;
         }
         self.begin_implicit();

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{Combine, Plan, SettingCommand},
+    plan::{Combine, Plan, SettingCommand, TransactionBlock},
 };
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -202,7 +202,7 @@ impl Session {
             Plan::Setting(_) => self.batch.has_several(),
             // A server refuses a cursor that would end at once.
             Plan::DeclareCursor { .. } => false,
-            Plan::Ddl(ddl) => !ddl.outside_transaction,
+            Plan::Ddl(ddl) => ddl.block == TransactionBlock::Inside,
             _ => true,
         }
     }
