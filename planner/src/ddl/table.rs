@@ -442,6 +442,32 @@ fn exclusion_columns(constraint: &Constraint) -> Vec<&str> {
         .collect()
 }
 
+/// What the foreign key does by itself gives a row another shard key. The key of a row that is referred
+/// to does not change where it has a shard key too.
+fn assigns(
+    constraint: &Constraint,
+    column: Option<&str>,
+    relation: &Relation,
+    shard_key: &str,
+    referenced: &Relation,
+) -> bool {
+    let mut columns = strings(&constraint.fk_attrs);
+    columns.extend(column);
+    if !columns.contains(&shard_key) {
+        return false;
+    }
+    let nullable = relation
+        .columns
+        .iter()
+        .any(|one| one.name == shard_key && !one.not_null);
+    let sets = |action: &str| action == "d" || action == "n" && nullable;
+    let set_on_delete = strings(&constraint.fk_del_set_cols);
+    let deletes = sets(&constraint.fk_del_action)
+        && (set_on_delete.is_empty() || set_on_delete.contains(&shard_key));
+    let cascades = constraint.fk_upd_action == "c" && referenced.placement == Placement::Reference;
+    deletes || cascades || sets(&constraint.fk_upd_action)
+}
+
 /// A foreign key is checked by each shard against its own rows: these must be all there are.
 fn foreign_key(
     statement: &Statement<'_>,
@@ -463,6 +489,15 @@ fn foreign_key(
         .detail(why)
         .hint(hint))
     };
+    if let Some(shard_key) = key(relation)
+        && assigns(constraint, column, relation, shard_key, referenced)
+    {
+        return Err(PlanError::unsupported(format!(
+            "a foreign key that assigns shard key \"{shard_key}\" of \"{from}\" is not supported"
+        ))
+        .detail("A server would do it to the row where it is, and the row would belong on another shard.")
+        .hint("Let it have no action on that column: RESTRICT, ON DELETE CASCADE, ON DELETE SET NULL (other columns)."));
+    }
     match (&relation.placement, &referenced.placement) {
         (Placement::Local, _) | (_, Placement::Reference) => Ok(()),
         (_, Placement::Local) => refuse(
