@@ -2,7 +2,7 @@
 
 use pg_query::{
     NodeEnum,
-    protobuf::{self, AlterTableType as Command, ConstrType, Constraint},
+    protobuf::{self, AlterTableType as Command, ConstrType, Constraint, DropBehavior, ObjectType},
 };
 
 use crate::{
@@ -156,6 +156,9 @@ pub(super) fn alter(
             continue;
         };
         attach(statement, command)?;
+        if alter.objtype() == ObjectType::ObjectType {
+            attribute(statement, command)?;
+        }
         concurrently |=
             matches!(inner(&command.def), Some(NodeEnum::PartitionCmd(one)) if one.concurrent);
         match known {
@@ -217,6 +220,34 @@ fn leads_to_split(
         }
     }
     Ok(leads)
+}
+
+/// A change of a row type that goes on to the columns of tables OF it, which may be shard keys.
+fn attribute(
+    statement: &Statement<'_>,
+    command: &protobuf::AlterTableCmd,
+) -> Result<(), PlanError> {
+    let changes = matches!(
+        command.subtype(),
+        Command::AtDropColumn | Command::AtAlterColumnType
+    );
+    if !changes || command.behavior() != DropBehavior::DropCascade {
+        return Ok(());
+    }
+    let name = command.name.as_str();
+    let keeps =
+        |relation: &&Relation| key(relation) == Some(name) || has_index(statement, relation, name);
+    match statement.catalog.relations.values().find(keeps) {
+        None => Ok(()),
+        Some(relation) => Err(PlanError::unsupported(format!(
+            "changing attribute \"{name}\" with CASCADE is not supported"
+        ))
+        .detail(format!(
+            "It could change the column of that name of \"{}\", which says where rows are.",
+            relation.name.name
+        ))
+        .hint("Leave CASCADE out, or undistribute the tables of this type first.")),
+    }
 }
 
 /// The kinds of constraints that a new column has.
