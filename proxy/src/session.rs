@@ -552,9 +552,12 @@ async fn idle_too_long(limit: Option<Box<(Duration, Report)>>) -> Report {
 }
 
 fn shutting_down() -> Failure {
+    terminated().into()
+}
+
+fn terminated() -> Report {
     Report::error(
         sqlstate::ADMIN_SHUTDOWN,
         "terminating connection due to administrator command",
     )
-    .into()
 }

@@ -1,7 +1,7 @@
 //! The server connections a session holds: borrowed at a shard's first touch, given back at the
 //! transaction's end.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use automator67_planner::{
     catalog::{Residue, ShardId},
@@ -188,6 +188,7 @@ impl Session {
             () = card.cancelled.notified() => return Err(cancelled()),
             () = late => return Err(timed_out()),
         };
+        server.key.session.store(self.card.pid, Ordering::Relaxed);
         lock(&self.card.activity).keys.push(server.key.clone());
         self.links.push(Link {
             server,

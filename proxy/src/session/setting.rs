@@ -80,9 +80,6 @@ impl Session {
             SettingCommand::Discard => {
                 self.temporary.expect_change();
                 self.run_single(request, self.home()).await?;
-                for link in &mut self.links {
-                    link.server.forget_prepared(None);
-                }
                 if request.text.to_lowercase().contains("sequences") {
                     self.memory = super::sequences::Memory::default();
                 }

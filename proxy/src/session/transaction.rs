@@ -273,6 +273,7 @@ impl Session {
             }
             TransactionCommand::Commit { chain } => self.commit(*chain).await,
             TransactionCommand::Rollback { chain } => self.rollback(*chain).await,
+            TransactionCommand::Prepare => self.refuse_prepare().await,
             TransactionCommand::Savepoint(name) => self.savepoint(name).await,
             TransactionCommand::Release(name) => self.release(name).await,
             TransactionCommand::RollbackTo(name) => self.rollback_to(name).await,
@@ -343,6 +344,15 @@ impl Session {
             return Err(Report::error(
                 sqlstate::ACTIVE_SQL_TRANSACTION,
                 "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction",
+            )
+            .into());
+        } else if !self.transaction.savepoints.is_empty()
+            && self.transaction.read_only
+            && read_only == Some(false)
+        {
+            return Err(Report::error(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                "cannot set transaction read-write mode inside a read-only transaction",
             )
             .into());
         } else if !self.transaction.savepoints.is_empty()
@@ -440,6 +450,23 @@ impl Session {
         message::put_command_complete(self.client.output(), "ROLLBACK");
         self.chain(chain, &options, read_only);
         Ok(Tier::Proxy)
+    }
+
+    /// PREPARE TRANSACTION. Like any failure of it, the refusal ends the transaction
+    /// (`AbortCurrentTransaction` in Postgres's `xact.c`); where there is none, or one that has failed, it
+    /// is a ROLLBACK.
+    async fn refuse_prepare(&mut self) -> Outcome<Tier> {
+        if matches!(self.transaction.state, State::Idle | State::Failed) {
+            return self.rollback(false).await;
+        }
+        self.rollback_links().await?;
+        Err(Report::error(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "prepared transactions are not supported",
+        )
+        .detail("The transaction is rolled back.")
+        .hint("Use BEGIN and COMMIT.")
+        .into())
     }
 
     fn chain(&mut self, chain: bool, options: &str, read_only: bool) {
