@@ -1,7 +1,7 @@
 //! A connection to a shard: logging in, and the queue of answers that are still to come.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     io,
     sync::{
         Arc, Mutex,
@@ -192,6 +192,9 @@ pub struct Server {
     pub parameters: Vec<(String, String)>,
     /// Settings in force on it, beyond the server's own.
     pub settings: SettingMap,
+    /// Names of custom settings that sessions have made here, which the server knows from then on:
+    /// empty, where others are unknown. True: it surely does.
+    pub placeholders: BTreeMap<String, bool>,
     /// Answers still to come, in order.
     pub expected: VecDeque<Expected>,
     /// Transaction status of the last ReadyForQuery.
@@ -642,6 +645,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         key: Arc::new(BackendKey::new(shard, &[0; 8])),
         parameters: Vec::new(),
         settings: SettingMap::default(),
+        placeholders: BTreeMap::new(),
         expected: VecDeque::new(),
         status: b'I',
         unnamed: None,

@@ -100,6 +100,7 @@ impl Session {
         if !own {
             check_encoding(name, value)?;
             self.run_setting(request).await?;
+            self.note_placeholder(name);
             self.log_setting(replay);
         }
         match (own, local) {
@@ -242,6 +243,7 @@ impl Session {
         for shard in others.into_iter().filter(|shard| *shard != home) {
             self.run_hidden(shard, &replay).await?;
         }
+        self.note_placeholder(name);
         self.log_setting(&replay);
         if local {
             return self.set_locally(name, &replay, Some(value));

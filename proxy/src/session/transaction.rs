@@ -238,6 +238,18 @@ impl Transaction {
         self.epoch = Some(epoch);
     }
 
+    /// The modes of a transaction that is chained to it by ROLLBACK: its own, but an error has taken
+    /// them back, to those at the first savepoint if there is one.
+    fn modes_of_next(&self) -> (String, bool) {
+        match (self.state, self.savepoints.first()) {
+            (State::Failed, None) => (String::new(), false),
+            (State::Failed, Some(first)) => (first.options.clone(), first.read_only),
+            (State::Idle | State::Implicit | State::Open, _) => {
+                (self.options.clone(), self.read_only)
+            }
+        }
+    }
+
     /// Something was set in it, perhaps the role.
     pub fn has_settings(&self) -> bool {
         !self.log.is_empty()
@@ -262,7 +274,7 @@ impl Session {
                 read_only,
                 start,
             } => {
-                self.begin(options, *read_only, *start);
+                self.begin(options, *read_only, *start).await?;
                 Ok(Tier::Proxy)
             }
             TransactionCommand::SetTransaction { options, read_only } => {
@@ -280,7 +292,7 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, options: &str, read_only: bool, start: bool) {
+    async fn begin(&mut self, options: &str, read_only: bool, start: bool) -> Outcome {
         match self.transaction.state {
             State::Open | State::Failed => {
                 self.notice(
@@ -288,6 +300,13 @@ impl Session {
                     sqlstate::ACTIVE_SQL_TRANSACTION,
                     "there is already a transaction in progress",
                 );
+                // Its modes are made all the same.
+                if !options.is_empty() {
+                    let says = read_only || options.contains(" READ WRITE");
+                    let text = format!("SET TRANSACTION{options}");
+                    self.set_modes(options, says.then_some(read_only), &text)
+                        .await?;
+                }
             }
             State::Idle | State::Implicit => {
                 self.transaction
@@ -296,6 +315,7 @@ impl Session {
         }
         let tag = if start { "START TRANSACTION" } else { "BEGIN" };
         message::put_command_complete(self.client.output(), tag);
+        Ok(())
     }
 
     /// Before the first shard joins: what an older snapshot does not show cannot be changed where
@@ -304,6 +324,13 @@ impl Session {
         if self.transaction.turn.is_none() && !self.transaction.read_only {
             self.transaction.turn = Some(self.process.two_phase.turn());
         }
+    }
+
+    /// What runs now may not write: its transaction, or the one that would begin with it.
+    pub(super) fn reads_only(&self) -> bool {
+        let by_default = self.settings.map.get("default_transaction_read_only");
+        self.transaction.read_only
+            || (!self.transaction.is_open() && by_default.is_some_and(guc::is_on))
     }
 
     /// A transaction around one query string or batch, if none is open.
@@ -334,6 +361,12 @@ impl Session {
         read_only: Option<bool>,
         text: &str,
     ) -> Outcome<Tier> {
+        self.set_modes(options, read_only, text).await?;
+        message::put_command_complete(self.client.output(), "SET");
+        Ok(Tier::Proxy)
+    }
+
+    async fn set_modes(&mut self, options: &str, read_only: Option<bool>, text: &str) -> Outcome {
         if !self.transaction.is_open() {
             self.notice(
                 Severity::Warning,
@@ -369,8 +402,7 @@ impl Session {
             self.transaction
                 .start(state, &options, read_only, &self.settings);
         }
-        message::put_command_complete(self.client.output(), "SET");
-        Ok(Tier::Proxy)
+        Ok(())
     }
 
     /// SET CONSTRAINTS: on every shard that the transaction has come to, and on those that it comes to
@@ -444,8 +476,7 @@ impl Session {
             }
             self.warn_no_transaction();
         }
-        let options = std::mem::take(&mut self.transaction.options);
-        let read_only = self.transaction.read_only;
+        let (options, read_only) = self.transaction.modes_of_next();
         self.rollback_links().await?;
         message::put_command_complete(self.client.output(), "ROLLBACK");
         self.chain(chain, &options, read_only);
