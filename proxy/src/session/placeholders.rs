@@ -50,10 +50,10 @@ impl Session {
     /// one.
     pub(super) async fn know_own_settings(&mut self, index: usize) -> Outcome {
         let known = &mut self.links[index].server.placeholders;
-        for name in &self.placeholders {
-            if !known.contains_key(name) {
-                known.insert(name.clone(), false);
-            }
+        let unknown = self.placeholders.iter();
+        let unknown: Vec<&String> = unknown.filter(|name| !known.contains_key(*name)).collect();
+        for name in unknown {
+            known.insert(name.clone(), false);
         }
         if !self.residue.reads_setting {
             return Ok(());
