@@ -11,7 +11,7 @@ use pg_query::{
 use crate::{
     admin,
     builtins::{self, Rows},
-    plan::{Argument, AskerCall, AskerFunction},
+    plan::{AskerCall, AskerFunction, Signalled},
     route::Statement,
     sequences,
     tree::{self, Child, inner, nodes, strings},
@@ -47,6 +47,7 @@ pub(crate) fn calls(statement: &Statement<'_>) -> Vec<AskerCall> {
         .iter()
         // Beside the views of the server's processes, what counts is the process there.
         .filter(|(function, ..)| !(server && *function == AskerFunction::Process))
+        .filter(|(_, location, _)| !finder.inside.contains(location))
         .filter_map(|(function, location, process)| {
             let location = usize::try_from(*location).ok()?;
             Some(AskerCall {
@@ -81,7 +82,9 @@ fn runs_now(node: &NodeEnum) -> bool {
 
 #[derive(Default)]
 struct Finder {
-    found: Vec<(AskerFunction, i32, Option<Argument>)>,
+    found: Vec<(AskerFunction, i32, Option<Signalled>)>,
+    /// Calls that are the argument of another one.
+    inside: HashSet<i32>,
     /// Calls here are made exactly once.
     once: HashSet<i32>,
     /// Calls in outputs without a name, which may give them theirs.
@@ -118,11 +121,21 @@ impl Finder {
             | AskerFunction::Query
             | AskerFunction::Process => None,
             AskerFunction::Cancel | AskerFunction::Terminate => {
+                let own = nodes(&call.args).next().and_then(own_process);
+                self.inside.extend(own);
+                // A server process that is to cancel its own statement cancels the client's.
+                if own.is_some() && function == AskerFunction::Cancel {
+                    return;
+                }
+                let given = || nodes(&call.args).next().and_then(admin::argument);
+                let process = match own {
+                    Some(_) => Some(Signalled::Own),
+                    None => given().map(Signalled::Given),
+                };
                 // A process that a row names is one of the home shard's.
-                let once = self.once.contains(&call.location);
-                match nodes(&call.args).next().and_then(admin::argument) {
-                    Some(process) if once => Some(process),
-                    Some(_) | None => return,
+                match process.filter(|_| self.once.contains(&call.location)) {
+                    Some(process) => Some(process),
+                    None => return,
                 }
             }
         };
@@ -151,6 +164,17 @@ impl Finder {
                 }
             });
         }
+    }
+}
+
+/// Where `pg_backend_pid()` stands, if that is what a function is given.
+fn own_process(argument: &NodeEnum) -> Option<i32> {
+    match argument {
+        NodeEnum::FuncCall(call) if asked(call) == Some(AskerFunction::Process) => {
+            Some(call.location)
+        }
+        NodeEnum::TypeCast(cast) => own_process(inner(&cast.arg)?),
+        _ => None,
     }
 }
 

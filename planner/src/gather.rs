@@ -270,7 +270,7 @@ impl Needed {
         let columns = view.columns().iter();
         Needed {
             relation: QualifiedName {
-                schema: "automator67".into(),
+                schema: view.schema().into(),
                 name: view.name().into(),
             },
             from: FetchSource::Proxy(view),

@@ -19,6 +19,7 @@ mod steps;
 pub use admin::{AdminCall, AdminFunction, Argument};
 pub use calls::{
     AskerCall, AskerFunction, Execute, Moved, Prepare, SequenceCall, SequenceFunction, SequenceUse,
+    Signalled,
 };
 pub use steps::{KeyUpdate, MergeInsert, MergeSteps, NewValue, WithPart, WithWrites};
 
@@ -600,7 +601,7 @@ impl Fetch {
 pub enum FetchSource {
     /// Shards; for a reference table never used (the home shard has a copy).
     Shards(ShardSet),
-    /// The proxy's own views: `automator67.shards`, `.pools`, `.sessions`.
+    /// The proxy: those of its views.
     Proxy(ProxyView),
 }
 
@@ -615,6 +616,8 @@ pub enum ProxyView {
     Sessions,
     /// `automator67.transactions`
     Transactions,
+    /// `pg_prepared_statements`: those of the client, whoever has prepared them on a server.
+    PreparedStatements,
 }
 
 impl ProxyView {
@@ -625,6 +628,18 @@ impl ProxyView {
             ProxyView::Pools => "automator67.rows_of_pools",
             ProxyView::Sessions => "automator67.rows_of_sessions",
             ProxyView::Transactions => "automator67.rows_of_transactions",
+            ProxyView::PreparedStatements => "automator67.rows_of_prepared_statements",
+        }
+    }
+
+    /// The schema that it is in.
+    pub fn schema(self) -> &'static str {
+        match self {
+            ProxyView::Shards
+            | ProxyView::Pools
+            | ProxyView::Sessions
+            | ProxyView::Transactions => "automator67",
+            ProxyView::PreparedStatements => "pg_catalog",
         }
     }
 
@@ -635,6 +650,7 @@ impl ProxyView {
             ProxyView::Pools => "pools",
             ProxyView::Sessions => "sessions",
             ProxyView::Transactions => "transactions",
+            ProxyView::PreparedStatements => "pg_prepared_statements",
         }
     }
 
@@ -682,6 +698,12 @@ impl ProxyView {
                 ("prepared_at", "timestamp with time zone"),
                 ("age_seconds", "double precision"),
                 ("username", "text"),
+            ],
+            ProxyView::PreparedStatements => &[
+                ("name", "text"),
+                ("statement", "text"),
+                ("parameter_types", "pg_catalog.regtype[]"),
+                ("from_sql", "boolean"),
             ],
         }
     }
@@ -832,6 +854,8 @@ pub enum TransactionCommand {
         /// AND CHAIN.
         chain: bool,
     },
+    /// PREPARE TRANSACTION, which is refused.
+    Prepare,
     /// SAVEPOINT name.
     Savepoint(String),
     /// RELEASE SAVEPOINT name.

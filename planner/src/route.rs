@@ -10,7 +10,7 @@ use crate::{
     catalog::{Catalog, KeyType, Placement, Relation, Split},
     facts::Constant,
     normalise::{LiteralClass, Normalised},
-    plan::{KeyRoute, KeySource, KeySpan, PlanError, ShardSet},
+    plan::{KeyRoute, KeySource, KeySpan, PlanError, ProxyView, ShardSet},
     scope::Found,
     sizes,
     splice::Source,
@@ -238,6 +238,7 @@ pub(crate) fn verdict(
 /// Errors for functions and relations that could go behind the proxy's back.
 pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
     analysis.traits.refuse_unsafe(catalog)?;
+    refuse_counts_of_plans(analysis)?;
     if !catalog.has_placed_relations {
         return Ok(());
     }
@@ -281,6 +282,35 @@ fn refuse_texts_of_a_session(catalog: &Catalog, analysis: &Analysis<'_>) -> Resu
         .hint("Name the other columns.")),
         Some(_) | None => Ok(()),
     }
+}
+
+/// What one server would say of a prepared statement beside its name, text and parameters is spread over
+/// the servers that have it.
+fn refuse_counts_of_plans(analysis: &Analysis<'_>) -> Result<(), PlanError> {
+    const UNKNOWN: &[&str] = &[
+        "prepare_time",
+        "result_types",
+        "generic_plans",
+        "custom_plans",
+    ];
+    let of_statements =
+        |one: &&Occurrence<'_>| matches!(one.found, Found::Proxy(ProxyView::PreparedStatements));
+    let Some(one) = analysis.occurrences.iter().find(of_statements) else {
+        return Ok(());
+    };
+    let named = UNKNOWN
+        .iter()
+        .find(|name| analysis.names.contains_key(**name));
+    let column = match named {
+        Some(name) => name,
+        None if one.whole => UNKNOWN[0],
+        None => return Ok(()),
+    };
+    Err(PlanError::unsupported(format!(
+        "column \"{column}\" of pg_prepared_statements is not supported"
+    ))
+    .detail("A statement may be prepared on several servers, on each when it is needed.")
+    .hint("Name the columns name, statement, parameter_types and from_sql."))
 }
 
 /// The error for a relation of which nobody knows where its rows are.

@@ -66,7 +66,8 @@ impl<'t> Found<'t> {
 /// Where relations are that are moved to every shard for one statement.
 pub(crate) const MOVED_SCHEMA: &str = "pg_temp";
 
-const PROXY_SCHEMA: &str = "automator67";
+/// Searched before the schemas of a search path that does not name it.
+const CATALOG_SCHEMA: &str = "pg_catalog";
 
 /// What a relation's name means in a client's text. The caller has made sure that it is not a CTE's.
 pub(crate) fn find_in<'t>(
@@ -109,9 +110,7 @@ pub(crate) fn find<'t>(
     }
     if !range.schemaname.is_empty() {
         let schema = range.schemaname.as_str();
-        if schema == PROXY_SCHEMA
-            && let Some(view) = proxy_view(name)
-        {
+        if let Some(view) = proxy_view(schema, name) {
             return Found::Proxy(view);
         }
         return match catalog.resolve(&[], Some(schema), name) {
@@ -119,10 +118,13 @@ pub(crate) fn find<'t>(
             None => Found::Home,
         };
     }
+    let named = search_path.iter().any(|schema| schema == CATALOG_SCHEMA);
+    let implied = proxy_view(CATALOG_SCHEMA, name).filter(|_| !named);
+    if let Some(view) = implied {
+        return Found::Proxy(view);
+    }
     for schema in search_path {
-        if schema == PROXY_SCHEMA
-            && let Some(view) = proxy_view(name)
-        {
+        if let Some(view) = proxy_view(schema, name) {
             return Found::Proxy(view);
         }
         if let Some(relation) = catalog.resolve(&[], Some(schema), name) {
@@ -144,15 +146,16 @@ pub(crate) fn find_known<'t>(
     }
 }
 
-fn proxy_view(name: &str) -> Option<ProxyView> {
+fn proxy_view(schema: &str, name: &str) -> Option<ProxyView> {
     [
         ProxyView::Shards,
         ProxyView::Pools,
         ProxyView::Sessions,
         ProxyView::Transactions,
+        ProxyView::PreparedStatements,
     ]
     .into_iter()
-    .find(|view| view.name() == name)
+    .find(|view| view.name() == name && view.schema() == schema)
 }
 
 /// True for relations that are judged by what they read, not by where they are.

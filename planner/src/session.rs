@@ -89,10 +89,8 @@ fn transaction(command: &protobuf::TransactionStmt) -> Result<Draft, PlanError> 
         Kind::TransStmtRollbackTo => plan(TransactionCommand::RollbackTo(
             command.savepoint_name.clone(),
         )),
-        Kind::TransStmtPrepare
-        | Kind::TransStmtCommitPrepared
-        | Kind::TransStmtRollbackPrepared
-        | Kind::Undefined => Err(
+        Kind::TransStmtPrepare => plan(TransactionCommand::Prepare),
+        Kind::TransStmtCommitPrepared | Kind::TransStmtRollbackPrepared | Kind::Undefined => Err(
             PlanError::unsupported("prepared transactions are not supported")
                 .hint("Use BEGIN and COMMIT."),
         ),

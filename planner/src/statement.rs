@@ -228,11 +228,17 @@ fn residue(statement: &Statement<'_>, plan: &Plan) -> Residue {
             residues.of_block(&language, &code)
         }
         (NodeEnum::LoadStmt(_), _) => Residue::KEEPS_LASTING,
+        (NodeEnum::VariableShowStmt(show), _) if show.name.contains('.') => Residue::READS_SETTING,
         (_, Plan::Transaction(_) | Plan::Setting(_) | Plan::Empty) => Residue::NONE,
         (node, _) if ddl::runs_nothing(node) => residues.of_statement("", true),
         (_, plan) => {
             let defines = matches!(plan, Plan::Ddl(_) | Plan::CreateTableAs { .. });
-            residues.of_statement(statement.own_text(), defines)
+            let text = statement.own_text();
+            let reads_setting = match text.to_ascii_lowercase().contains("current_setting") {
+                true => Residue::READS_SETTING,
+                false => Residue::NONE,
+            };
+            residues.of_statement(text, defines) | reads_setting
         }
     }
 }

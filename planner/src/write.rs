@@ -18,7 +18,7 @@ use crate::{
     route::{self, Statement, Verdict, distributed},
     scope::Found,
     splice::Edits,
-    statement::{Draft, Reach, effects, sentence},
+    statement::{Draft, Reach, Tier, effects, sentence},
     tree::{self, Child, inner, nodes, strings},
     views::Views,
 };
@@ -48,19 +48,42 @@ pub(crate) fn write(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         Some(relation) if relation.placement == Placement::Reference => {
             let moved = || moving::by_moving(statement, &analysis, &views, target, kind);
             match write_copies(statement, &analysis, relation, kind) {
-                Err(error) => moved().ok_or(error)?,
+                Err(error) => moved()
+                    .or_else(|| on_the_only_shard(statement, &analysis, kind))
+                    .ok_or(error)?,
                 Ok(draft) => draft,
             }
         }
         Some(relation) => {
             let moved = || moving::by_moving(statement, &analysis, &views, target, kind);
             match write_distributed(statement, &analysis, target, relation, kind) {
-                Err(error) => moved().ok_or(error)?,
+                Err(error) => moved()
+                    .or_else(|| on_the_only_shard(statement, &analysis, kind))
+                    .ok_or(error)?,
                 Ok(draft) => draft,
             }
         }
     };
     Ok(draft.session(effects))
+}
+
+/// A change that several shards could not make alike: one shard has everything that it needs. New rows
+/// may need values of the proxy's.
+fn on_the_only_shard(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    kind: &'static str,
+) -> Option<Draft> {
+    let alone = statement.catalog.shards.len() == 1
+        && statement.context.tier == Tier::Single
+        && statement.context.reach == Reach::Single;
+    let changes = matches!(
+        statement.node,
+        NodeEnum::UpdateStmt(_) | NodeEnum::DeleteStmt(_)
+    );
+    let mut occurrences = analysis.occurrences.iter();
+    let proxy = occurrences.any(|one| matches!(one.found, Found::Proxy(_)));
+    (alone && changes && !proxy && !analysis.writes_in_with).then(|| Draft::home(kind))
 }
 
 fn kind_of(node: &NodeEnum) -> &'static str {
@@ -106,7 +129,7 @@ pub(crate) fn refuse_writes(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
             Found::Proxy(view) => {
                 return Err(PlanError::new(
                     "42501",
-                    format!("cannot write to automator67.{}", view.name()),
+                    format!("cannot write to {}.{}", view.schema(), view.name()),
                 ));
             }
             Found::Home => {}
@@ -348,7 +371,7 @@ fn write_distributed(
         Verdict::Key(route, reusable) => {
             return Ok(Draft::new(Plan::Single(Target::Key(route)), kind).reusable(reusable));
         }
-        Verdict::AnyCopy | Verdict::Home => return Err(unlinked(relation, "")),
+        Verdict::AnyCopy | Verdict::Home => return Err(unlinked(relation, "", analysis)),
         Verdict::Many(reason) => reason,
     };
     let blocked = analysis.strange
@@ -359,7 +382,7 @@ fn write_distributed(
             .iter()
             .any(|one| route::at_home(one.found).is_some() || matches!(one.found, Found::Proxy(_)));
     if blocked {
-        return Err(unlinked(relation, &reason));
+        return Err(unlinked(relation, &reason, analysis));
     }
     if analysis.writes_in_with {
         return Err(with_over_several_shards(&reason));
@@ -375,7 +398,7 @@ fn write_distributed(
                 one.range.relname
             )
         };
-        return Err(unlinked(relation, &reason));
+        return Err(unlinked(relation, &reason, analysis));
     }
     refuse_uneven(statement.node, analysis)?;
     let (shards, _) = route::shards(statement, analysis, decisive(statement.node, target, pivot));
@@ -395,12 +418,17 @@ fn write_distributed(
     Ok(draft.lookup(statement, analysis))
 }
 
-fn unlinked(relation: &Relation, reason: &str) -> PlanError {
+fn unlinked(relation: &Relation, reason: &str, analysis: &Analysis<'_>) -> PlanError {
     let error = PlanError::unsupported(format!(
         "this change of distributed table \"{}\" is not supported over several shards",
         relation.name.name
-    ))
-    .hint(LINK);
+    ));
+    let error = match &analysis.traits.system_column {
+        Some(column) => error.hint(format!(
+            "Every shard has values of its own in {column}: name the rows by their primary key."
+        )),
+        None => error.hint(LINK),
+    };
     if reason.is_empty() {
         error
     } else {

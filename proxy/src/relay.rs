@@ -477,6 +477,7 @@ fn step(
         b'T' | b'n' => matches!(front, Some(Step::Describe | Step::Columns { .. })),
         // Notifications belong to the client whatever is under way.
         b'A' => {
+            server.name_notifier(&mut frame);
             output.extend_from_slice(&frame.bytes);
             return true;
         }

@@ -96,6 +96,20 @@ pub async fn check(shards: &[Arc<Shard>], settings: &Settings) -> Result<(), Sto
     for (_, facts) in &all {
         may_create(facts)?;
     }
+    for (id, facts) in all.iter().filter(|_| shards.len() > 1) {
+        let shard = shards.iter().find(|shard| shard.id == *id);
+        let pool = shard.map_or(0, |shard| shard.settings.pool_size_max);
+        let needed = settings.users.len() * pool;
+        if is_short_of_places(facts, needed) {
+            tracing::warn!(
+                shard = facts.shard,
+                max_prepared_transactions = facts.prepared_max,
+                needed,
+                "the server may run out of places for prepared transactions: set \
+                 max_prepared_transactions there, and restart it"
+            );
+        }
+    }
     let prepared = prepared(&all);
     let alike = alike(&all);
     let tolerated = [
@@ -223,6 +237,12 @@ fn prepared(all: &[(u32, Facts)]) -> Result<(), Unfit> {
                  (at least users × pool_size of all proxies; or [transactions] two_phase = \"prefer\")"
             .to_owned(),
     })
+}
+
+/// The server takes prepared transactions, but not so many as this proxy alone may want at once.
+fn is_short_of_places(facts: &Facts, needed: usize) -> bool {
+    let places = usize::try_from(facts.prepared_max).unwrap_or(0);
+    (1..needed).contains(&places)
 }
 
 /// What one server answers another would answer, too.

@@ -1,11 +1,11 @@
 //! A connection to a shard: logging in, and the queue of answers that are still to come.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
 };
 
@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::{
     call::{self, ALL_AS_TEXT},
     error::{Report, sqlstate},
-    frame::{self, FRAME_BYTES_MAX, Frame},
+    frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES},
     guc::SettingMap,
     message,
     process::lock,
@@ -157,6 +157,8 @@ pub struct BackendKey {
     pub deadlock: Mutex<Option<String>>,
     /// Its statement is being cancelled because the client's takes too long.
     pub timed_out: AtomicBool,
+    /// The process id of the session that has the connection, or had it last; 0 when there was none.
+    pub session: AtomicI32,
 }
 
 impl BackendKey {
@@ -166,6 +168,7 @@ impl BackendKey {
             key: key.into(),
             deadlock: Mutex::default(),
             timed_out: AtomicBool::new(false),
+            session: AtomicI32::new(0),
         }
     }
 
@@ -189,6 +192,9 @@ pub struct Server {
     pub parameters: Vec<(String, String)>,
     /// Settings in force on it, beyond the server's own.
     pub settings: SettingMap,
+    /// Names of custom settings that sessions have made here, which the server knows from then on:
+    /// empty, where others are unknown. True: it surely does.
+    pub placeholders: BTreeMap<String, bool>,
     /// Answers still to come, in order.
     pub expected: VecDeque<Expected>,
     /// Transaction status of the last ReadyForQuery.
@@ -514,6 +520,16 @@ impl Server {
         }
     }
 
+    /// A notification has the process id of the session that sent it, where that is one of this proxy.
+    pub fn name_notifier(&self, frame: &mut Frame) {
+        let pid = frame.body().first_chunk().copied().map(i32::from_be_bytes);
+        let session = pid.and_then(|pid| self.shard.session_of(pid));
+        let place = frame.bytes.get_mut(HEADER_BYTES..HEADER_BYTES + 4);
+        if let (Some(session), Some(place)) = (session, place) {
+            place.copy_from_slice(&session.to_be_bytes());
+        }
+    }
+
     /// Takes back what statements may have left: all that DISCARD ALL does. What the proxy has
     /// prepared goes as well: code may have put something else in its place. Not for what is
     /// [`Residue::lasting`].
@@ -629,6 +645,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
         key: Arc::new(BackendKey::new(shard, &[0; 8])),
         parameters: Vec::new(),
         settings: SettingMap::default(),
+        placeholders: BTreeMap::new(),
         expected: VecDeque::new(),
         status: b'I',
         unnamed: None,
@@ -657,6 +674,7 @@ async fn open(shard: &Arc<Shard>, user: &User) -> Result<Server, ConnectError> {
             b'Z' => break,
             b'K' => {
                 server.key = Arc::new(BackendKey::new(shard, frame.body()));
+                shard.note_backend(&server.key);
             }
             b'S' => {
                 let mut reader = message::Reader::new(frame.body());

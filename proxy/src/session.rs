@@ -24,6 +24,7 @@ mod merge;
 mod moves;
 mod moving;
 mod multi;
+mod placeholders;
 mod placement;
 mod planning;
 mod portals;
@@ -44,7 +45,7 @@ pub use greeting::Greetings;
 pub use known_statements::KnownStatements;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -108,6 +109,8 @@ pub struct Session {
     residue: Residue,
     /// Its temporary objects on the home shard.
     temporary: temporary::Known,
+    /// Names of the custom settings that it has ever made.
+    placeholders: BTreeSet<String>,
     /// Statements made by PREPARE, and the epoch they were judged at.
     sql_prepared: Vec<SqlPrepared>,
     sql_prepared_epoch: u64,
@@ -250,6 +253,7 @@ impl Session {
             pinned: false,
             residue: Residue::NONE,
             temporary: temporary::Known::default(),
+            placeholders: BTreeSet::new(),
             sql_prepared: Vec::new(),
             sql_prepared_epoch: 0,
             skipping: false,
@@ -552,9 +556,12 @@ async fn idle_too_long(limit: Option<Box<(Duration, Report)>>) -> Report {
 }
 
 fn shutting_down() -> Failure {
+    terminated().into()
+}
+
+fn terminated() -> Report {
     Report::error(
         sqlstate::ADMIN_SHUTDOWN,
         "terminating connection due to administrator command",
     )
-    .into()
 }

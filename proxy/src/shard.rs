@@ -1,9 +1,10 @@
 //! A shard as the whole process sees it: where it is, and whether it is up.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +19,7 @@ use crate::{
     call::Key,
     error::{Report, sqlstate},
     process::lock,
-    server::{self, ConnectError},
+    server::{self, BackendKey, ConnectError},
     settings::{ShardHost, ShardSettings},
     tls,
     two_phase::Ability,
@@ -72,6 +73,8 @@ pub struct Shard {
     logins: Semaphore,
     two_phase: Mutex<Ability>,
     proof_key: Mutex<Option<Key>>,
+    /// Its server processes that this proxy is connected to.
+    backends: Mutex<HashMap<i32, Weak<BackendKey>>>,
     /// The name of the cluster, once that is known.
     cluster: OnceLock<String>,
     /// The server has been told who it is.
@@ -105,10 +108,24 @@ impl Shard {
             logins: Semaphore::new(LOGINS_MAX),
             two_phase: Mutex::new(Ability::Unknown),
             proof_key: Mutex::default(),
+            backends: Mutex::default(),
             cluster: OnceLock::new(),
             stamped: AtomicBool::new(false),
             up_gauge,
         })
+    }
+
+    /// A connection to a server process is there.
+    pub fn note_backend(&self, key: &Arc<BackendKey>) {
+        let mut backends = lock(&self.backends);
+        backends.retain(|_, known| known.strong_count() > 0);
+        backends.insert(key.pid(), Arc::downgrade(key));
+    }
+
+    /// The process id of the session that a server process works for, or has worked for last.
+    pub fn session_of(&self, pid: i32) -> Option<i32> {
+        let key = lock(&self.backends).get(&pid)?.upgrade()?;
+        Some(key.session.load(Ordering::Relaxed)).filter(|session| *session != 0)
     }
 
     /// False from the first failed connection until the health loop reaches it again.

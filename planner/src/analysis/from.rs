@@ -189,7 +189,7 @@ impl<'t> Analysis<'t> {
         };
         let schema = match (&range.alias, found) {
             (None, Found::Known(relation)) => Some(relation.name.schema.clone()),
-            (None, Found::Proxy(_)) => Some("automator67".to_owned()),
+            (None, Found::Proxy(view)) => Some(view.schema().to_owned()),
             _ => None,
         };
         let name = range

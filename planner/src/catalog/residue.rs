@@ -33,6 +33,8 @@ pub struct Residue {
     pub moves_sequence: bool,
     /// Code in a server calls `currval` or `lastval`.
     pub reads_sequence: bool,
+    /// It asks for settings by name.
+    pub reads_setting: bool,
 }
 
 impl Residue {
@@ -43,6 +45,12 @@ impl Residue {
         lasting: false,
         moves_sequence: false,
         reads_sequence: false,
+        reads_setting: false,
+    };
+    /// Nothing, but it asks for settings.
+    pub(crate) const READS_SETTING: Residue = Residue {
+        reads_setting: true,
+        ..Residue::NONE
     };
     /// Something that no command takes back.
     pub(crate) const KEEPS_LASTING: Residue = Residue {
@@ -56,6 +64,7 @@ impl Residue {
         lasting: true,
         moves_sequence: true,
         reads_sequence: true,
+        reads_setting: true,
         keeps: false,
     };
 
@@ -85,6 +94,7 @@ impl BitOr for Residue {
             lasting: self.lasting | other.lasting,
             moves_sequence: self.moves_sequence | other.moves_sequence,
             reads_sequence: self.reads_sequence | other.reads_sequence,
+            reads_setting: self.reads_setting | other.reads_setting,
         }
     }
 }
@@ -249,7 +259,7 @@ pub(super) fn judge(sources: &Sources<'_>) -> Residues {
         .map(|(place, function)| (function.oid, place))
         .collect();
     let others = others(sources.routes);
-    // Each round adds at least one of the five flags to a verdict.
+    // Each round adds at least one flag to a verdict.
     loop {
         let of = |oid: &u32| match places.get(oid) {
             Some(at) => verdicts[*at],
@@ -295,6 +305,7 @@ fn of_built_in(name: &str) -> Residue {
         lasting: code.own.lasting || code.dynamic,
         moves_sequence: code.dynamic,
         reads_sequence: code.dynamic,
+        reads_setting: code.dynamic,
     }
 }
 
@@ -522,6 +533,7 @@ impl Residues {
             lasting: self.any_lasting,
             moves_sequence: true,
             reads_sequence: true,
+            reads_setting: true,
         }
     }
 
@@ -677,6 +689,7 @@ impl Code {
             "hold" => self.own.keeps |= reader.word_before(at, 1).as_deref() == Some("with"),
             "set_config" if call => self.own.keeps |= !reader.third_argument_is_true(at + 1),
             "currval" | "lastval" if call => self.own.reads_sequence = true,
+            "current_setting" if call => self.own.reads_setting = true,
             "execute" => self.note_execute(reader, at, nested),
             "do" if reader.starts_statement(at) => self.note_text(reader, at + 1, nested),
             lock if call => self.own.keeps |= locks_session(lock),

@@ -573,7 +573,10 @@ fn foreign_key(
             }
             refuse(
                 "It does not compare the shard keys of both tables.".to_owned(),
-                format!("Include \"{key}\" and \"{other}\" in the foreign key."),
+                match key == other {
+                    true => format!("Include \"{key}\" on both sides of the foreign key."),
+                    false => format!("Include \"{key}\" and \"{other}\" in the foreign key."),
+                },
             )
         }
     }

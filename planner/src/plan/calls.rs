@@ -91,7 +91,16 @@ pub struct AskerCall {
     pub is_output: bool,
     /// The process that is meant: what is in the brackets, where that is called once and known before
     /// the statement runs.
-    pub process: Option<Argument>,
+    pub process: Option<Signalled>,
+}
+
+/// Whose process id [`AskerFunction::Terminate`] and [`AskerFunction::Cancel`] are given.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Signalled {
+    /// That of the session itself: `pg_backend_pid()`.
+    Own,
+    /// Of this one.
+    Given(Argument),
 }
 
 /// The function of an [`AskerCall`].

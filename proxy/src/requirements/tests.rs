@@ -187,3 +187,13 @@ fn what_every_statement_needs_is_said() {
         ],
     );
 }
+
+#[test]
+fn places_for_prepared_transactions() {
+    let (_, mut facts) = facts(1);
+    assert!(!is_short_of_places(&facts, 100));
+    assert!(is_short_of_places(&facts, 101));
+    // None at all is another matter: see `prepared`.
+    facts.prepared_max = 0;
+    assert!(!is_short_of_places(&facts, 101));
+}

@@ -410,6 +410,7 @@ impl Session {
                 format!("\"{}\" is not an ordinary table", relation.name.name),
             )
             .detail("Only ordinary tables can be distributed; partitioned and foreign tables, views and sequences cannot.")
+            .hint("Distribute an ordinary table, or leave this one on the home shard.")
             .into());
         }
         Ok(relation)

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use automator67_planner::plan::{Argument, AskerCall, AskerFunction};
+use automator67_planner::plan::{Argument, AskerCall, AskerFunction, Signalled};
 
-use super::{Session, planning::Request, sequences::not_rewritten};
+use super::{Session, links::cancelled, planning::Request, sequences::not_rewritten, terminated};
 use crate::{
-    error::{Outcome, Report, sqlstate},
+    error::{Failure, Outcome, Report, sqlstate},
     guc,
     telemetry::Tier,
 };
@@ -71,13 +71,23 @@ impl Session {
     async fn signal(
         &mut self,
         function: AskerFunction,
-        process: &Argument,
+        process: &Signalled,
         request: &Request<'_>,
     ) -> Outcome<bool> {
-        let Some(card) = number(process, request).and_then(|pid| self.process.session(pid)) else {
+        let card = match process {
+            Signalled::Own => Some(self.card.clone()),
+            Signalled::Given(pid) => number(pid, request).and_then(|pid| self.process.session(pid)),
+        };
+        let Some(card) = card else {
             return Ok(false);
         };
         self.check_signal(function, &card.user).await?;
+        if card.id == self.card.id {
+            return Err(match function {
+                AskerFunction::Terminate => Failure::Farewell(Box::new(terminated())),
+                _ => cancelled(),
+            });
+        }
         if function == AskerFunction::Terminate {
             card.end.cancel();
         }

@@ -88,6 +88,8 @@ impl Session {
             Plan::Setting(command) => self.setting(command, request).await,
             Plan::DeclareCursor { name, query, hold } => {
                 if !hold && !self.transaction.is_open() {
+                    // A server looks at the query first, and then refuses it.
+                    self.run_single(request, self.home()).await?;
                     return Err(needs_block("DECLARE CURSOR"));
                 }
                 self.declare_cursor(name, query, *hold, request).await
@@ -370,6 +372,7 @@ pub fn ends_failed_transaction(plan: &Plan) -> bool {
             TransactionCommand::Commit { .. }
                 | TransactionCommand::Rollback { .. }
                 | TransactionCommand::RollbackTo(_)
+                | TransactionCommand::Prepare
         ) | Plan::Empty
     )
 }

@@ -85,6 +85,9 @@ impl Session {
             self.set_own_or_map(name, &guc::set_statement(name, value), Some(value))?;
         }
         self.settings.initial = self.settings.map.clone();
+        for name in self.settings.initial.clone().names() {
+            self.note_placeholder(name);
+        }
         for (name, value) in &greeting.statuses {
             message::put_parameter_status(self.client.output(), name, value);
         }

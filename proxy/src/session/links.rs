@@ -1,7 +1,7 @@
 //! The server connections a session holds: borrowed at a shard's first touch, given back at the
 //! transaction's end.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use automator67_planner::{
     catalog::{Residue, ShardId},
@@ -80,7 +80,7 @@ impl Session {
 
     /// The same without BEGIN.
     pub(super) async fn idle_link(&mut self, shard: ShardId) -> Outcome<usize> {
-        let index = match self
+        let mut index = match self
             .links
             .iter()
             .position(|link| link.server.shard_id() == shard)
@@ -88,6 +88,9 @@ impl Session {
             Some(index) => index,
             None => self.borrow(shard).await?,
         };
+        if self.residue.reads_setting {
+            index = Box::pin(self.without_strange_settings(index)).await?;
+        }
         if !self.links[index].begun {
             // What the transaction itself has set comes behind BEGIN, so that ROLLBACK takes it back.
             let before = self
@@ -98,6 +101,9 @@ impl Session {
                 let before = before.clone();
                 self.apply_settings(index, &before).await?;
             }
+        }
+        if !self.placeholders.is_empty() {
+            Box::pin(self.know_own_settings(index)).await?;
         }
         self.note_residue(index);
         Ok(index)
@@ -170,7 +176,7 @@ impl Session {
         Ok(pool)
     }
 
-    async fn borrow(&mut self, shard: ShardId) -> Outcome<usize> {
+    pub(super) async fn borrow(&mut self, shard: ShardId) -> Outcome<usize> {
         let pool = self.pool(shard)?;
         let card = self.card.clone();
         let (settings, began) = (&self.settings.map, self.began);
@@ -188,6 +194,7 @@ impl Session {
             () = card.cancelled.notified() => return Err(cancelled()),
             () = late => return Err(timed_out()),
         };
+        server.key.session.store(self.card.pid, Ordering::Relaxed);
         lock(&self.card.activity).keys.push(server.key.clone());
         self.links.push(Link {
             server,

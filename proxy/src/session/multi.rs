@@ -159,7 +159,7 @@ impl Session {
 
     /// The server's own error, before anything is moved for nothing.
     fn refuse_read_only(&self, request: &Request<'_>) -> Outcome {
-        if !self.transaction.read_only {
+        if !self.reads_only() {
             return Ok(());
         }
         let command = request.planned.kind.to_uppercase();

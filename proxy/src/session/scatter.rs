@@ -144,7 +144,7 @@ impl Session {
                 None => self.gather_instead(request).await,
             };
         }
-        if self.transaction.read_only {
+        if self.reads_only() {
             // Shards make no tables there; the home shard has a way around that.
             return self.gather_instead(request).await;
         }

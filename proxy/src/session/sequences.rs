@@ -347,12 +347,6 @@ impl Session {
         self.run_rewritten(&text, request).await
     }
 
-    fn reads_only(&self) -> bool {
-        let by_default = self.settings.map.get("default_transaction_read_only");
-        self.transaction.read_only
-            || (!self.transaction.is_open() && by_default.is_some_and(guc::is_on))
-    }
-
     async fn value_of(&mut self, call: &SequenceCall, uses: &SequenceUse) -> Outcome<Answer> {
         let moved = &uses.moved;
         match call.function {

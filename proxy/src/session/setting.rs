@@ -80,9 +80,6 @@ impl Session {
             SettingCommand::Discard => {
                 self.temporary.expect_change();
                 self.run_single(request, self.home()).await?;
-                for link in &mut self.links {
-                    link.server.forget_prepared(None);
-                }
                 if request.text.to_lowercase().contains("sequences") {
                     self.memory = super::sequences::Memory::default();
                 }
@@ -103,6 +100,7 @@ impl Session {
         if !own {
             check_encoding(name, value)?;
             self.run_setting(request).await?;
+            self.note_placeholder(name);
             self.log_setting(replay);
         }
         match (own, local) {
@@ -245,6 +243,7 @@ impl Session {
         for shard in others.into_iter().filter(|shard| *shard != home) {
             self.run_hidden(shard, &replay).await?;
         }
+        self.note_placeholder(name);
         self.log_setting(&replay);
         if local {
             return self.set_locally(name, &replay, Some(value));

@@ -20,6 +20,8 @@ pub struct SqlPrepared {
     name: String,
     /// The whole PREPARE.
     text: String,
+    /// The query string that it was in.
+    source: String,
     /// What EXECUTE runs, if that is not on the home shard.
     kept: Option<Kept>,
     /// What it does where it lives on the home shard.
@@ -71,6 +73,7 @@ impl Session {
         self.sql_prepared.push(SqlPrepared {
             name: name.clone(),
             text: request.text.to_owned(),
+            source: request.whole.to_owned(),
             kept,
             effects: request.planned.session,
         });
@@ -80,6 +83,31 @@ impl Session {
     /// PREPARE has made a statement of this name.
     pub(super) fn is_prepared_in_sql(&self, name: &str) -> bool {
         self.sql_prepared.iter().any(|one| one.name == name)
+    }
+
+    /// The session's statements as `pg_prepared_statements` shows them: name, text, types of the
+    /// parameters, made by PREPARE.
+    pub(super) async fn prepared_rows(&mut self) -> Outcome<Vec<Vec<Option<String>>>> {
+        let mut rows = Vec::new();
+        let named = self.statements.iter().filter(|(name, _)| !name.is_empty());
+        let parsed: Vec<_> = named
+            .map(|(name, one)| (name.clone(), one.clone()))
+            .collect();
+        for (name, statement) in parsed {
+            let types = self.types_of(&statement).await?;
+            let types: Vec<String> = types.iter().map(u32::to_string).collect();
+            rows.push(prepared_row(name, &statement.text, &types, false));
+        }
+        for index in 0..self.sql_prepared.len() {
+            let one = &self.sql_prepared[index];
+            let (name, source) = (one.name.clone(), one.source.clone());
+            let types = match &one.kept {
+                Some(kept) => kept.types.clone(),
+                None => self.types_at_home(&name).await?,
+            };
+            rows.push(prepared_row(name, &source, &types, true));
+        }
+        Ok(rows)
     }
 
     /// A statement that the client has made by Parse.
@@ -108,8 +136,8 @@ impl Session {
         }))
     }
 
-    /// Parameter types of a statement that the home shard has prepared, which then forgets it.
-    async fn take_from_home(&mut self, name: &str) -> Outcome<Vec<String>> {
+    /// Parameter types of a statement that the home shard has prepared.
+    async fn types_at_home(&mut self, name: &str) -> Outcome<Vec<String>> {
         let text = format!(
             "select pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(t.typname)
              from pg_catalog.pg_prepared_statements p
@@ -119,10 +147,14 @@ impl Session {
              where p.name = {} order by u.place",
             guc::quote_literal(name)
         );
+        Ok(first_values(self.query_rows(self.home(), &text).await?))
+    }
+
+    /// The same; then the home shard forgets it.
+    async fn take_from_home(&mut self, name: &str) -> Outcome<Vec<String>> {
         let home = self.home();
-        let rows = self.query_rows(home, &text).await;
-        let rows = match rows {
-            Ok(rows) => rows,
+        let types = match self.types_at_home(name).await {
+            Ok(types) => types,
             Err(failure) => {
                 // The statement is still there: nobody else must find it.
                 if let Some(index) = self.link_position(home) {
@@ -133,7 +165,7 @@ impl Session {
         };
         let name = guc::quote_identifier(name);
         self.run_hidden(home, &format!("DEALLOCATE {name}")).await?;
-        Ok(first_values(rows))
+        Ok(types)
     }
 
     /// EXECUTE, or EXPLAIN of one.
@@ -275,7 +307,8 @@ impl Session {
             None => {
                 self.statements.retain(|name, _| name.is_empty());
                 self.sql_prepared.retain(|one| one.kept.is_none());
-                self.sql_prepared.is_empty()
+                // Code may have prepared some that only the server knows.
+                self.sql_prepared.is_empty() && !self.pinned
             }
         };
         if here {
@@ -283,9 +316,15 @@ impl Session {
             message::put_command_complete(self.client.output(), &format!("DEALLOCATE{all}"));
             return Ok(Tier::Proxy);
         }
-        self.run_single(request, self.home()).await?;
+        let home = self.home();
+        self.run_single(request, home).await?;
         self.sql_prepared
             .retain(|one| name.is_some_and(|name| name != one.name));
+        if name.is_none()
+            && let Some(index) = self.link_position(home)
+        {
+            self.links[index].server.forget_prepared(None);
+        }
         Ok(Tier::Single)
     }
 
@@ -336,6 +375,20 @@ impl Session {
             }
         }
     }
+}
+
+fn prepared_row(name: String, text: &str, types: &[String], from_sql: bool) -> Vec<Option<String>> {
+    let element = |name: &String| name.replace('\\', "\\\\").replace('"', "\\\"");
+    let types: Vec<String> = types
+        .iter()
+        .map(|name| format!("\"{}\"", element(name)))
+        .collect();
+    vec![
+        Some(name),
+        Some(text.to_owned()),
+        Some(format!("{{{}}}", types.join(","))),
+        Some(from_sql.to_string()),
+    ]
 }
 
 fn first_values(rows: Vec<Vec<Option<String>>>) -> Vec<String> {

@@ -238,6 +238,18 @@ impl Transaction {
         self.epoch = Some(epoch);
     }
 
+    /// The modes of a transaction that is chained to it by ROLLBACK: its own, but an error has taken
+    /// them back, to those at the first savepoint if there is one.
+    fn modes_of_next(&self) -> (String, bool) {
+        match (self.state, self.savepoints.first()) {
+            (State::Failed, None) => (String::new(), false),
+            (State::Failed, Some(first)) => (first.options.clone(), first.read_only),
+            (State::Idle | State::Implicit | State::Open, _) => {
+                (self.options.clone(), self.read_only)
+            }
+        }
+    }
+
     /// Something was set in it, perhaps the role.
     pub fn has_settings(&self) -> bool {
         !self.log.is_empty()
@@ -262,7 +274,7 @@ impl Session {
                 read_only,
                 start,
             } => {
-                self.begin(options, *read_only, *start);
+                self.begin(options, *read_only, *start).await?;
                 Ok(Tier::Proxy)
             }
             TransactionCommand::SetTransaction { options, read_only } => {
@@ -273,13 +285,14 @@ impl Session {
             }
             TransactionCommand::Commit { chain } => self.commit(*chain).await,
             TransactionCommand::Rollback { chain } => self.rollback(*chain).await,
+            TransactionCommand::Prepare => self.refuse_prepare().await,
             TransactionCommand::Savepoint(name) => self.savepoint(name).await,
             TransactionCommand::Release(name) => self.release(name).await,
             TransactionCommand::RollbackTo(name) => self.rollback_to(name).await,
         }
     }
 
-    fn begin(&mut self, options: &str, read_only: bool, start: bool) {
+    async fn begin(&mut self, options: &str, read_only: bool, start: bool) -> Outcome {
         match self.transaction.state {
             State::Open | State::Failed => {
                 self.notice(
@@ -287,6 +300,13 @@ impl Session {
                     sqlstate::ACTIVE_SQL_TRANSACTION,
                     "there is already a transaction in progress",
                 );
+                // Its modes are made all the same.
+                if !options.is_empty() {
+                    let says = read_only || options.contains(" READ WRITE");
+                    let text = format!("SET TRANSACTION{options}");
+                    self.set_modes(options, says.then_some(read_only), &text)
+                        .await?;
+                }
             }
             State::Idle | State::Implicit => {
                 self.transaction
@@ -295,6 +315,7 @@ impl Session {
         }
         let tag = if start { "START TRANSACTION" } else { "BEGIN" };
         message::put_command_complete(self.client.output(), tag);
+        Ok(())
     }
 
     /// Before the first shard joins: what an older snapshot does not show cannot be changed where
@@ -303,6 +324,13 @@ impl Session {
         if self.transaction.turn.is_none() && !self.transaction.read_only {
             self.transaction.turn = Some(self.process.two_phase.turn());
         }
+    }
+
+    /// What runs now may not write: its transaction, or the one that would begin with it.
+    pub(super) fn reads_only(&self) -> bool {
+        let by_default = self.settings.map.get("default_transaction_read_only");
+        self.transaction.read_only
+            || (!self.transaction.is_open() && by_default.is_some_and(guc::is_on))
     }
 
     /// A transaction around one query string or batch, if none is open.
@@ -333,6 +361,12 @@ impl Session {
         read_only: Option<bool>,
         text: &str,
     ) -> Outcome<Tier> {
+        self.set_modes(options, read_only, text).await?;
+        message::put_command_complete(self.client.output(), "SET");
+        Ok(Tier::Proxy)
+    }
+
+    async fn set_modes(&mut self, options: &str, read_only: Option<bool>, text: &str) -> Outcome {
         if !self.transaction.is_open() {
             self.notice(
                 Severity::Warning,
@@ -343,6 +377,15 @@ impl Session {
             return Err(Report::error(
                 sqlstate::ACTIVE_SQL_TRANSACTION,
                 "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction",
+            )
+            .into());
+        } else if !self.transaction.savepoints.is_empty()
+            && self.transaction.read_only
+            && read_only == Some(false)
+        {
+            return Err(Report::error(
+                sqlstate::ACTIVE_SQL_TRANSACTION,
+                "cannot set transaction read-write mode inside a read-only transaction",
             )
             .into());
         } else if !self.transaction.savepoints.is_empty()
@@ -359,8 +402,7 @@ impl Session {
             self.transaction
                 .start(state, &options, read_only, &self.settings);
         }
-        message::put_command_complete(self.client.output(), "SET");
-        Ok(Tier::Proxy)
+        Ok(())
     }
 
     /// SET CONSTRAINTS: on every shard that the transaction has come to, and on those that it comes to
@@ -434,12 +476,28 @@ impl Session {
             }
             self.warn_no_transaction();
         }
-        let options = std::mem::take(&mut self.transaction.options);
-        let read_only = self.transaction.read_only;
+        let (options, read_only) = self.transaction.modes_of_next();
         self.rollback_links().await?;
         message::put_command_complete(self.client.output(), "ROLLBACK");
         self.chain(chain, &options, read_only);
         Ok(Tier::Proxy)
+    }
+
+    /// PREPARE TRANSACTION. Like any failure of it, the refusal ends the transaction
+    /// (`AbortCurrentTransaction` in Postgres's `xact.c`); where there is none, or one that has failed, it
+    /// is a ROLLBACK.
+    async fn refuse_prepare(&mut self) -> Outcome<Tier> {
+        if matches!(self.transaction.state, State::Idle | State::Failed) {
+            return self.rollback(false).await;
+        }
+        self.rollback_links().await?;
+        Err(Report::error(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "prepared transactions are not supported",
+        )
+        .detail("The transaction is rolled back.")
+        .hint("Use BEGIN and COMMIT.")
+        .into())
     }
 
     fn chain(&mut self, chain: bool, options: &str, read_only: bool) {

@@ -54,6 +54,7 @@ impl Session {
                 let seen = self.roles_seen().await?;
                 self.session_rows(&seen)
             }
+            ProxyView::PreparedStatements => self.prepared_rows().await?,
             ProxyView::Transactions => {
                 let process = self.process.clone();
                 let parts = two_phase::list(&process).await;

@@ -227,7 +227,8 @@ fn no_shares(pair: &Pair) -> Result<()> {
         "update t set b = pg_relation_size('t')",
         "create table copy as select relname, reltuples from pg_class",
         "select pg_current_xact_id_if_assigned()",
-        "select statement from pg_prepared_statements",
+        "select prepare_time from pg_prepared_statements",
+        "select * from pg_prepared_statements",
     ] {
         let (state, message) = proxy.failure(text)?;
         ensure!(state == "0A000", "{text}: {state} {message}");

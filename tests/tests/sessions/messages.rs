@@ -10,7 +10,7 @@ use automator67_tests::{
     wire::{Connection, Frame, Server},
 };
 
-use super::{column, fails, is_one};
+use super::{column, fails, is_one, rows};
 
 pub const CHECKS: &[Check<Server>] = &[
     ("rows of a write in parts", write_in_parts),
@@ -26,6 +26,7 @@ pub const CHECKS: &[Check<Server>] = &[
     ("COPY behind Flush", copy_behind_flush),
     ("a client that leaves COPY in a transaction", leaves_copy),
     ("EXECUTE of what Parse has made", execute_of_parsed),
+    ("pg_prepared_statements", shown_prepared),
 ];
 
 fn tags(frames: &[Frame]) -> Vec<String> {
@@ -470,4 +471,60 @@ fn execute_of_parsed(server: &Server) -> Result<()> {
     connection.execute("deallocate one")?;
     fails(&mut connection, "execute one(5)", "26000")?;
     fails(&mut connection, "execute nothing", "26000")
+}
+
+/// A session's prepared statements are those that its client has made, by Parse and by PREPARE.
+fn shown_prepared(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    let shown = "select name, parameter_types::text, from_sql, statement from pg_prepared_statements \
+                 order by name";
+    let batch = Batch::new()
+        .parse("many", "select count(*) from points where id > $1")
+        .parse("note", "select note from notes where id = $1 or note = $2")
+        .parse("", "select 1");
+    is(&connection.batch(&batch.sync())?, "111Z")?;
+    connection.execute("prepare by_id (bigint) as select v from points where id = $1")?;
+    connection.execute("prepare \"o\"\"dd\\\" as select $1, $2::\"char\"; select 7")?;
+    let all = [
+        "by_id {bigint} t prepare by_id (bigint) as select v from points where id = $1",
+        "many {bigint} f select count(*) from points where id > $1",
+        "note {integer,text} f select note from notes where id = $1 or note = $2",
+        "o\"dd\\ {text,\"\\\"char\\\"\"} t prepare \"o\"\"dd\\\" as select $1, $2::\"char\"; select 7",
+    ];
+    let rows_of = |connection: &mut Connection, text: &str| -> Result<Vec<String>> {
+        let rows = rows(&connection.simple(text)?)?;
+        Ok(rows.iter().map(|row| row.join(" ")).collect())
+    };
+    let found = rows_of(&mut connection, shown)?;
+    ensure!(found == all, "{found:#?}");
+    // Run once, and in a transaction, they are the same.
+    is_one(&mut connection, "execute many (290)", "10")?;
+    connection.execute("begin")?;
+    is_one(&mut connection, "execute by_id (5)", "5")?;
+    let found = rows_of(&mut connection, shown)?;
+    ensure!(found == all, "{found:#?}");
+    connection.execute("rollback")?;
+    for text in [
+        "select count(*) from pg_prepared_statements",
+        "select count(p.name) from pg_catalog.pg_prepared_statements p",
+        "with p as (select name from pg_prepared_statements) select count(*) from p",
+        "select count(distinct name) from pg_prepared_statements, points where id < 4",
+        "select sum(n) from (select 1 as n from only pg_prepared_statements where statement is not null) p",
+    ] {
+        is_one(&mut connection, text, "4")?;
+    }
+    connection.execute("deallocate many")?;
+    connection.execute("deallocate by_id")?;
+    is_one(
+        &mut connection,
+        "select string_agg(name, ' ' order by name) from pg_prepared_statements",
+        "note o\"dd\\",
+    )?;
+    connection.execute("deallocate all")?;
+    is_one(
+        &mut connection,
+        "select count(*) from pg_prepared_statements",
+        "0",
+    )?;
+    fails(&mut connection, "execute note (1, 'x')", "26000")
 }

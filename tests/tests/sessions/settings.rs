@@ -21,6 +21,7 @@ pub const CHECKS: &[Check<Server>] = &[
     ("modes of the session", modes_of_session),
     ("settings of the role", settings_of_role),
     ("a role beside resets", role_beside_resets),
+    ("custom settings of others are unknown", unknown_settings),
 ];
 
 /// Every row of every shard sees the value, and so does the home shard.
@@ -459,4 +460,55 @@ fn role_beside_resets(server: &Server) -> Result<()> {
     connection.execute("revoke select on points from stage")?;
     connection.execute("drop role stage")?;
     connection.terminate()
+}
+
+/// A server knows a custom setting from its first use on: empty, where it was unknown. What one session
+/// has made is unknown to others, on all shards.
+fn unknown_settings(server: &Server) -> Result<()> {
+    let value = "coalesce(current_setting('app.known', true), 'unknown')";
+    let texts = [
+        format!("select {value}"),
+        format!("select string_agg(distinct {value}, ' ') from points"),
+        format!("select {value} from points where id = 5"),
+        format!("select max(v) from (select {value} as v from points group by 1) s"),
+        format!(
+            "select string_agg(distinct {value}, ' ') from points join notes n on n.id < points.v"
+        ),
+    ];
+    let all = |connection: &mut Connection, expected: &str| -> Result<()> {
+        for text in &texts {
+            is_one(connection, text, expected)?;
+            let frames = connection.batch(&Batch::new().run(text, &[]).sync())?;
+            ensure!(column(&frames)? == [expected], "{text}");
+        }
+        Ok(())
+    };
+    for round in 0..3 {
+        let mut maker = Connection::open(server)?;
+        all(&mut maker, "unknown")?;
+        match round {
+            0 => maker.execute("set app.known = 'made'")?,
+            1 => maker.execute("select set_config('app.known', 'made', false)")?,
+            _ => maker.execute("set \"APP\".\"known\" = 'made'")?,
+        };
+        all(&mut maker, "made")?;
+        let mut other = Connection::open(server)?;
+        all(&mut other, "unknown")?;
+        fails(&mut other, "show app.known", "42704")?;
+        fails(
+            &mut other,
+            "select current_setting('app.known') from points",
+            "42704",
+        )?;
+        // In a transaction that has come to the shards before.
+        other.execute("begin")?;
+        other.execute("set local app.known = 'mine'")?;
+        all(&mut other, "mine")?;
+        other.execute("rollback")?;
+        all(&mut other, "")?;
+        is_one(&mut other, "show app.known", "")?;
+        maker.execute("reset app.known")?;
+        all(&mut maker, "")?;
+    }
+    Ok(())
 }

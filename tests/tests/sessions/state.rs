@@ -10,7 +10,7 @@ use automator67_tests::{
     wire::{Connection, Server},
 };
 
-use super::{SOON, becomes, fails, is_one};
+use super::{SOON, becomes, column, fails, is_one};
 
 pub const CHECKS: &[Check<Server>] = &[
     ("cancel a sleep", cancel_sleep),
@@ -19,6 +19,8 @@ pub const CHECKS: &[Check<Server>] = &[
     ("startup settings", startup_settings),
     ("notices", notices),
     ("LISTEN and NOTIFY", notifications),
+    ("a session signals itself", own_signals),
+    ("what DEALLOCATE and DISCARD leave", deallocated),
     ("settings of interleaved sessions", interleaved_settings),
     ("settings and rollback", settings_and_rollback),
     ("DISCARD ALL and RESET ALL", discard),
@@ -194,6 +196,11 @@ fn notifications(server: &Server) -> Result<()> {
         frame.tag == b'A' && frame.body.ends_with(b"news\0first\0"),
         "{frame:?}"
     );
+    ensure!(
+        frame.body.starts_with(&speaker.process.to_be_bytes()),
+        "{frame:?} is not of {}",
+        speaker.process
+    );
     speaker.execute("begin")?;
     speaker.execute("select pg_notify('news', 'second')")?;
     speaker.execute("rollback")?;
@@ -207,10 +214,100 @@ fn notifications(server: &Server) -> Result<()> {
     );
     listener.execute("notify news, 'own'")?;
     ensure!(listener.notifications.len() == 1, "one's own notification");
+    let own = &listener.notifications[0].body;
+    ensure!(own.starts_with(&listener.process.to_be_bytes()), "{own:?}");
     listener.execute("unlisten *")?;
     speaker.execute("notify news, 'fourth'")?;
     is_one(&mut listener, "select 1", "1")?;
     ensure!(listener.notifications.len() == 1, "UNLISTEN");
+    Ok(())
+}
+
+fn own_signals(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    let pid = connection.process;
+    for text in [
+        "select pg_cancel_backend(pg_backend_pid())",
+        "select 1, pg_catalog.pg_cancel_backend(pg_backend_pid()::integer) as done, pg_sleep(60)",
+        "select pg_cancel_backend(pg_backend_pid()) from points where id = 5",
+        "select pg_cancel_backend(pg_backend_pid()) from points",
+        &format!("select pg_cancel_backend({pid})"),
+    ] {
+        fails(&mut connection, text, "57014")?;
+        connection.execute("begin")?;
+        fails(&mut connection, text, "57014")?;
+        fails(&mut connection, "select 1", "25P02")?;
+        connection.execute("rollback")?;
+        is_one(&mut connection, "select count(*) from points", "300")?;
+    }
+    for text in [
+        "select pg_terminate_backend(pg_backend_pid())".to_owned(),
+        "select pg_terminate_backend(PID)".to_owned(),
+    ] {
+        let mut connection = Connection::open(server)?;
+        let text = text.replace("PID", &connection.process.to_string());
+        connection.send(Batch::new().query(&text).bytes())?;
+        let mut frame = connection.receive()?;
+        // What it begins to answer does not matter.
+        while matches!(frame.tag, b'T' | b'D') {
+            frame = connection.receive()?;
+        }
+        ensure!(
+            frame.field(b'C').as_deref() == Some("57P01"),
+            "{text}: {frame:?}"
+        );
+        ensure!(connection.is_closed()?, "{text}: the session goes on");
+    }
+    Ok(())
+}
+
+/// The proxy's own prepared statements, which open snapshots and commit, outlive what a client says of
+/// its own, and statements that are prepared anew.
+fn deallocated(server: &Server) -> Result<()> {
+    for pin in [
+        "listen mine",
+        "create temporary table mine (id integer)",
+        "prepare mine as select 1",
+        "select pg_advisory_lock(68)",
+        "declare mine cursor with hold for select 1",
+    ] {
+        for end in [
+            "deallocate all",
+            "deallocate prepare all",
+            "discard plans",
+            "discard temp",
+            "discard sequences",
+            "discard all",
+        ] {
+            let mut connection = Connection::open(server)?;
+            connection.execute("set automator67.consistency = 'snapshot'")?;
+            connection.execute(pin)?;
+            reads_and_writes(&mut connection)?;
+            connection.execute(end)?;
+            reads_and_writes(&mut connection)?;
+            connection.execute("prepare another as select 2")?;
+            is_one(&mut connection, "execute another", "2")?;
+            connection.execute("deallocate all")?;
+            fails(&mut connection, "execute another", "26000")?;
+            reads_and_writes(&mut connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// Statements over all shards, of both protocols, in transactions and outside.
+fn reads_and_writes(connection: &mut Connection) -> Result<()> {
+    let count = "select count(*) from points where id <= $1";
+    for _ in 0..2 {
+        is_one(connection, "select count(*) from points", "300")?;
+        let batch = Batch::new().parse("", count).bind("", "", &[Some("7")]);
+        let frames = connection.batch(&batch.execute("", 0).sync())?;
+        ensure!(column(&frames)? == ["7"], "{}", shape(&frames));
+    }
+    connection.execute("begin")?;
+    is_one(connection, "select count(*) from points", "300")?;
+    connection.execute("update points set v = v where id <= 9")?;
+    connection.execute("commit")?;
     Ok(())
 }
 

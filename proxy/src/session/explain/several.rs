@@ -88,7 +88,7 @@ impl Session {
         // What is wrong with the client's own text is said of that.
         self.check_on_home(request).await?;
         self.check_views_on_home(inner).await?;
-        if !scatter.moves.is_empty() && self.transaction.read_only {
+        if !scatter.moves.is_empty() && self.reads_only() {
             return self.explain_as_gather(explain, inner, request).await;
         }
         let mut chosen = Chosen::default();

@@ -32,6 +32,8 @@ impl Session {
         last: bool,
         request: &Request<'_>,
     ) -> Outcome {
+        // Asks the home shard where they are not known, which must not wait behind what is queued.
+        self.types_for_shards(request).await?;
         if select.learned.is_quick() && self.may_open_with_statement(shards) {
             let sent = self.send_with_snapshots(shards, select, last, request);
             match Box::pin(sent).await {
