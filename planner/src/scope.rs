@@ -276,13 +276,63 @@ fn qualified(
     table: &str,
     name: &str,
 ) -> Meaning {
-    let Some(item) = named_item(items, names, schema, table) else {
-        return Meaning::Unknown;
-    };
+    let item = named_item(items, names, schema, table);
+    let output = item.and_then(|item| named_output(items, item, name));
+    output.unwrap_or(Meaning::Unknown)
+}
+
+/// The column of an item that has a name, if there is one.
+fn named_output(items: &[Item<'_>], item: usize, name: &str) -> Option<Meaning> {
     let outputs = items[item].columns.iter().flatten().enumerate();
     let mut hits = outputs.filter(|(_, output)| output.name == name);
     match (hits.next(), hits.next()) {
-        (Some((index, output)), None) => output_meaning(item, index, output),
+        (Some((index, output)), None) => Some(output_meaning(item, index, output)),
+        _ => None,
+    }
+}
+
+/// The item whose row has a part taken from it: that of `(t).x`, `(t.*).x`, `(t).*`.
+pub(crate) fn item_of_part(
+    items: &[Item<'_>],
+    names: &Names,
+    part: &protobuf::AIndirection,
+) -> Option<usize> {
+    match tree::inner(&part.arg)? {
+        NodeEnum::ColumnRef(row) => match meaning(items, names, row) {
+            Meaning::Item(item) => Some(item),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `(t).*`
+pub(crate) fn is_all(part: &protobuf::AIndirection) -> bool {
+    let first = part.indirection.first().and_then(|node| node.node.as_ref());
+    matches!(first, Some(NodeEnum::AStar(_)))
+}
+
+/// The column that `(t).x` begins with: of a row in FROM a part is the column itself, not a part of
+/// a value (`ParseComplexProjection` in `src/backend/parser/parse_func.c`).
+pub(crate) fn part(
+    items: &[Item<'_>],
+    names: &Names,
+    part: &protobuf::AIndirection,
+) -> Option<Meaning> {
+    let item = item_of_part(items, names, part)?;
+    match part.indirection.first()?.node.as_ref()? {
+        NodeEnum::String(name) => named_output(items, item, &name.sval),
+        _ => None,
+    }
+}
+
+/// What an expression means that may be a column: `x`, `t.x`, `(t).x`.
+pub(crate) fn meaning_of(items: &[Item<'_>], names: &Names, node: &NodeEnum) -> Meaning {
+    match node {
+        NodeEnum::ColumnRef(column) => meaning(items, names, column),
+        NodeEnum::AIndirection(one) if one.indirection.len() == 1 => {
+            part(items, names, one).unwrap_or(Meaning::Unknown)
+        }
         _ => Meaning::Unknown,
     }
 }

@@ -29,19 +29,25 @@ const SUBQUERY: &str = "SelectStmt(SelectStmt {";
 pub(super) struct Forms {
     /// By the reference's shape.
     columns: HashMap<String, ColumnId>,
+    /// The shapes that are those of parts of rows: `(t).x`.
+    parts: Vec<String>,
 }
 
 impl Forms {
     pub(super) fn of(analysis: &Analysis<'_>, select: &protobuf::SelectStmt) -> Forms {
         let mut columns = HashMap::new();
         tree::walk_select(select, &mut |child| {
-            if let Child::Node(node @ NodeEnum::ColumnRef(reference)) = child
-                && let Some(column) = stored(analysis, reference)
-            {
+            let Child::Node(node @ (NodeEnum::ColumnRef(_) | NodeEnum::AIndirection(_))) = child
+            else {
+                return;
+            };
+            if let Some(column) = stored(analysis, node) {
                 columns.entry(shape(node)).or_insert(column);
             }
         });
-        Forms { columns }
+        let is_part = |shape: &&String| !shape.starts_with(REFERENCE);
+        let parts = columns.keys().filter(is_part).cloned().collect();
+        Forms { columns, parts }
     }
 
     /// The stored column that a reference means.
@@ -51,9 +57,12 @@ impl Forms {
 
     /// What equal expressions have in common.
     pub(super) fn form(&self, node: &NodeEnum) -> String {
-        let shape = shape(node);
+        let mut shape = shape(node);
         if shape.contains(SUBQUERY) {
             return shape;
+        }
+        for part in &self.parts {
+            shape = shape.replace(part, &format!("{:?}", self.columns[part]));
         }
         let mut form = String::with_capacity(shape.len());
         let mut rest = shape.as_str();
@@ -76,18 +85,20 @@ impl Forms {
 
 /// The column that a reference is, with its own type: what USING made of columns of two types is
 /// neither of them.
-fn stored(analysis: &Analysis<'_>, reference: &protobuf::ColumnRef) -> Option<ColumnId> {
+fn stored(analysis: &Analysis<'_>, node: &NodeEnum) -> Option<ColumnId> {
     let names = &analysis.blocks.first()?.names;
     if !analysis.budget().spend(names.visible.items.len()) {
         return None;
     }
-    if let [name] = strings(&reference.fields).as_slice() {
+    if let NodeEnum::ColumnRef(reference) = node
+        && let [name] = strings(&reference.fields).as_slice()
+    {
         let mut merged = names.visible.merged.iter();
         if merged.any(|one| one.name == *name && !one.keeps_type) {
             return None;
         }
     }
-    match scope::meaning(&analysis.items, names, reference) {
+    match scope::meaning_of(&analysis.items, names, node) {
         Meaning::Column(column) => Some(column),
         Meaning::Constant(..) | Meaning::Item(_) | Meaning::Star | Meaning::Unknown => None,
     }
