@@ -19,7 +19,7 @@ use automator67_tests::{
     batch::Batch,
     changes::{
         self, EPISODE, Episode, Step,
-        schema::{self, TABLES, Table},
+        schema::{self, Table},
     },
     given::number,
     postgres::Plain,
@@ -68,9 +68,8 @@ impl Session {
     }
 
     fn contents(&mut self) -> Result<Vec<Vec<Event>>> {
-        let tables = TABLES.into_iter();
-        tables
-            .map(|table| self.run_text(table.contents()))
+        schema::contents()
+            .map(|(_, text)| self.run_text(text))
             .collect()
     }
 
@@ -278,12 +277,12 @@ impl Run<'_> {
     fn compare_contents(&mut self) -> Result<Option<String>> {
         let expected = self.pair.plain.contents()?;
         let found = self.pair.proxy.contents()?;
-        for (table, (mut expected, mut found)) in TABLES.iter().zip(expected.into_iter().zip(found))
-        {
+        let pairs = expected.into_iter().zip(found);
+        for ((name, _), (mut expected, mut found)) in schema::contents().zip(pairs) {
             self.mask(&mut expected);
             self.mask(&mut found);
             if let Some(text) = first_other_rows(&expected, &found) {
-                return Ok(Some(format!("  {}:\n{text}", table.name())));
+                return Ok(Some(format!("  {name}:\n{text}")));
             }
         }
         self.compare_places()

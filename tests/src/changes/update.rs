@@ -16,6 +16,9 @@ impl Maker {
     pub(super) fn assignments(&mut self, table: Table, a: &str) -> String {
         let number = self.int(1, 90);
         let word = self.word();
+        if matches!(table, Table::Owners | Table::Events | Table::Notes) && self.random.chance(12) {
+            return self.one_of(&["at = now()", "at = default", "at = current_timestamp"]);
+        }
         match (table, self.random.below(4)) {
             (Table::Owners, 0) => format!("score = ({a}.score + {number}) % 1000"),
             (Table::Owners, 1) => format!("name = {word}, grade = {}", self.code()),
