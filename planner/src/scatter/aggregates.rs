@@ -265,9 +265,8 @@ impl<'s, 't> Split<'s, 't> {
     /// The column of something that the client groups by.
     fn group_key(&mut self, node: &NodeEnum, span: Span) -> usize {
         let form = self.forms.form(node);
-        let column = self.forms.column(node);
-        self.grouped.extend(column);
-        if column.is_none() && !matches!(node, NodeEnum::ColumnRef(_)) {
+        self.grouped.extend(self.forms.column(node));
+        if !matches!(node, NodeEnum::ColumnRef(_)) && !self.forms.is_part(node) {
             self.expressions.push(form.clone());
         }
         self.key(self.part(span), form)
@@ -374,7 +373,7 @@ impl<'s, 't> Split<'s, 't> {
                 let span = self.base.source.name(place(node)?)?;
                 self.column(node, span)
             }
-            NodeEnum::AIndirection(_) if self.forms.column(node).is_some() => {
+            NodeEnum::AIndirection(_) if self.forms.is_part(node) => {
                 let span = clauses::extent(self.base, within, node)?;
                 self.column(node, span)
             }

@@ -9,7 +9,7 @@ impl Maker {
             2 => self.update_drafts(),
             3 => self.delete_drafts(),
             4 => self.merge_drafts(),
-            5 => self.drafts_to_others(),
+            5 => self.moved_with_drafts(),
             6 => self.changed_by_drafts(),
             7 => "truncate drafts".to_owned(),
             8 => "insert into notes (body, ref) select r.body, r.id + 300000 from recent r \
@@ -74,22 +74,29 @@ impl Maker {
         )
     }
 
-    /// Rows leave the session's table for one that everybody sees.
-    fn drafts_to_others(&mut self) -> String {
-        self.shuffles_numbers = true;
-        let into = self.table();
+    /// Rows come from a table that everybody sees, or seldom go to one.
+    fn moved_with_drafts(&mut self) -> String {
         let offset = self.random.between(100_000, 900_000);
-        let list = match into {
-            // Whose owners may be missing.
-            Table::Items => format!("1, d.id + {offset}, d.body, 1, null"),
-            _ => Maker::mapped(into, offset, "d.id", "d.body", "d.n"),
-        };
-        let (name, columns) = (into.name(), Maker::columns(into));
-        let returning = self.returning(into, None);
+        if self.random.chance(15) {
+            return format!(
+                "with d as (delete from drafts where n % 2 = {} returning *) \
+                 insert into tags (name, weight, note) select 't' || (d.id + {offset}), 2, d.body from d",
+                self.int(0, 1)
+            );
+        }
+        let (from, key, text, number) = self.random.pick(&[
+            (Table::Items, "n", "label", "owner"),
+            (Table::Events, "id * 100 + account", "kind", "amount"),
+            (Table::Tags, "substr(name, 2)::int", "note", "weight"),
+            (Table::Notes, "ref", "body", "ref % 7"),
+        ]);
+        let condition = self.condition(from, from.name());
+        let conflict = self.one_of(&["do nothing", "(id) do update set n = excluded.n"]);
         format!(
-            "with d as (delete from drafts where n % 2 = {} returning *) \
-             insert into {name} ({columns}) select {list} from d on conflict do nothing{returning}",
-            self.int(0, 1)
+            "with d as (delete from {}{condition} returning {key} as k, {text} as t, {number} as n) \
+             insert into drafts (id, body, n) select k, max(t), max(n) from d group by k \
+             on conflict {conflict} returning id, body, n",
+            from.name()
         )
     }
 

@@ -5,9 +5,11 @@ use super::{Maker, schema::Table};
 impl Maker {
     pub(super) fn update(&mut self, table: Table) -> String {
         match self.random.below(20) {
-            0..=8 => self.update_plain(table),
-            9..=12 => self.update_from(table),
-            13..=15 => self.update_subquery(table),
+            0..=9 => self.update_plain(table),
+            10..=12 => self.update_from(table),
+            13..=16 => self.update_subquery(table),
+            // Keys of tables with triggers stay: one such refusal tells as much as two.
+            17 if matches!(table, Table::Owners | Table::Tags) => self.update_plain(table),
             _ => self.update_key(table),
         }
     }

@@ -91,12 +91,16 @@ fn in_place(cluster: &Cluster) -> Result<()> {
         let found = low.execute(text)?;
         ensure!(found.as_deref() == Some(expected), "{text}: {found:?}");
     }
-    let text = "select rank() over (order by a) from open";
-    let (code, message) = low.failure(text)?;
-    ensure!(
-        code == "0A000" && message.contains("a view's owner"),
-        "{code} {message}"
-    );
+    for text in [
+        "select rank() over (order by a) from open",
+        "select x.n, o.a from (select b, count(*) as n from open group by b) x join open o on o.a = x.n",
+    ] {
+        let (code, message) = low.failure(text)?;
+        ensure!(
+            code == "0A000" && message.contains("a view's owner"),
+            "{text}: {code} {message}"
+        );
+    }
     let (code, _) = low.failure("select rank() over (order by a) from t")?;
     ensure!(code == "42501", "{code}");
     Ok(())
