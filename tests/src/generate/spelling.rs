@@ -158,8 +158,7 @@ impl Generator {
             let whole = scope.whole_rows.iter().any(|row| row == alias);
             column.other = match self.random.below(8) {
                 0..=4 if alone => Some(name.to_owned()),
-                5 | 6 => None,
-                _ if whole && Feature::Fields.is_wanted() => {
+                6 | 7 if whole && Feature::Fields.is_wanted() => {
                     let row = self.random.pick(&["({})", "({}.*)"]).replace("{}", alias);
                     Some(format!("{row}.{name}"))
                 }

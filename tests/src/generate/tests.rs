@@ -156,7 +156,7 @@ const COVERED: [Covered; 46] = [
     ("NaN", |it| has(it, &["'NaN'"]) || binds(it, "NaN"), 20),
     (
         "infinities",
-        |it| has(it, &["'Infinity'"]) || binds(it, "Infinity"),
+        |it| has(it, &["Infinity'"]) || binds(it, "Infinity") || binds(it, "-Infinity"),
         20,
     ),
     ("ranges", |it| has(it, &["int4range"]), 60),
