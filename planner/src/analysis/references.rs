@@ -9,6 +9,7 @@ use pg_query::{NodeEnum, protobuf};
 
 use super::{Analysis, Naming, Reference, WholeRow};
 use crate::{
+    builtins,
     scope::{self, Called, Meaning, Names, Owner},
     tree::{inner, strings},
 };
@@ -80,6 +81,7 @@ impl<'t> Analysis<'t> {
             self.note_row_call(name);
             self.traits.note_call(self.catalog, name, 1);
         }
+        self.note_system_column(part, is_column);
         let Some(item) = scope::item_of_part(&self.items, names, part) else {
             return false;
         };
@@ -96,6 +98,17 @@ impl<'t> Analysis<'t> {
         self.mark_correlated(self.items[item].block);
         self.qualified_row(part, item);
         true
+    }
+
+    /// `(t).ctid`
+    fn note_system_column(&mut self, part: &protobuf::AIndirection, is_column: bool) {
+        let of_name = matches!(inner(&part.arg), Some(NodeEnum::ColumnRef(_)));
+        let first = strings(&part.indirection).first().copied();
+        let named = first.filter(|name| builtins::is_system_column(name));
+        if let (Some(name), true, false) = (named, of_name, is_column) {
+            let known = &mut self.traits.system_column;
+            known.get_or_insert_with(|| name.to_owned());
+        }
     }
 
     /// `(public.t.*).x`: the row is written differently when its table is renamed.
