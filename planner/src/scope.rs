@@ -279,13 +279,119 @@ fn qualified(
     table: &str,
     name: &str,
 ) -> Meaning {
-    let Some(item) = named_item(items, names, schema, table) else {
-        return Meaning::Unknown;
-    };
+    let item = named_item(items, names, schema, table);
+    let meant = item.and_then(|item| named_output(items, item, name));
+    meant.map_or(Meaning::Unknown, |meant| meaning_of_output(items, meant))
+}
+
+/// An output of an item of FROM: which item, and which of its outputs.
+type Place = (usize, usize);
+
+/// The one output of an item that has a name.
+fn named_output(items: &[Item<'_>], item: usize, name: &str) -> Option<Place> {
     let outputs = items[item].columns.iter().flatten().enumerate();
     let mut hits = outputs.filter(|(_, output)| output.name == name);
     match (hits.next(), hits.next()) {
-        (Some((index, output)), None) => output_meaning(item, index, output),
+        (Some((at, _)), None) => Some((item, at)),
+        _ => None,
+    }
+}
+
+fn meaning_of_output(items: &[Item<'_>], (item, at): Place) -> Meaning {
+    let output = items[item].columns.as_ref().and_then(|all| all.get(at));
+    output.map_or(Meaning::Unknown, |output| output_meaning(item, at, output))
+}
+
+/// The output that a node is, whether it is a stored column or not. Not one that USING made.
+pub(crate) fn output_of(items: &[Item<'_>], names: &Names, node: &NodeEnum) -> Option<Place> {
+    let column = match node {
+        NodeEnum::ColumnRef(column) => column,
+        NodeEnum::AIndirection(one) if one.indirection.len() == 1 => {
+            return part_place(items, names, one);
+        }
+        _ => return None,
+    };
+    let fields = tree::strings(&column.fields);
+    if fields.len() < column.fields.len() {
+        return None;
+    }
+    let (schema, table, name) = match fields.as_slice() {
+        [name] => return lone_output(items, &names.visible, name),
+        [table, name] => (None, table, name),
+        [schema, table, name] => (Some(*schema), table, name),
+        _ => return None,
+    };
+    named_output(items, named_item(items, names, schema, table)?, name)
+}
+
+/// The output of one level that an unqualified name is.
+fn lone_output(items: &[Item<'_>], visible: &Visible, name: &str) -> Option<Place> {
+    if visible.merged.iter().any(|merged| merged.name == name) {
+        return None;
+    }
+    let mut found = None;
+    for item in visible
+        .items
+        .iter()
+        .filter(|item| !items[**item].qualified_only)
+    {
+        let columns = items[*item].columns.as_ref()?;
+        if columns.iter().any(|output| output.name == name) {
+            if found.is_some() {
+                return None;
+            }
+            found = Some(named_output(items, *item, name)?);
+        }
+    }
+    found
+}
+
+/// The item whose row has a part taken from it: that of `(t).x`, `(t.*).x`, `(t).*`.
+pub(crate) fn item_of_part(
+    items: &[Item<'_>],
+    names: &Names,
+    part: &protobuf::AIndirection,
+) -> Option<usize> {
+    match tree::inner(&part.arg)? {
+        NodeEnum::ColumnRef(row) => match meaning(items, names, row) {
+            Meaning::Item(item) => Some(item),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// `(t).*`
+pub(crate) fn is_all(part: &protobuf::AIndirection) -> bool {
+    let first = part.indirection.first().and_then(|node| node.node.as_ref());
+    matches!(first, Some(NodeEnum::AStar(_)))
+}
+
+/// The column that `(t).x` begins with: of a row in FROM a part is the column itself, not a part of
+/// a value (`ParseComplexProjection` in `src/backend/parser/parse_func.c`).
+pub(crate) fn part(
+    items: &[Item<'_>],
+    names: &Names,
+    part: &protobuf::AIndirection,
+) -> Option<Meaning> {
+    part_place(items, names, part).map(|place| meaning_of_output(items, place))
+}
+
+fn part_place(items: &[Item<'_>], names: &Names, part: &protobuf::AIndirection) -> Option<Place> {
+    let item = item_of_part(items, names, part)?;
+    match part.indirection.first()?.node.as_ref()? {
+        NodeEnum::String(name) => named_output(items, item, &name.sval),
+        _ => None,
+    }
+}
+
+/// What an expression means that may be a column: `x`, `t.x`, `(t).x`.
+pub(crate) fn meaning_of(items: &[Item<'_>], names: &Names, node: &NodeEnum) -> Meaning {
+    match node {
+        NodeEnum::ColumnRef(column) => meaning(items, names, column),
+        NodeEnum::AIndirection(one) if one.indirection.len() == 1 => {
+            part(items, names, one).unwrap_or(Meaning::Unknown)
+        }
         _ => Meaning::Unknown,
     }
 }

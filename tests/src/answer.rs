@@ -213,19 +213,71 @@ fn row(body: &Bytes, user_columns: &[bool], names: &TypeNames) -> Result<Vec<Opt
 /// Binary arrays and records hold the OIDs of their parts: user-defined ones are replaced by
 /// a hash of the type's name, so that servers with other OIDs compare equal.
 fn without_oids(value: Bytes, names: &TypeNames) -> Bytes {
+    let places = oids_of_record(&value, 0).or_else(|| oids_of_array(&value, 0));
     let mut bytes = value.to_vec();
-    let mut at = 0;
-    while let Some(window) = bytes.get(at..at + 4) {
-        let oid = u32::from_be_bytes([window[0], window[1], window[2], window[3]]);
-        match names.get(&oid) {
-            Some(name) => {
-                bytes[at..at + 4].copy_from_slice(&hash(name).to_be_bytes());
-                at += 4;
-            }
-            None => at += 1,
+    for at in places.unwrap_or_default() {
+        let place = &mut bytes[at..at + 4];
+        let oid = u32::from_be_bytes([place[0], place[1], place[2], place[3]]);
+        if let Some(name) = names.get(&oid) {
+            place.copy_from_slice(&hash(name).to_be_bytes());
         }
     }
     bytes.into()
+}
+
+/// Where the OIDs are in what `record_send` writes, if that is what it is: the number of fields, an
+/// OID and a value for each.
+fn oids_of_record(value: &[u8], start: usize) -> Option<Vec<usize>> {
+    let count = number(value, 0)?;
+    let mut at = 4;
+    let mut places = Vec::new();
+    for _ in 0..count {
+        let oid = number(value, at)?;
+        places.push(start + at);
+        at = part(value, at + 4, start, oid, &mut places)?;
+    }
+    (at == value.len() && count > 0).then_some(places)
+}
+
+/// The same of `array_send`: dimensions, a flag, the OID of the elements, two numbers for each
+/// dimension, the elements.
+fn oids_of_array(value: &[u8], start: usize) -> Option<Vec<usize>> {
+    let dimensions = number(value, 0)?;
+    let oid = number(value, 8)?;
+    let mut places = vec![start + 8];
+    let mut at = 12
+        + usize::try_from(dimensions)
+            .ok()
+            .filter(|count| *count <= 6)?
+            * 8;
+    while at < value.len() {
+        at = part(value, at, start, oid, &mut places)?;
+    }
+    (at == value.len()).then_some(places)
+}
+
+/// Looks into the value behind a length at `at`, and gives where it ends.
+fn part(value: &[u8], at: usize, start: usize, oid: u32, places: &mut Vec<usize>) -> Option<usize> {
+    let length = number(value, at)?;
+    if length == u32::MAX {
+        return Some(at + 4);
+    }
+    let end = at + 4 + usize::try_from(length).ok()?;
+    let inside = value.get(at + 4..end)?;
+    if holds_oids(oid) {
+        let found = oids_of_record(inside, start + at + 4);
+        places.extend(
+            found
+                .or_else(|| oids_of_array(inside, start + at + 4))
+                .unwrap_or_default(),
+        );
+    }
+    Some(end)
+}
+
+fn number(value: &[u8], at: usize) -> Option<u32> {
+    let bytes = value.get(at..)?.first_chunk::<4>()?;
+    Some(u32::from_be_bytes(*bytes))
 }
 
 fn hash(name: &str) -> u32 {

@@ -12,6 +12,8 @@ mod merge;
 pub mod schema;
 mod session;
 mod source;
+mod temporary;
+mod triggered;
 mod update;
 
 use bytes::BytesMut;

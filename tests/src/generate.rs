@@ -170,8 +170,7 @@ pub struct Common {
 /// what follows in a statement, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Feature {
-    /// `(t).x` and `(t.*).x` for `t.x`. Beside the other spelling in GROUP BY and DISTINCT ON these are
-    /// not understood yet: only where `AUTOMATOR67_WITH` names them.
+    /// `(t).x` and `(t.*).x` for `t.x`.
     Fields,
     Functions,
     Mistakes,
@@ -185,17 +184,11 @@ enum Feature {
 impl Feature {
     /// False when `AUTOMATOR67_WITHOUT` names it: `rows,spellings`.
     fn is_wanted(self) -> bool {
-        static WITH: OnceLock<String> = OnceLock::new();
         static WITHOUT: OnceLock<String> = OnceLock::new();
+        let without =
+            WITHOUT.get_or_init(|| std::env::var("AUTOMATOR67_WITHOUT").unwrap_or_default());
         let name = format!("{self:?}").to_lowercase();
-        let named = |list: &'static OnceLock<String>, variable: &str| {
-            let list = list.get_or_init(|| std::env::var(variable).unwrap_or_default());
-            list.split(',').any(|word| word == name)
-        };
-        match self {
-            Feature::Fields => named(&WITH, "AUTOMATOR67_WITH"),
-            _ => !named(&WITHOUT, "AUTOMATOR67_WITHOUT"),
-        }
+        !without.split(',').any(|word| word == name)
     }
 }
 
@@ -217,9 +210,6 @@ pub struct Generator {
     windows: Option<Vec<String>>,
     /// What runs before and after it, and is compared as well.
     around: setting::Around,
-    /// It has whole rows as values, whose binary form has numbers of types, which every server gives
-    /// to types of users for itself.
-    has_rows: bool,
 }
 
 const MOST_PARAMETERS: usize = 10;
@@ -244,7 +234,6 @@ pub fn statement(seed: u64, number: u64) -> Statement {
         wrong: None,
         windows: None,
         around: setting::Around::default(),
-        has_rows: false,
     };
     generator.surround();
     let (text, ordered) = generator.statement();
@@ -262,7 +251,7 @@ pub fn statement(seed: u64, number: u64) -> Statement {
         after: generator.around.after,
         ordered,
         parameters,
-        binary: binary && !generator.has_rows,
+        binary,
     }
 }
 

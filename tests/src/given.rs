@@ -8,7 +8,12 @@ pub fn number(name: &str, default: u64) -> u64 {
 
 /// `AUTOMATOR67_SEED`, else one that nobody had before. It is told, so that `what` can be had again.
 pub fn seed(what: &str) -> u64 {
-    let seed = number("AUTOMATOR67_SEED", rand::random());
+    seed_or(what, rand::random())
+}
+
+/// The same, else `default`.
+pub fn seed_or(what: &str, default: u64) -> u64 {
+    let seed = number("AUTOMATOR67_SEED", default);
     eprintln!("{what}: AUTOMATOR67_SEED={seed}");
     seed
 }

@@ -451,12 +451,8 @@ impl Connection {
             .find(|frame| frame.tag == b'E')
             .with_context(|| format!("{text} did not fail"))?;
         let field = |code| error.field(code).unwrap_or_default();
-        let (sqlstate, message) = (field(b'C'), field(b'M'));
-        ensure!(
-            !is_refusal(&sqlstate) || error.field(b'H').is_some(),
-            "{text} is refused without a hint: {sqlstate} {message}"
-        );
-        Ok((sqlstate, message))
+        hint_is_there(error).with_context(|| text.to_owned())?;
+        Ok((field(b'C'), field(b'M')))
     }
 
     /// Says goodbye.
@@ -492,6 +488,17 @@ impl std::error::Error for Closed {}
 /// configuration_limit_exceeded.
 pub fn is_refusal(sqlstate: &str) -> bool {
     ["0A000", "53400"].contains(&sqlstate)
+}
+
+/// What the proxy refuses says what to do instead.
+pub fn hint_is_there(error: &Frame) -> Result<()> {
+    let field = |code| error.field(code).unwrap_or_default();
+    let (sqlstate, message) = (field(b'C'), field(b'M'));
+    ensure!(
+        !is_refusal(&sqlstate) || error.field(b'H').is_some(),
+        "refused without a hint: {sqlstate} {message}"
+    );
+    Ok(())
 }
 
 /// The values of a DataRow.

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
+    ops::Range,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -19,9 +20,9 @@ use automator67_tests::{
     batch::Batch,
     changes::{
         self, EPISODE, Episode, Step,
-        schema::{self, TABLES, Table},
+        schema::{self, Table},
     },
-    given::number,
+    given::{self, number},
     postgres::Plain,
     wire::{self, Connection, Server},
 };
@@ -68,9 +69,8 @@ impl Session {
     }
 
     fn contents(&mut self) -> Result<Vec<Vec<Event>>> {
-        let tables = TABLES.into_iter();
-        tables
-            .map(|table| self.run_text(table.contents()))
+        schema::contents()
+            .map(|(_, text)| self.run_text(text))
             .collect()
     }
 
@@ -278,12 +278,12 @@ impl Run<'_> {
     fn compare_contents(&mut self) -> Result<Option<String>> {
         let expected = self.pair.plain.contents()?;
         let found = self.pair.proxy.contents()?;
-        for (table, (mut expected, mut found)) in TABLES.iter().zip(expected.into_iter().zip(found))
-        {
+        let pairs = expected.into_iter().zip(found);
+        for ((name, _), (mut expected, mut found)) in schema::contents().zip(pairs) {
             self.mask(&mut expected);
             self.mask(&mut found);
             if let Some(text) = first_other_rows(&expected, &found) {
-                return Ok(Some(format!("  {}:\n{text}", table.name())));
+                return Ok(Some(format!("  {name}:\n{text}")));
             }
         }
         self.compare_places()
@@ -420,14 +420,14 @@ impl Report {
 }
 
 /// Episodes `first` to `end` on one cluster.
-fn episodes(plain: &Server, shards: usize, first: u64, end: u64) -> Result<Report> {
+fn episodes(plain: &Server, seed: u64, shards: usize, numbers: Range<u64>) -> Result<Report> {
     let mut pair = Pair::start(plain, shards).with_context(|| format!("{shards} shards"))?;
     let mut report = Report {
-        seed: number("AUTOMATOR67_SEED", DEFAULT_SEED),
+        seed,
         shards,
         ..Report::default()
     };
-    for number in first..end {
+    for number in numbers {
         let episode = changes::episode(report.seed, number);
         let mut run = Run {
             pair: &mut pair,
@@ -446,14 +446,16 @@ fn episodes(plain: &Server, shards: usize, first: u64, end: u64) -> Result<Repor
 }
 
 fn all_clusters() -> Result<Vec<Report>> {
+    let seed = given::seed_or("generated changes", DEFAULT_SEED);
     let plain = Plain::start()?;
     let first = number("AUTOMATOR67_FIRST", 0) / EPISODE;
     let statements = number("AUTOMATOR67_STATEMENTS", DEFAULT_STATEMENTS);
     let count = statements.div_ceil(EPISODE * CLUSTERS.len() as u64);
     std::thread::scope(|scope| {
         let server = &plain.server;
-        let running = CLUSTERS
-            .map(|shards| scope.spawn(move || episodes(server, shards, first, first + count)));
+        let running = CLUSTERS.map(|shards| {
+            scope.spawn(move || episodes(server, seed, shards, first..first + count))
+        });
         let mut reports = Vec::new();
         for thread in running {
             match thread.join() {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use automator67_tests::{
     automator::Dev,
     checks,
-    wire::{Connection, Frame, Server},
+    wire::{self, Connection, Frame, Server},
 };
 use bytes::{BufMut, BytesMut};
 
@@ -405,6 +405,7 @@ fn in_step_or_closed(connection: &mut Connection) -> Result<()> {
                     let code = frame.field(b'C').unwrap_or_default();
                     let known = ["08P01", "26000", "34000", "0A000", "42883", "22021"];
                     ensure!(known.contains(&code.as_str()), "SQLSTATE {code}");
+                    wire::hint_is_there(&frame)?;
                 }
                 b'D' => {
                     ensure!(frame.body.ends_with(b"in step"), "an answer to nothing");

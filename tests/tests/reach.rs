@@ -4,13 +4,10 @@ use anyhow::{Result, ensure};
 use automator67_tests::{automator::Dev, wire::Connection};
 
 fn refused(connection: &mut Connection, text: &str, part: &str) -> Result<()> {
-    let error = match connection.execute(text) {
-        Ok(_) => anyhow::bail!("{text}: not refused"),
-        Err(error) => format!("{error:#}"),
-    };
+    let (code, message) = connection.failure(text)?;
     ensure!(
-        error.contains("0A000") && error.contains(part),
-        "{text}: {error}"
+        code == "0A000" && message.contains(part),
+        "{text}: {code} {message}"
     );
     Ok(())
 }

@@ -149,10 +149,7 @@ impl<'t> Analysis<'t> {
     }
 
     fn operand(&self, node: &'t NodeEnum, names: &Names) -> Operand<'t> {
-        let NodeEnum::ColumnRef(column) = node else {
-            return Operand::Other(node);
-        };
-        match scope::meaning(&self.items, names, column) {
+        match scope::meaning_of(&self.items, names, node) {
             Meaning::Column(column) => Operand::Column(column),
             Meaning::Constant(item, output) => {
                 let item = &self.items[item];
@@ -259,6 +256,11 @@ impl<'t> Analysis<'t> {
                     role: Role::Expression,
                 };
                 self.select(select, &place);
+            }
+            NodeEnum::AIndirection(part) if self.part(part, names) => {
+                for node in nodes(&part.indirection) {
+                    self.visit(node, scope, names, env);
+                }
             }
             NodeEnum::ColumnRef(column) => {
                 self.traits
@@ -502,6 +504,11 @@ impl<'t> Analysis<'t> {
                 }
             } else if is_constant(value) {
                 output.constant = Some(value);
+            } else if is_star(node) {
+                outputs.extend(self.columns_of_row(value, names)?);
+                continue;
+            } else if let Meaning::Column(column) = scope::meaning_of(&self.items, names, value) {
+                output.column = Some(column);
             }
             output.name = match target.name.as_str() {
                 "" => functions::output_name(value)?,
@@ -525,10 +532,16 @@ impl<'t> Analysis<'t> {
     }
 
     fn is_column(&self, node: &NodeEnum, names: &Names, column: ColumnId) -> bool {
-        let NodeEnum::ColumnRef(reference) = node else {
-            return false;
+        scope::meaning_of(&self.items, names, node) == Meaning::Column(column)
+    }
+
+    /// `(t).*`; not of a value that a row holds.
+    fn columns_of_row(&self, value: &NodeEnum, names: &Names) -> Option<Vec<Output<'t>>> {
+        let NodeEnum::AIndirection(part) = value else {
+            return None;
         };
-        scope::meaning(&self.items, names, reference) == Meaning::Column(column)
+        let item = scope::item_of_part(&self.items, names, part)?;
+        scope::is_all(part).then(|| self.items[item].columns.clone())?
     }
 
     /// `*`: merged columns first, then the others, item by item.

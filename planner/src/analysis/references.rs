@@ -9,6 +9,7 @@ use pg_query::{NodeEnum, protobuf};
 
 use super::{Analysis, Naming, Reference, WholeRow};
 use crate::{
+    builtins,
     scope::{self, Called, Meaning, Names, Owner},
     tree::{inner, strings},
 };
@@ -66,6 +67,66 @@ impl<'t> Analysis<'t> {
         }
         if qualifiers > 0 || reference.whole_row.is_some() || reference.table_of.is_some() {
             self.references.push(reference);
+        }
+    }
+
+    /// `(t).x` and `(t.*).x` are the column, `(t).*` is all of them; true where it is one of those.
+    /// Any other name behind a value may be that of a function, as in `t.f`.
+    pub(super) fn part(&mut self, part: &'t protobuf::AIndirection, names: &Names) -> bool {
+        let is_column = scope::part(&self.items, names, part).is_some();
+        for name in strings(&part.indirection)
+            .into_iter()
+            .skip(usize::from(is_column))
+        {
+            self.note_row_call(name);
+            self.traits.note_call(self.catalog, name, 1);
+        }
+        self.note_system_column(part, is_column);
+        let Some(item) = scope::item_of_part(&self.items, names, part) else {
+            return false;
+        };
+        let all = scope::is_all(part);
+        if !(is_column || all) {
+            return false;
+        }
+        if all {
+            self.mark_whole(item);
+        }
+        for name in strings(&part.indirection) {
+            self.note_name(name);
+        }
+        self.mark_correlated(self.items[item].block);
+        self.qualified_row(part, item);
+        true
+    }
+
+    /// `(t).ctid`
+    fn note_system_column(&mut self, part: &protobuf::AIndirection, is_column: bool) {
+        let of_name = matches!(inner(&part.arg), Some(NodeEnum::ColumnRef(_)));
+        let first = strings(&part.indirection).first().copied();
+        let named = first.filter(|name| builtins::is_system_column(name));
+        if let (Some(name), true, false) = (named, of_name, is_column) {
+            let known = &mut self.traits.system_column;
+            known.get_or_insert_with(|| name.to_owned());
+        }
+    }
+
+    /// `(public.t.*).x`: the row is written differently when its table is renamed.
+    fn qualified_row(&mut self, part: &protobuf::AIndirection, item: usize) {
+        let Some(NodeEnum::ColumnRef(row)) = inner(&part.arg) else {
+            return;
+        };
+        let fields = strings(&row.fields);
+        if fields.len() < row.fields.len() {
+            self.references.push(Reference {
+                text: self.text,
+                location: usize::try_from(row.location).unwrap_or(0),
+                qualifiers: fields.len() - 1,
+                table_of: self.items[item].occurrence,
+                whole_row: None,
+                argument_of: None,
+                naming: Naming::Inside,
+            });
         }
     }
 

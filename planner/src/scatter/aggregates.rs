@@ -265,9 +265,9 @@ impl<'s, 't> Split<'s, 't> {
     /// The column of something that the client groups by.
     fn group_key(&mut self, node: &NodeEnum, span: Span) -> usize {
         let form = self.forms.form(node);
-        match node {
-            NodeEnum::ColumnRef(_) => self.grouped.extend(self.forms.column(node)),
-            _ => self.expressions.push(form.clone()),
+        self.grouped.extend(self.forms.column(node));
+        if !matches!(node, NodeEnum::ColumnRef(_)) && !self.forms.is_part(node) {
+            self.expressions.push(form.clone());
         }
         self.key(self.part(span), form)
     }
@@ -366,7 +366,17 @@ impl<'s, 't> Split<'s, 't> {
             return self.replace_group(node, span).then_some(());
         }
         match node {
-            NodeEnum::ColumnRef(_) => self.column(node),
+            NodeEnum::ColumnRef(reference) => {
+                if strings(&reference.fields).len() < reference.fields.len() {
+                    return None;
+                }
+                let span = self.base.source.name(place(node)?)?;
+                self.column(node, span)
+            }
+            NodeEnum::AIndirection(_) if self.forms.is_part(node) => {
+                let span = clauses::extent(self.base, within, node)?;
+                self.column(node, span)
+            }
             NodeEnum::SubLink(_) => {
                 // It may read what every shard has, but nothing of the rows that are grouped.
                 self.subqueries = true;
@@ -390,14 +400,8 @@ impl<'s, 't> Split<'s, 't> {
         }
     }
 
-    fn column(&mut self, node: &NodeEnum) -> Option<()> {
-        let NodeEnum::ColumnRef(reference) = node else {
-            return None;
-        };
-        let span = self.base.source.name(place(node)?)?;
-        if strings(&reference.fields).len() < reference.fields.len() {
-            return None;
-        }
+    /// Puts the column of the parts that a column of FROM became in its place.
+    fn column(&mut self, node: &NodeEnum, span: Span) -> Option<()> {
         let form = self.forms.form(node);
         if self.known_key(&form).is_none() && (self.sets || !self.depends_on_key(node)) {
             return None;

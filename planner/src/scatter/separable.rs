@@ -131,10 +131,7 @@ fn is_complete(analysis: &Analysis<'_>, block: usize, key: ColumnId) -> bool {
     }
     let equal = analysis.equal_columns(key);
     let is_key = |node: &NodeEnum| {
-        let NodeEnum::ColumnRef(column) = node else {
-            return false;
-        };
-        let meaning = scope::meaning(&analysis.items, &block.names, column);
+        let meaning = scope::meaning_of(&analysis.items, &block.names, node);
         matches!(meaning, Meaning::Column(column) if equal.contains(&column))
     };
     let ungrouped = select.group_clause.is_empty() && has_aggregate(analysis, select);

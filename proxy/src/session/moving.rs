@@ -323,8 +323,10 @@ impl Session {
             values[index] = wanted_values(moves, index);
             let load = match &moves[index].query {
                 Some(planned) => {
-                    self.answer_subquery(&moves[index], planned, &mut done[index], request)
-                        .await?
+                    let answered = self
+                        .answer_subquery(&moves[index], planned, &mut done[index], request)
+                        .await;
+                    answered.map_err(|failure| behind_view(failure, request))?
                 }
                 None => {
                     let (text, arrays) = self

@@ -90,11 +90,13 @@ impl Maker {
     fn statement(&mut self) -> (String, bool) {
         let table = self.table();
         let text = match self.random.below(100) {
-            0..=27 => self.insert(table),
-            28..=56 => self.update(table),
-            57..=67 => self.delete(table),
-            68..=75 => self.merge(table),
-            76..=82 => self.compound(),
+            0..=24 => self.insert(table),
+            25..=50 => self.update(table),
+            51..=60 => self.delete(table),
+            61..=70 => self.merge(table),
+            71..=77 => self.compound(),
+            78..=80 => self.temporary(),
+            81..=82 => self.triggered(),
             83..=86 => self.lock(table),
             87..=90 => self.mistake(),
             91 => self.truncate(),
@@ -121,7 +123,10 @@ impl Maker {
     }
 
     fn read(&mut self, table: Table) -> String {
-        match self.random.below(5) {
+        match self.random.below(8) {
+            5 | 6 => self.made_now(),
+            7 => "select what, count(*), sum(rows), sum(total) from journal group by what order by what"
+                .to_owned(),
             0 => {
                 let rows = self.subquery();
                 format!("select k, t, n from {rows} s order by k")
@@ -141,6 +146,19 @@ impl Maker {
                   left join notes n on n.ref = t.weight order by t.name"
                 .to_owned(),
         }
+    }
+
+    /// The rows of this transaction: it has one time on all shards.
+    fn made_now(&mut self) -> String {
+        self.one_of(&[
+            "select id from owners where at = now() order by id",
+            "select count(*), count(distinct at) from owners where at >= transaction_timestamp()",
+            "select id, account from events where at = current_timestamp order by id, account",
+            "select n.ref, count(e.id) from notes n left join events e on e.at = n.at \
+             where n.at = now() group by n.ref order by n.ref",
+            "select count(distinct at) from (select at from owners union all select at from events \
+             union all select at from notes) a where at = now() order by 1",
+        ])
     }
 
     fn truncate(&mut self) -> String {

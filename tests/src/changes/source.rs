@@ -57,7 +57,7 @@ const fn joined(
     }
 }
 
-const SOURCES: [Source; 16] = [
+const SOURCES: [Source; 19] = [
     source("a.id", "a.name", "a.score", "owners a"),
     source("a.id", "a.grade", "a.twice", "owners a"),
     source("(a.owner * 10000 + a.n)", "a.label", "a.n % 100", "items a"),
@@ -109,6 +109,15 @@ const SOURCES: [Source; 16] = [
         "b.note",
         "b.factor * 3",
         "owners a left join rates b on b.code = a.grade",
+        "true",
+    ),
+    source("a.id", "a.body", "a.n", "drafts a"),
+    source("a.id", "a.body", "a.n * 2", "recent a"),
+    joined(
+        "a.id",
+        "b.name",
+        "a.n",
+        "drafts a join owners b on b.id = a.id",
         "true",
     ),
     joined(

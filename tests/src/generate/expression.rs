@@ -155,10 +155,14 @@ impl Generator {
             Type::Int2 => random.between(-6, 15).to_string(),
             Type::Int4 => random.between(0, 12).to_string(),
             Type::Int8 => random.between(1, 90).to_string(),
+            Type::Numeric if random.chance(5) => {
+                random.pick(&["NaN", "Infinity", "-Infinity"]).to_owned()
+            }
             Type::Numeric => format!("{}.{}", random.between(-5, 15), random.pick(&[0, 5, 25])),
             Type::Float4 | Type::Float8 => match random.below(12) {
                 0 => "NaN".to_owned(),
                 1 => "Infinity".to_owned(),
+                2 => "-Infinity".to_owned(),
                 _ => format!("{}.{}", random.between(-9, 9), random.pick(&[0, 5, 25])),
             },
             Type::Text if random.chance(30) => format!("{KEYWORD}{}", random.between(1, 65)),

@@ -1,10 +1,12 @@
 //! Queries: SELECT with all its clauses, set operations, WITH.
 
-use super::{
-    Column, Common, Expression, Feature, Generator, Scope,
-    relation::From,
-    schema::{TYPES, Type},
-};
+mod combination;
+mod grouped;
+mod order;
+mod recursive;
+mod subquery;
+
+use super::{Column, Common, Expression, Feature, Generator, Scope, relation::From, schema::Type};
 
 /// What a query must be like.
 #[derive(Debug, Clone, Default)]
@@ -126,53 +128,6 @@ impl Generator {
         text
     }
 
-    fn recursive(&mut self) -> String {
-        let name = self.alias("r");
-        let (text, first) = match self.random.below(3) {
-            0 => {
-                let start = self.random.between(1, 30);
-                let text = format!(
-                    "{name}(c1, c2) as (select id, 1 from account where id = {start} \
-                     union all select a.id, {name}.c2 + 1 from account a join {name} \
-                     on a.parent_id = {name}.c1 where {name}.c2 < 4)"
-                );
-                (text, Type::Int8)
-            }
-            1 => {
-                let start = self.literal(Type::Int8).text;
-                let text = format!(
-                    "{name}(c1, c2) as (select account_id, 0 from note where account_id < {start} \
-                     union select a.parent_id, {name}.c2 + 1 from {name}, account a \
-                     where a.id = {name}.c1 and {name}.c2 < 5)"
-                );
-                (text, Type::Int8)
-            }
-            _ => {
-                let text = format!(
-                    "{name}(c1, c2) as (select 1, 1 union all select c1 + 1, \
-                     (select count(*)::int4 from word w where w.n = {name}.c1) \
-                     from {name} where c1 < {})",
-                    self.random.between(3, 9)
-                );
-                (text, Type::Int4)
-            }
-        };
-        let output = |number: usize, kind: Type| Output {
-            value: Expression::new("", kind),
-            name: format!("c{number}"),
-            distinct: 10.0,
-        };
-        let query = Query {
-            text: String::new(),
-            columns: vec![output(1, first), output(2, Type::Int4)],
-            identity: None,
-            rows: 30.0,
-            ordered: false,
-        };
-        self.commons.push(Common { name, query });
-        text
-    }
-
     /// A query as `ask` wants it.
     pub fn query(&mut self, ask: &Ask) -> Query {
         let combined = if ask.top { 10 } else { 8 };
@@ -181,79 +136,6 @@ impl Generator {
         }
         let body = self.body(ask);
         self.finish(ask, body)
-    }
-
-    /// UNION, INTERSECT or EXCEPT.
-    fn combination(&mut self, ask: &Ask) -> Query {
-        let count = self.random.between(1, 4);
-        let want: Vec<Type> = (0..count).map(|_| self.groupable()).collect();
-        let arms = self.random.weighted(&[(7, 2), (3, 3)]);
-        let mut text = String::new();
-        let mut columns = Vec::new();
-        let mut rows = 0.0;
-        let mut all = true;
-        for number in 0..arms {
-            let relations = self.random.weighted(&[(4, 1), (2, 2)]);
-            let arm = self.query(&Ask {
-                outer: ask.outer,
-                want: want.clone(),
-                relations,
-                rows: ask.rows.min(800.0),
-                exact: true,
-                ..Ask::default()
-            });
-            rows += arm.rows;
-            let limited = [" order by ", " limit ", " offset "]
-                .iter()
-                .any(|word| arm.text.contains(word));
-            let arm_text = match limited || self.random.chance(20) {
-                true => format!("({})", arm.text),
-                false => arm.text.clone(),
-            };
-            if number == 0 {
-                text = arm_text;
-                columns = arm.columns;
-                continue;
-            }
-            let word = self.random.pick(&["union", "union", "intersect", "except"]);
-            let quantifier = self.random.pick(&["", " all"]);
-            all = all && quantifier == " all";
-            text = match number > 1 && self.random.chance(50) {
-                true => format!("({text}) {word}{quantifier} {arm_text}"),
-                false => format!("{text} {word}{quantifier} {arm_text}"),
-            };
-            // Which arm binds tighter depends on the words: rows may repeat.
-            all = all || number > 1;
-        }
-        for output in &mut columns {
-            output.value.dyadic = false;
-        }
-        let mut query = Query {
-            text,
-            identity: (!all).then(|| (0..columns.len()).collect()),
-            columns,
-            rows,
-            ordered: false,
-        };
-        let wanted = if ask.top { 60 } else { 10 };
-        if ask.limit.is_some() || self.random.chance(wanted) {
-            let numbers: Vec<String> = (1..=query.columns.len())
-                .map(|number| format!("{number}{}", self.direction()))
-                .collect();
-            query.text = format!("{} order by {}", query.text, numbers.join(", "));
-            query.ordered = true;
-            query.text += &self.limit(ask.limit);
-        }
-        query
-    }
-
-    fn groupable(&mut self) -> Type {
-        loop {
-            let kind = self.random.pick(&TYPES);
-            if kind.is_comparable() {
-                return kind;
-            }
-        }
     }
 
     fn body(&mut self, ask: &Ask) -> Body {
@@ -348,7 +230,6 @@ impl Generator {
         if self.random.chance(30) {
             // What has no equality is not ordered by.
             outputs.push(unnamed(Expression::new(alias.clone(), Type::Row), 1.0));
-            self.has_rows = true;
             list = format!("{list}, {alias}");
         }
         Some(list)
@@ -439,181 +320,6 @@ impl Generator {
         }
     }
 
-    fn grouped(&mut self, ask: &Ask, scope: Scope, mut tail: String) -> Body {
-        let keys = self.group_keys(&scope);
-        let texts: Vec<String> = keys.iter().map(|key| key.value.text.clone()).collect();
-        let mut identity: Vec<Expression> = keys.iter().map(|key| key.value.clone()).collect();
-        let mut by_number = false;
-        if !keys.is_empty() {
-            let all = texts.join(", ");
-            let sets = match self.random.below(14) {
-                0 => Some(format!("rollup ({all})")),
-                1 => Some(format!("cube ({all})")),
-                2 => Some(format!("grouping sets (({all}), ())")),
-                3 if keys.len() > 1 => {
-                    let rest = texts[1..].join(", ");
-                    Some(format!("grouping sets (({}), ({rest}), ())", texts[0]))
-                }
-                _ => None,
-            };
-            by_number = sets.is_none() && ask.want.is_empty() && self.random.chance(20);
-            if sets.is_some() {
-                identity.push(Expression::new(format!("grouping({all})"), Type::Int4));
-            }
-            let numbers: Vec<String> = (1..=keys.len()).map(|number| number.to_string()).collect();
-            let by = match (sets, by_number) {
-                (Some(sets), _) => sets,
-                (None, true) => numbers.join(", "),
-                (None, false) => all,
-            };
-            tail = format!("{tail} group by {by}");
-        }
-        let count = self.random.between(i64::from(keys.is_empty()), 4);
-        let mut columns = keys.clone();
-        for _ in 0..count {
-            columns.push(Column {
-                value: self.aggregate(&scope),
-                name: String::new(),
-                other: None,
-                distinct: 10.0,
-            });
-        }
-        let rows = keys.iter().map(|key| key.distinct).product::<f64>();
-        let after = Scope {
-            rows: rows.min(scope.rows),
-            columns: columns.clone(),
-            outer: scope.outer.clone(),
-            identity: Some(identity),
-            grouped: true,
-            whole_rows: Vec::new(),
-        };
-        if self.random.chance(25) {
-            let having = match self.random.chance(50) {
-                true => format!("{} > {}", self.count_of(&scope), self.random.between(0, 3)),
-                false => self.condition(&after, 1),
-            };
-            tail = format!("{tail} having {having}");
-        }
-        let mut outputs = Vec::new();
-        if ask.want.is_empty() {
-            let shown: &[Column] = match by_number || self.random.chance(75) {
-                true => &columns,
-                false => &columns[keys.len().min(columns.len() - 1)..],
-            };
-            for column in shown {
-                let value = self.spelled(column);
-                outputs.push(unnamed(value, column.distinct));
-            }
-            if self.random.chance(18) {
-                let value = self.window(&after);
-                outputs.push(unnamed(value, 10.0));
-            }
-            if self.random.chance(30) {
-                let kind = self.any_kind(&after);
-                let value = self.expression(&after, kind, 1);
-                outputs.push(unnamed(value, 10.0));
-            }
-        } else {
-            self.outputs(ask, &after, &mut outputs);
-        }
-        Body {
-            shape: Shape::Grouped,
-            tail,
-            scope: after,
-            outputs,
-            star: None,
-        }
-    }
-
-    fn count_of(&mut self, scope: &Scope) -> String {
-        let kind = self
-            .kind_of(scope, Type::is_comparable)
-            .unwrap_or(Type::Int4);
-        match self.column(&scope.local(), kind) {
-            Some(column) if self.random.chance(50) => format!("count({})", column.value.text),
-            _ => "count(*)".to_owned(),
-        }
-    }
-
-    /// Up to three different expressions to group by.
-    fn group_keys(&mut self, scope: &Scope) -> Vec<Column> {
-        let count = self.random.weighted(&[(15, 0), (45, 1), (30, 2), (10, 3)]);
-        let mut keys: Vec<Column> = Vec::new();
-        for _ in 0..count {
-            let Some(kind) = self.kind_of(scope, Type::is_comparable) else {
-                break;
-            };
-            let Some(mut column) = self.column(&scope.local(), kind) else {
-                break;
-            };
-            // Often by what the rows are distributed by.
-            if let Some(first) = scope.columns.first()
-                && first.value.kind.is_comparable()
-                && self.random.chance(20)
-            {
-                column = first.clone();
-            }
-            let twice = match self.random.chance(25) {
-                true => self.spelled_twice(&column),
-                false => None,
-            };
-            let row = self.random.chance(4).then(|| self.row_key(scope)).flatten();
-            let key = match (twice, row) {
-                (Some(key), _) => key,
-                (None, Some(value)) => Column {
-                    value,
-                    name: String::new(),
-                    other: None,
-                    distinct: scope.rows,
-                },
-                (None, None) if self.random.chance(75) => column,
-                (None, None) => self.group_expression(scope, column),
-            };
-            let value = self.exact(key.value.clone());
-            let name = if value == key.value {
-                key.name
-            } else {
-                String::new()
-            };
-            let known = keys.iter().any(|other| other.value.text == value.text);
-            let other = key.other.filter(|_| value == key.value);
-            if !known && value.exact {
-                keys.push(Column {
-                    value,
-                    name,
-                    other,
-                    distinct: key.distinct,
-                });
-            }
-        }
-        keys
-    }
-
-    fn group_expression(&mut self, scope: &Scope, column: Column) -> Column {
-        let text = &column.value.text;
-        let value = match column.value.kind {
-            kind if kind.is_integer() => {
-                let number = self.random.between(2, 5);
-                Expression::new(format!("({text} % {number})"), wider(kind))
-            }
-            kind if kind.is_text() => Expression::new(format!("length({text})"), Type::Int4),
-            Type::Date | Type::Timestamp | Type::Timestamptz => {
-                Expression::new(format!("extract(day from {text})::int4"), Type::Int4)
-            }
-            _ => {
-                let other = self.column(&scope.local(), column.value.kind);
-                let other = other.map_or("null".to_owned(), |other| other.value.text);
-                Expression::new(format!("({text} is not distinct from {other})"), Type::Bool)
-            }
-        };
-        Column {
-            value,
-            name: String::new(),
-            other: None,
-            distinct: 5.0,
-        }
-    }
-
     /// Puts the select list, ORDER BY and LIMIT around `body`.
     fn finish(&mut self, ask: &Ask, mut body: Body) -> Query {
         let distinct = body.shape == Shape::Distinct;
@@ -659,23 +365,6 @@ impl Generator {
         query
     }
 
-    fn distinct_on(&mut self, scope: &Scope) -> Vec<Expression> {
-        let mut on: Vec<Expression> = Vec::new();
-        for _ in 0..self.random.between(1, 2) {
-            let kind = self.kind_of(scope, Type::is_comparable);
-            let column = kind.and_then(|kind| self.column(&scope.local(), kind));
-            if let Some(column) = column
-                && !on.contains(&column.value)
-            {
-                on.push(column.value);
-            }
-        }
-        if on.is_empty() {
-            on.extend(scope.identity.iter().flatten().cloned());
-        }
-        on
-    }
-
     fn name_outputs(&mut self, ask: &Ask, outputs: &mut [Output]) -> String {
         let mut list = Vec::new();
         let shadows = outputs
@@ -700,210 +389,6 @@ impl Generator {
         }
         list.join(", ")
     }
-
-    fn order_and_limit(&mut self, ask: &Ask, body: &Body, on: &[Expression], query: &mut Query) {
-        let wanted = if ask.top { 62 } else { 12 };
-        let needed = body.shape == Shape::DistinctOn || ask.limit.is_some();
-        if !needed && !self.random.chance(wanted) {
-            return;
-        }
-        let mut items: Vec<String> = on
-            .iter()
-            .map(|value| {
-                let text = self.respelled(&body.scope, &value.text);
-                format!("{text}{}", self.direction())
-            })
-            .collect();
-        for _ in 0..self.random.between(0, 2) {
-            if let Some(item) = self.order_item(body) {
-                items.push(format!("{item}{}", self.direction()));
-            }
-        }
-        let ties = ask.top && on.is_empty() && !items.is_empty() && self.random.chance(12);
-        if ties {
-            let count = self.random.between(1, 9);
-            let items = items.join(", ");
-            query.text += &format!(" order by {items} fetch first {count} rows with ties");
-            return;
-        }
-        match self.total(body) {
-            Some(rest) => {
-                for item in rest {
-                    items.push(format!("{item}{}", self.direction()));
-                }
-                query.ordered = true;
-            }
-            None if ask.limit.is_some() => return,
-            None => {}
-        }
-        if !items.is_empty() {
-            query.text += &format!(" order by {}", items.join(", "));
-        }
-        if query.ordered
-            || items.is_empty() && body.scope.identity.as_ref().is_some_and(Vec::is_empty)
-        {
-            let limited = if ask.top { 45 } else { 70 };
-            if ask.limit.is_some() || self.random.chance(limited) {
-                let limit = self.limit(ask.limit);
-                query.text += &limit;
-                query.rows = query.rows.min(20.0);
-            }
-        }
-    }
-
-    /// Items that leave no choice: what identifies a row, or else the whole row.
-    fn total(&mut self, body: &Body) -> Option<Vec<String>> {
-        let numbers = || (1..=body.outputs.len()).map(|number| number.to_string());
-        if body.shape == Shape::Distinct {
-            return Some(numbers().collect());
-        }
-        if let Some(identity) = &body.scope.identity {
-            return Some(identity.iter().map(|value| value.text.clone()).collect());
-        }
-        let alike = body
-            .outputs
-            .iter()
-            .all(|output| output.value.exact && output.value.kind.is_comparable());
-        (alike && body.shape != Shape::DistinctOn).then(|| numbers().collect())
-    }
-
-    /// Something to order by: an output's number or name, or an expression that is not selected.
-    fn order_item(&mut self, body: &Body) -> Option<String> {
-        let outputs: Vec<usize> = (0..body.outputs.len())
-            .filter(|&index| body.outputs[index].value.kind.is_comparable())
-            .collect();
-        let hidden = body.shape != Shape::Distinct && self.random.chance(55);
-        if !hidden && !outputs.is_empty() {
-            let index = self.random.pick(&outputs);
-            let Output { name, value, .. } = &body.outputs[index];
-            if !value.text.contains("over") && self.random.chance(25) {
-                return Some(self.respelled(&body.scope, &value.text));
-            }
-            return Some(match name.is_empty() || self.random.chance(50) {
-                true => (index + 1).to_string(),
-                false => name.clone(),
-            });
-        }
-        if !hidden {
-            return None;
-        }
-        let kind = self.kind_of(&body.scope, Type::is_comparable)?;
-        let column = self.column(&body.scope.local(), kind)?;
-        if kind == Type::Text && self.random.chance(20) {
-            let collation = self.random.pick(&["C", "POSIX", "ucs_basic", "default"]);
-            return Some(format!("{} collate \"{collation}\"", column.value.text));
-        }
-        if self.random.chance(60) {
-            return Some(column.value.text);
-        }
-        let value = self.expression(&body.scope, kind, 1);
-        // A constant alone would be an error, or the number of an output.
-        Some(format!("coalesce({}, {})", column.value.text, value.text))
-    }
-
-    fn limit(&mut self, most: Option<i64>) -> String {
-        if let Some(most) = most {
-            return format!(" limit {most}");
-        }
-        let count = self.random.weighted(&[(1, 0), (8, 3), (8, 7), (8, 15)]);
-        match self.random.below(8) {
-            0 => format!(" offset {}", self.random.pick(&[0, 1, 2, 5, 5, 400])),
-            1 => format!(" limit {count} offset {}", self.random.between(0, 4)),
-            2 => " limit null".to_owned(),
-            3 => format!(" offset 1 fetch next {count} rows only"),
-            4 => format!(" limit {}", self.literal(Type::Int8).text),
-            5 => format!(" limit {count} + 1"),
-            _ => format!(" limit {count}"),
-        }
-    }
-
-    /// A condition with a subquery; `None` when the statement has enough of them.
-    pub fn subquery_condition(&mut self, scope: &Scope) -> Option<String> {
-        if scope.rows > MOST_ROWS || !self.afford() {
-            return None;
-        }
-        let visible = scope.for_subquery();
-        let correlate = !visible.is_empty() && self.random.chance(60);
-        let outer: &[Column] = if correlate { &visible } else { &[] };
-        let relations = self.random.weighted(&[(5, 1), (2, 2)]);
-        let rows = if scope.rows > 500.0 { 250.0 } else { 600.0 };
-        let mut ask = Ask {
-            outer,
-            relations,
-            rows,
-            correlate,
-            ..Ask::default()
-        };
-        let not = self.random.pick(&["", "not "]);
-        let choice = self.random.below(6);
-        if choice < 2 {
-            let query = self.query(&ask);
-            return Some(format!("{not}exists ({})", query.text));
-        }
-        let kind = self.kind_of(scope, Type::is_comparable)?;
-        let value = self.leaf(scope, kind).text;
-        ask.want = vec![kind];
-        match choice {
-            2 | 3 => {
-                let query = self.query(&ask);
-                Some(format!("{value} {not}in ({})", query.text))
-            }
-            4 => {
-                let operator = self.random.pick(&["= any", "<> all", "> all", "<= any"]);
-                let query = self.query(&ask);
-                Some(format!("{value} {operator} ({})", query.text))
-            }
-            _ => {
-                let second = self.kind_of(scope, Type::is_comparable)?;
-                let other = self.leaf(scope, second).text;
-                ask.want = vec![kind, second];
-                let query = self.query(&ask);
-                Some(format!("({value}, {other}) {not}in ({})", query.text))
-            }
-        }
-    }
-
-    /// A subquery with one value.
-    pub fn scalar_subquery(&mut self, scope: &Scope, kind: Type) -> Expression {
-        if scope.rows > MOST_ROWS || !self.afford() {
-            return self.leaf(scope, kind);
-        }
-        let visible = scope.for_subquery();
-        let correlate = !visible.is_empty() && self.random.chance(65);
-        let outer: &[Column] = if correlate { &visible } else { &[] };
-        let rows = if scope.rows > 500.0 { 250.0 } else { 600.0 };
-        let From {
-            text,
-            scope: mut inner,
-            conditions,
-            ..
-        } = self.from(outer, 1, rows);
-        inner.outer = outer.to_vec();
-        let ask = Ask {
-            outer,
-            correlate,
-            ..Ask::default()
-        };
-        let tail = self.with_where(&ask, &inner, text, conditions);
-        let value = self.leaf(&inner.local(), kind);
-        let value = self.exact(value);
-        let text = match &inner.identity {
-            Some(identity) if !identity.is_empty() && self.random.chance(35) => {
-                let order: Vec<&str> = identity.iter().map(|value| value.text.as_str()).collect();
-                format!(
-                    "(select {}{tail} order by {} limit 1)",
-                    value.text,
-                    order.join(", ")
-                )
-            }
-            _ => format!(
-                "(select {}({}){tail})",
-                self.random.pick(&["min", "max"]),
-                value.text
-            ),
-        };
-        Expression { text, ..value }
-    }
 }
 
 fn unnamed(value: Expression, distinct: f64) -> Output {
@@ -911,14 +396,6 @@ fn unnamed(value: Expression, distinct: f64) -> Output {
         value,
         name: String::new(),
         distinct,
-    }
-}
-
-/// The type of `smallint % integer` and so on.
-fn wider(kind: Type) -> Type {
-    match kind {
-        Type::Int8 => Type::Int8,
-        _ => Type::Int4,
     }
 }
 

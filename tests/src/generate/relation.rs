@@ -79,7 +79,7 @@ impl Generator {
             return from;
         }
         if relations == 2
-            && self.random.chance(12)
+            && self.random.chance(16)
             && let Some(from) = self.using(outer, rows)
         {
             return from;
@@ -254,7 +254,7 @@ impl Generator {
         }
         let (name, distinct, kind) = self.random.pick(&shared);
         let names = shared_names(&first, &second);
-        let natural = names.len() == 1 && names[0] == name && self.random.chance(60);
+        let natural = names.len() == 1 && names[0] == name && self.random.chance(75);
         let join = self
             .random
             .pick(&[Join::Inner, Join::Left, Join::Right, Join::Full]);

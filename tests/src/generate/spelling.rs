@@ -156,9 +156,9 @@ impl Generator {
             }
             let alone = names.iter().filter(|other| *other == name).count() == 1;
             let whole = scope.whole_rows.iter().any(|row| row == alias);
-            column.other = match self.random.below(3) {
-                0 | 1 if alone => Some(name.to_owned()),
-                _ if whole && Feature::Fields.is_wanted() => {
+            column.other = match self.random.below(8) {
+                0..=4 if alone => Some(name.to_owned()),
+                6 | 7 if whole && Feature::Fields.is_wanted() => {
                     let row = self.random.pick(&["({})", "({}.*)"]).replace("{}", alias);
                     Some(format!("{row}.{name}"))
                 }

@@ -19,14 +19,12 @@ impl Generator {
     /// A row as a value of its own.
     pub(super) fn row_value(&mut self, scope: &Scope) -> Option<Expression> {
         let (alias, _) = self.whole_row(scope)?;
-        self.has_rows = true;
         Some(Expression::new(alias, Type::Row))
     }
 
     /// A row that can be grouped by.
     pub(super) fn row_key(&mut self, scope: &Scope) -> Option<Expression> {
         let (alias, comparable) = self.whole_row(scope)?;
-        self.has_rows |= comparable;
         comparable.then(|| Expression::new(alias, Type::Row))
     }
 

@@ -74,10 +74,16 @@ fn prepare(cluster: &Cluster) -> Result<()> {
 /// Who may read the view, and not the table: natively where shards run the client's own text, else it
 /// is refused with a way out, and never said of the wrong one.
 fn in_place(cluster: &Cluster) -> Result<()> {
-    cluster
-        .dev
-        .connect()?
-        .execute("revoke select on t from low")?;
+    let mut owner = cluster.dev.connect()?;
+    for text in [
+        "revoke select on t from low",
+        "create table other (word text primary key, n integer)",
+        "select create_distributed_table('other', 'word')",
+        "create view sums as select t.b, count(*) as n from t left join other on other.n = t.b group by t.b",
+        "grant select on sums to low",
+    ] {
+        owner.execute(text)?;
+    }
     let mut low = cluster.through("low")?;
     for (text, expected) in [
         ("select count(*) from open", "60"),
@@ -91,12 +97,17 @@ fn in_place(cluster: &Cluster) -> Result<()> {
         let found = low.execute(text)?;
         ensure!(found.as_deref() == Some(expected), "{text}: {found:?}");
     }
-    let text = "select rank() over (order by a) from open";
-    let (code, message) = low.failure(text)?;
-    ensure!(
-        code == "0A000" && message.contains("a view's owner"),
-        "{code} {message}"
-    );
+    for text in [
+        "select rank() over (order by a) from open",
+        "select n from sums union select 1",
+        "select (select max(n) from sums), a from open where a < 3",
+    ] {
+        let (code, message) = low.failure(text)?;
+        ensure!(
+            code == "0A000" && message.contains("a view's owner"),
+            "{text}: {code} {message}"
+        );
+    }
     let (code, _) = low.failure("select rank() over (order by a) from t")?;
     ensure!(code == "42501", "{code}");
     Ok(())
