@@ -236,7 +236,7 @@ pub enum Piece {
     Text(String),
     /// The n-th literal of the normalised text, as the client spelled it.
     Literal(usize),
-    /// The row's next value of `InsertSplit::sequences[n]`, as a number.
+    /// The row's next value of the n-th of the plan's sequences.
     Sequence(usize),
     /// The row's evaluated key (`InsertRow::key`), as a quoted literal.
     Key,
@@ -244,14 +244,6 @@ pub enum Piece {
     /// cast).
     Now,
 }
-
-/// In rewritten SQL (`Multi::sql`), stands where the transaction's timestamp goes:
-/// the proxy replaces this exact text by a quoted literal.
-pub const NOW_PLACEHOLDER: &str = "'automator67:now'";
-
-/// In [`InsertSelect::query_sql`], ends the argument of a `nextval` that is the proxy's, not the
-/// client's.
-pub const NEXT_MARK: &str = "/*automator67:next*/";
 
 /// INSERT ... VALUES over several shards.
 #[derive(Debug, Clone, PartialEq)]
@@ -324,7 +316,7 @@ pub struct InsertSelect {
     /// is already the wrapped query.
     pub query: Box<Plan>,
     /// The wrapped SELECT, for `query` being `Single`.
-    pub query_sql: String,
+    pub query_sql: Template,
     /// The target columns, unquoted, in the order of the SELECT's.
     pub columns: Vec<String>,
     /// Index of the shard key in `columns`; `None` where rows have no key.
@@ -337,7 +329,7 @@ pub struct InsertSelect {
     pub suffix: Option<String>,
     /// Every row comes back exactly once, so results can be put in input order.
     pub one_result_per_row: bool,
-    /// Sequences of which each row takes one value, see [`NEXT_MARK`].
+    /// Sequences (quoted, qualified names) of which each row takes one value.
     pub sequences: Vec<String>,
 }
 
@@ -346,8 +338,8 @@ pub struct InsertSelect {
 pub struct Multi {
     /// Which.
     pub shards: ShardSet,
-    /// `None`: the client's own text. `Some`: rewritten (see [`NOW_PLACEHOLDER`]).
-    pub sql: Option<String>,
+    /// `None`: the client's own text. `Some`: rewritten.
+    pub sql: Option<Template>,
     /// The statement returns rows.
     pub returning: bool,
     /// Every shard changes its own copy of the same rows: report one shard's tag and rows.
@@ -447,7 +439,7 @@ pub enum ReductionValues {
     /// In a column of another moved relation: indexes into `Scatter::moves` and its columns.
     Moved(usize, usize),
     /// A SELECT gives them, on each shard.
-    Select(String),
+    Select(Template),
 }
 
 /// How the rows of several shards become the answer.
@@ -560,7 +552,7 @@ pub struct Gather {
     pub fetches: Vec<Fetch>,
     /// What runs on the home shard once all fetches are loaded: the user's statement with
     /// relations renamed and views expanded. Parameters keep their numbers.
-    pub statement: String,
+    pub statement: Template,
     /// The one-line reason a cheaper tier was not possible, for EXPLAIN.
     pub reason: String,
 }
@@ -575,9 +567,9 @@ pub struct Fetch {
     /// The temporary table's unqualified name.
     pub temp_table: String,
     /// `CREATE TEMPORARY TABLE ... ON COMMIT DROP`; empty for rows of the proxy, which are in no table.
-    pub create: String,
+    pub create: Template,
     /// `SELECT cols FROM t [WHERE ...]`, may hold the statement's own `$n`.
-    pub select: String,
+    pub select: Template,
     /// The copied columns, unquoted, in order.
     pub columns: Vec<String>,
     /// All column types travel in binary between any two servers; otherwise text is used.
@@ -701,6 +693,11 @@ pub struct CopyIn {
     pub sql: Option<String>,
     /// Sequences (quoted, qualified) of which each row takes one value, appended as last columns.
     pub sequences: Vec<String>,
+    /// A SELECT for each column whose default reads the transaction's time: its value is the same
+    /// for all rows, and is appended behind those of sequences.
+    pub timed: Vec<Template>,
+    /// The names of the appended columns, unquoted.
+    pub appended: Vec<String>,
 }
 
 /// Where COPY's rows go.
@@ -708,6 +705,8 @@ pub struct CopyIn {
 pub enum CopyDestination {
     /// Every row to every shard (reference tables).
     EveryShard,
+    /// Every row to the home shard (local tables).
+    Home,
     /// Each row to the shard of its key.
     Key {
         /// 0-based field of the row that holds the key, or the n-th appended sequence.

@@ -24,7 +24,8 @@ use self::{
 };
 use crate::{
     analysis::{Analysis, Block, Occurrence, Role, RowOrder},
-    plan::{Combine, Count, Memo, NOW_PLACEHOLDER, Piece, Scatter, ShardSet},
+    holes,
+    plan::{Combine, Count, Memo, Piece, Scatter, ShardSet},
     route::{self, Statement},
     tree::{inner, nodes},
     views::Views,
@@ -137,9 +138,6 @@ fn is_locked(block: &Block<'_>, one: &Occurrence<'_>) -> bool {
 
 /// The statement with one value for the transaction's time. Outputs keep their names.
 pub(crate) fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
-    if statement.text.contains(NOW_PLACEHOLDER) {
-        return None;
-    }
     let base = Base {
         source: statement.source(),
         literals: Vec::new(),
@@ -150,7 +148,7 @@ pub(crate) fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>)
         let span = base.source.call(clock.location)?;
         edits.push(Edit::new(
             span,
-            format!("({NOW_PLACEHOLDER}{})", clock.casts),
+            format!("({}{})", holes::now(), clock.casts),
         ));
     }
     let holds_clock = |node: &NodeEnum| {
@@ -275,7 +273,7 @@ fn in_place(
         moves: Vec::new(),
         others: Vec::new(),
         shards,
-        statement: composed.statement,
+        statement: holes::in_pieces(composed.statement),
         combine: composed.combine,
         reason: reason.to_owned(),
         memo: Memo::default(),

@@ -381,6 +381,117 @@ fn tuple_field(tuple: &[u8], index: usize) -> Result<Option<Cow<'_, [u8]>>, RowE
     Err(RowError::Incomplete)
 }
 
+/// Fields that stand behind those of a row.
+#[derive(Debug, Default, Clone)]
+pub struct Tail {
+    count: u16,
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    /// Appends a field.
+    pub fn push(&mut self, format: &CopyFormat, value: Option<&[u8]>) {
+        self.count += 1;
+        match format {
+            CopyFormat::Text {
+                delimiter, null, ..
+            } => {
+                self.bytes.push(*delimiter);
+                match value {
+                    None => self.bytes.extend_from_slice(null.as_bytes()),
+                    Some(value) => put_text_field(&mut self.bytes, value, *delimiter, null),
+                }
+            }
+            CopyFormat::Csv {
+                delimiter,
+                null,
+                quote,
+                escape,
+                ..
+            } => {
+                self.bytes.push(*delimiter);
+                match value {
+                    None => self.bytes.extend_from_slice(null.as_bytes()),
+                    Some(value) => put_csv_field(&mut self.bytes, value, *quote, *escape),
+                }
+            }
+            CopyFormat::Binary => {
+                let length = value.map_or(-1, |value| value.len() as i32);
+                self.bytes.extend_from_slice(&length.to_be_bytes());
+                self.bytes.extend_from_slice(value.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Appends all fields of another.
+    pub fn append(&mut self, other: &Tail) {
+        self.count += other.count;
+        self.bytes.extend_from_slice(&other.bytes);
+    }
+
+    /// The fields as they stand behind a row.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A field of FORMAT text that is not the string that stands for NULL.
+fn put_text_field(output: &mut Vec<u8>, value: &[u8], delimiter: u8, null: &str) {
+    let mut rest = value;
+    if let (true, Some((first, behind))) = (value == null.as_bytes(), value.split_first()) {
+        output.extend_from_slice(format!("\\x{first:02x}").as_bytes());
+        rest = behind;
+    }
+    for byte in rest {
+        match *byte {
+            b'\n' => output.extend_from_slice(b"\\n"),
+            b'\r' => output.extend_from_slice(b"\\r"),
+            b'\\' => output.extend_from_slice(b"\\\\"),
+            other if other == delimiter => output.extend_from_slice(&[b'\\', other]),
+            other => output.push(other),
+        }
+    }
+}
+
+/// In quotes no value stands for NULL.
+fn put_csv_field(output: &mut Vec<u8>, value: &[u8], quote: u8, escape: u8) {
+    output.push(quote);
+    for byte in value {
+        if *byte == quote || *byte == escape {
+            output.push(escape);
+        }
+        output.push(*byte);
+    }
+    output.push(quote);
+}
+
+/// What stands before and behind a row's own fields when others follow them: a count of all, the
+/// fields, the end of the line.
+pub fn around<'r>(
+    format: &CopyFormat,
+    row: &'r [u8],
+    tail: &Tail,
+) -> (Option<[u8; 2]>, &'r [u8], &'r [u8]) {
+    if tail.count == 0 {
+        return (None, row, &[]);
+    }
+    if let (CopyFormat::Binary, Some((count, fields))) = (format, row.split_first_chunk::<2>()) {
+        let count = u16::from_be_bytes(*count).saturating_add(tail.count);
+        return (Some(count.to_be_bytes()), fields, &[]);
+    }
+    let line = without_line_end(row);
+    (None, line, &row[line.len()..])
+}
+
+/// Appends a row with fields behind its own.
+pub fn put_row(output: &mut BytesMut, format: &CopyFormat, row: &[u8], tail: &Tail) {
+    let (count, fields, end) = around(format, row, tail);
+    output.extend_from_slice(count.as_ref().map_or(&[], |count| count.as_slice()));
+    output.extend_from_slice(fields);
+    output.extend_from_slice(&tail.bytes);
+    output.extend_from_slice(end);
+}
+
 /// Appends a row in FORMAT text.
 pub fn put_text_row<'a>(output: &mut BytesMut, values: impl Iterator<Item = Option<&'a [u8]>>) {
     for (position, value) in values.enumerate() {

@@ -164,3 +164,42 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn fields_behind_a_row_are_read_back(value in "[ -~\t\n\r\\\\x\"]{0,8}", null in "(\\\\N|NULL|x|2)") {
+        let quoting = |quote, escape| CopyFormat::Csv {
+            delimiter: b'|',
+            null: null.clone(),
+            header: false,
+            quote,
+            escape,
+        };
+        let formats = [
+            CopyFormat::Text { delimiter: b'|', null: null.clone(), header: false },
+            quoting(b'"', b'"'),
+            quoting(b'\'', b'\\'),
+        ];
+        for format in formats {
+            let mut tail = Tail::default();
+            tail.push(&format, Some(value.as_bytes()));
+            tail.push(&format, None);
+            let mut row = BytesMut::new();
+            put_row(&mut row, &format, b"1\n", &tail);
+            prop_assert_eq!(next_row(&format, &row, &mut Scan::default()), Ok(Piece::Row(row.len())));
+            check(&format, &row, 0, Some("1"));
+            check(&format, &row, 1, Some(&value));
+            check(&format, &row, 2, None);
+        }
+    }
+}
+
+#[test]
+fn fields_behind_a_tuple_are_counted() {
+    let mut tail = Tail::default();
+    tail.push(&CopyFormat::Binary, Some(b"ab"));
+    tail.push(&CopyFormat::Binary, None);
+    let mut row = BytesMut::new();
+    put_row(&mut row, &CopyFormat::Binary, b"\0\x01\0\0\0\x01x", &tail);
+    assert_eq!(&row[..], b"\0\x03\0\0\0\x01x\0\0\0\x02ab\xff\xff\xff\xff");
+}

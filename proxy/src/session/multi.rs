@@ -130,10 +130,11 @@ impl Session {
         }
         let text = match &multi.sql {
             None => request.text.to_owned(),
-            Some(sql) => self.with_now(sql.clone(), request).await?,
+            Some(sql) => self.sql(sql, request).await?,
         };
         let text = self.as_lasting(&text).into_owned();
-        if let ([shard], false) = (shards.as_slice(), self.transaction.is_open()) {
+        let alone = multi.moves.is_empty() || !self.transaction.is_open();
+        if let ([shard], true) = (shards.as_slice(), alone) {
             self.run_text(request, &text, *shard).await?;
             return Ok(Tier::Multi);
         }
