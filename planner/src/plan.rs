@@ -344,6 +344,8 @@ pub struct Multi {
     pub returning: bool,
     /// Every shard changes its own copy of the same rows: report one shard's tag and rows.
     pub copies: bool,
+    /// Refused outside of a transaction block: LOCK.
+    pub needs_block: bool,
     /// What is read first, for every shard to have it.
     pub moves: Vec<Move>,
 }
@@ -788,13 +790,10 @@ pub struct Ddl {
 /// BEGIN and friends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TransactionCommand {
-    /// BEGIN, START TRANSACTION. `options` is what follows, as text for a shard's own BEGIN
-    /// (like ` ISOLATION LEVEL SERIALIZABLE READ ONLY`), empty when none.
+    /// BEGIN, START TRANSACTION.
     Begin {
-        /// Text for a shard's own BEGIN.
-        options: String,
-        /// It says READ ONLY.
-        read_only: bool,
+        /// What it says of the transaction.
+        modes: TransactionModes,
         /// The tag is `START TRANSACTION`, not `BEGIN`.
         start: bool,
     },
@@ -821,19 +820,93 @@ pub enum TransactionCommand {
         /// The statement without comments.
         replay: String,
     },
-    /// SET TRANSACTION ...: what follows TRANSACTION, as for `Begin::options`.
-    SetTransaction {
-        /// Text for a shard's own SET TRANSACTION.
-        options: String,
-        /// READ ONLY or READ WRITE, if it says one of them.
-        read_only: Option<bool>,
-    },
+    /// SET TRANSACTION.
+    SetTransaction(TransactionModes),
+}
+
+/// Modes of a transaction, as far as they are said (manual, "SET TRANSACTION"). Printed, they are
+/// what stands behind BEGIN and SET TRANSACTION.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransactionModes {
+    /// ISOLATION LEVEL.
+    pub isolation: Option<Isolation>,
+    /// READ ONLY or READ WRITE.
+    pub read_only: Option<bool>,
+    /// DEFERRABLE or NOT DEFERRABLE.
+    pub deferrable: Option<bool>,
+}
+
+impl TransactionModes {
+    /// Nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == TransactionModes::default()
+    }
+
+    /// With what is said later.
+    pub fn with(&self, later: &TransactionModes) -> TransactionModes {
+        TransactionModes {
+            isolation: later.isolation.or(self.isolation),
+            read_only: later.read_only.or(self.read_only),
+            deferrable: later.deferrable.or(self.deferrable),
+        }
+    }
+}
+
+impl fmt::Display for TransactionModes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(level) = self.isolation {
+            write!(formatter, " ISOLATION LEVEL {}", level.name())?;
+        }
+        formatter.write_str(match self.read_only {
+            None => "",
+            Some(true) => " READ ONLY",
+            Some(false) => " READ WRITE",
+        })?;
+        formatter.write_str(match self.deferrable {
+            None => "",
+            Some(true) => " DEFERRABLE",
+            Some(false) => " NOT DEFERRABLE",
+        })
+    }
+}
+
+/// An isolation level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// READ UNCOMMITTED
+    ReadUncommitted,
+    /// READ COMMITTED
+    ReadCommitted,
+    /// REPEATABLE READ
+    RepeatableRead,
+    /// SERIALIZABLE
+    Serializable,
+}
+
+impl Isolation {
+    /// All of them.
+    pub const ALL: [Isolation; 4] = [
+        Isolation::ReadUncommitted,
+        Isolation::ReadCommitted,
+        Isolation::RepeatableRead,
+        Isolation::Serializable,
+    ];
+
+    /// In SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::ReadUncommitted => "READ UNCOMMITTED",
+            Isolation::ReadCommitted => "READ COMMITTED",
+            Isolation::RepeatableRead => "REPEATABLE READ",
+            Isolation::Serializable => "SERIALIZABLE",
+        }
+    }
 }
 
 /// SET and friends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SettingCommand {
-    /// SET name = value, SET ROLE, a constant `set_config`.
+    /// SET name = value, SET ROLE.
     Set {
         /// Lower case.
         name: String,
@@ -843,6 +916,17 @@ pub enum SettingCommand {
         /// DEFAULT.
         value: Option<String>,
         /// SET LOCAL.
+        local: bool,
+    },
+    /// `SELECT set_config(...)` of constants: SET, with a row as its answer.
+    SetConfig {
+        /// Lower case.
+        name: String,
+        /// A whole statement that sets it again on another server.
+        replay: String,
+        /// The value as plain text.
+        value: String,
+        /// For the transaction.
         local: bool,
     },
     /// SET SESSION CHARACTERISTICS: settings and their values.
@@ -855,6 +939,8 @@ pub enum SettingCommand {
         name: String,
         /// SET LOCAL name TO DEFAULT.
         local: bool,
+        /// The command tag: `SET` where it says TO DEFAULT, else `RESET`.
+        tag: &'static str,
     },
     /// RESET ALL.
     ResetAll,
@@ -865,8 +951,19 @@ pub enum SettingCommand {
     },
     /// DISCARD ALL.
     DiscardAll,
-    /// DISCARD PLANS, SEQUENCES, TEMP.
-    Discard,
+    /// DISCARD of something.
+    Discard(Discarded),
+}
+
+/// What DISCARD lets go of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discarded {
+    /// PLANS
+    Plans,
+    /// SEQUENCES
+    Sequences,
+    /// TEMP
+    Temporary,
 }
 
 /// A call of `set_config`. What it sets is read afterwards.

@@ -296,6 +296,7 @@ pub(crate) fn timed(shards: ShardSet, sql: Template, kind: &'static str) -> Draf
         sql: Some(sql),
         returning: true,
         copies: false,
+        needs_block: false,
         moves: Vec::new(),
     };
     Draft::new(Plan::Multi(multi), kind)
@@ -369,6 +370,7 @@ fn write_distributed(
         sql,
         returning,
         copies: false,
+        needs_block: false,
         moves: Vec::new(),
     };
     let draft = Draft::new(Plan::Multi(multi), kind).reusable(reusable);
@@ -706,6 +708,7 @@ fn write_copies(
         sql,
         returning,
         copies: true,
+        needs_block: false,
         moves: Vec::new(),
     };
     Ok(Draft::new(Plan::Multi(multi), kind).reusable(reusable))

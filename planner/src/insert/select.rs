@@ -121,6 +121,7 @@ fn in_place(
         sql,
         returning: write::returns_rows(statement.node),
         copies: false,
+        needs_block: false,
         moves: Vec::new(),
     };
     Some(

@@ -127,6 +127,7 @@ fn plan_again(
             sql: Some(holes::template(text)),
             returning: returns_rows(&node),
             copies: false,
+            needs_block: false,
             moves,
         },
         _ => return None,

@@ -106,12 +106,7 @@ struct Run {
 impl Session {
     /// One statement on several shards.
     pub(super) async fn multi(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
-        let locks = request
-            .text
-            .trim_start()
-            .get(..4)
-            .is_some_and(|word| word.eq_ignore_ascii_case("lock"));
-        if locks && !self.transaction.is_explicit() {
+        if multi.needs_block && !self.transaction.is_explicit() {
             return Err(needs_block("LOCK TABLE"));
         }
         let outer = self.choose_lasting(!multi.moves.is_empty(), request)?;
