@@ -8,7 +8,7 @@ use automator67_planner::{
     key::{self, KeyValue},
     plan::{CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, InsertSelect},
 };
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use failures::{ELSEWHERE, First, RowNumbers};
 
@@ -100,7 +100,7 @@ impl Session {
             pending,
             rows,
             input: BytesMut::new(),
-            scan: Scan::default(),
+            scan: Scan::of(self.major_version()),
             constant,
             share: Share::new(&self.process.memory),
             started: false,
@@ -117,6 +117,15 @@ impl Session {
         };
         message::put_command_complete(self.client.output(), &format!("COPY {total}"));
         Ok(Tier::Multi)
+    }
+
+    /// The major version of the servers that a COPY has come to.
+    fn major_version(&self) -> u32 {
+        let links = self.links.iter().flat_map(|link| &link.server.parameters);
+        let version = links.filter(|(name, _)| name == "server_version").next();
+        let digits = version.map(|(_, text)| text.split(|one: char| !one.is_ascii_digit()));
+        let major = digits.and_then(|mut digits| digits.next()?.parse().ok());
+        major.unwrap_or_default()
     }
 
     /// The fields of columns that have one value in all rows, as they stand behind a row.
@@ -205,17 +214,24 @@ impl Session {
         }
         let mut input = std::mem::take(&mut splitter.input);
         while !splitter.ended {
-            let piece = copy_rows::next_row(&splitter.copy.format, &input, &mut splitter.scan)
-                .map_err(|error| bad_row(splitter, &error))?;
-            let size = match piece {
+            let format = &splitter.copy.format;
+            let piece = copy_rows::next_row(format, &input, &mut splitter.scan);
+            let size = match piece.map_err(|error| next_bad_row(splitter, &error))? {
                 Piece::Row(size) => size,
+                Piece::Last(size) => {
+                    splitter.ended = true;
+                    input.truncate(size);
+                    input.extend_from_slice(splitter.scan.line_end());
+                    input.len()
+                }
                 Piece::End => {
                     splitter.ended = true;
                     break;
                 }
-                // The last line may come without its line feed.
+                // The last line may come without its end.
                 Piece::More if at_end && !input.is_empty() && splitter.is_lines() => {
-                    input.put_u8(b'\n');
+                    copy_rows::end_line(format, &mut input, &mut splitter.scan)
+                        .map_err(|error| next_bad_row(splitter, &error))?;
                     input.len()
                 }
                 Piece::More if at_end && !input.is_empty() => {
@@ -839,7 +855,7 @@ impl Splitter<'_> {
             CopyFormat::Text { header: true, .. } | CopyFormat::Csv { header: true, .. } => {
                 match copy_rows::next_row(&self.copy.format, &self.input, &mut self.scan)? {
                     Piece::Row(size) => size,
-                    Piece::End | Piece::More => return Ok(false),
+                    Piece::Last(_) | Piece::End | Piece::More => return Ok(false),
                 }
             }
             CopyFormat::Text { .. } | CopyFormat::Csv { .. } => 0,
@@ -887,7 +903,16 @@ pub fn sql_type(key_type: KeyType) -> &'static str {
 }
 
 fn bad_row(splitter: &Splitter<'_>, error: &RowError) -> Failure {
-    Report::error(sqlstate::BAD_COPY_FILE_FORMAT, error.to_string())
-        .detail(format!("Row {} of the COPY data.", splitter.line))
-        .into()
+    let report = Report::error(sqlstate::BAD_COPY_FILE_FORMAT, error.to_string())
+        .detail(format!("Row {} of the COPY data.", splitter.line));
+    match error.hint() {
+        Some(hint) => report.hint(hint).into(),
+        None => report.into(),
+    }
+}
+
+/// The row behind the last one is wrong.
+fn next_bad_row(splitter: &mut Splitter<'_>, error: &RowError) -> Failure {
+    splitter.line += 1;
+    bad_row(splitter, error)
 }
