@@ -14,6 +14,9 @@ use crate::{
 /// A statement with one value for every reading of the transaction's time. Outputs keep their
 /// names. `None`: some place is not understood.
 pub(crate) fn one_time(text: &str) -> Option<Template> {
+    if !may_read(text) {
+        return Some(holes::template(text));
+    }
     let node = parse::parse_one(text)?;
     let source = Source::new(text);
     let mut edits = Edits::default();
@@ -28,6 +31,14 @@ pub(crate) fn one_time(text: &str) -> Option<Template> {
     }
     let text = edits.apply(text, (0, text.len()))?;
     Some(holes::template(&text))
+}
+
+/// False: the text does not read the transaction's time.
+pub(crate) fn may_read(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    // Behind U& a name may be spelled with escapes.
+    let words = ["now", "transaction_timestamp", "current_", "localtime", "u&"];
+    words.iter().any(|word| text.contains(word))
 }
 
 /// The value as an expression that gives an output the name that the call gives it.

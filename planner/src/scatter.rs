@@ -340,7 +340,7 @@ fn compose(
     let clauses = clauses::clauses(base, span, select)?;
     let grouped = !select.group_clause.is_empty() || separable::has_aggregate(analysis, select);
     let forms = forms::Forms::of(analysis, select);
-    if anchored.whole || !grouped && !has_window(analysis, select) {
+    if anchored.whole || !grouped && !has_window(select) {
         let volatile = analysis.traits.volatile.is_some();
         return rows::compose(base, &clauses, select, &forms, anchored.whole, volatile);
     }
@@ -351,7 +351,7 @@ fn compose(
 }
 
 /// A window function of the SELECT's own.
-fn has_window(_: &Analysis<'_>, select: &protobuf::SelectStmt) -> bool {
+fn has_window(select: &protobuf::SelectStmt) -> bool {
     fn holds(node: &NodeEnum) -> bool {
         let mut found = matches!(node, NodeEnum::FuncCall(call) if call.over.is_some());
         crate::tree::children(node, &mut |child| {

@@ -251,9 +251,7 @@ pub(crate) fn default_traits(catalog: &Catalog, column: &Column) -> Traits {
 
 /// A column's default reads the transaction's time.
 pub(crate) fn default_reads_clock(catalog: &Catalog, column: &Column) -> bool {
-    let text = default_text(column).to_ascii_lowercase();
-    let words = ["now", "transaction_timestamp", "current_", "localtime"];
-    let may = !column.generated && words.iter().any(|word| text.contains(word));
+    let may = !column.generated && clock::may_read(default_text(column));
     may && !default_traits(catalog, column).clocks.is_empty()
 }
 

@@ -201,7 +201,7 @@ fn select(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> Template {
                 && select.limit_offset.is_none()
                 && !separable::has_aggregate(analysis, select)
                 && analysis.traits.volatile.is_none()
-                && !super::has_window(analysis, select)
+                && !super::has_window(select)
         })
     };
     let Some(Found::Known(relation)) = uses.first().map(|one| analysis.occurrences[*one].found)

@@ -366,18 +366,9 @@ impl Session {
             return Ok(KeyValue::Null);
         };
         if *format == CopyFormat::Binary {
-            let oid = match (key_type, field.len()) {
-                (KeyType::Integer, 2) => 21,
-                (KeyType::Integer, 4) => 23,
-                (KeyType::Integer, _) => 20,
-                (KeyType::Text, _) => 25,
-                (KeyType::Uuid, _) => 2950,
-                (KeyType::Date, _) => 1082,
-                (KeyType::Timestamp, _) => 1114,
-                (KeyType::TimestampTz, _) => 1184,
-            };
-            return key::from_binary(key_type, oid, &field)
-                .ok_or_else(|| bad_row(splitter, &RowError::FieldSize));
+            let value = key::native_oid(key_type, field.len())
+                .and_then(|oid| key::from_binary(key_type, oid, &field));
+            return value.ok_or_else(|| bad_row(splitter, &RowError::FieldSize));
         }
         let text =
             std::str::from_utf8(&field).map_err(|_| bad_row(splitter, &RowError::Encoding))?;

@@ -5,9 +5,9 @@ use automator67_planner::{
     catalog::ShardId,
     plan::{Fetch, FetchSource, Gather, ProxyView},
 };
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
-use super::{Session, planning::Request};
+use super::{Session, moving::staged::put_row, planning::Request};
 use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
@@ -489,15 +489,6 @@ pub fn behind_view(failure: Failure, request: &Request<'_>) -> Failure {
     .detail("The view's own text stands in for it in this statement, and is read with the rights of who asks.")
     .hint("Grant SELECT on the table behind the view, or restrict the view to one shard key by equality.")
     .into()
-}
-
-fn put_row(pending: &mut BytesMut, frame: &Frame, binary: bool) {
-    if binary {
-        pending.put_slice(frame.body());
-    } else {
-        let values = message::data_row(frame.body()).unwrap_or_default();
-        copy_rows::put_text_row(pending, values.into_iter());
-    }
 }
 
 fn milliseconds(since: std::time::Instant) -> f64 {

@@ -618,7 +618,7 @@ fn render(insert: &InsertSplit, request: &Request<'_>, drawn: &Drawn, rows: &[us
             }
             Piece::Key => match &drawn.keys[*row] {
                 Some((KeyValue::Null, _)) => output.push_str("NULL"),
-                Some((_, text)) => output.push_str(&super::planning::key_literal(text)),
+                Some((_, text)) => output.push_str(&guc::quote_literal(text)),
                 None => output.push_str("NULL"),
             },
             Piece::Now => output.push_str(&drawn.now),
@@ -678,16 +678,7 @@ fn evaluated(key_type: KeyType, body: &[u8]) -> Result<(KeyValue, String), Failu
     let (Some(binary), Some(text)) = (binary, text) else {
         return Ok((KeyValue::Null, String::new()));
     };
-    let oid = match (key_type, binary.len()) {
-        (KeyType::Integer, 2) => 21,
-        (KeyType::Integer, 4) => 23,
-        (KeyType::Integer, _) => 20,
-        (KeyType::Text, _) => 25,
-        (KeyType::Uuid, _) => 2950,
-        (KeyType::Date, _) => 1082,
-        (KeyType::Timestamp, _) => 1114,
-        (KeyType::TimestampTz, _) => 1184,
-    };
+    let oid = key::native_oid(key_type, binary.len()).ok_or_else(bad_key)?;
     let value = key::from_binary(key_type, oid, binary).ok_or_else(bad_key)?;
     Ok((value, String::from_utf8_lossy(text).into_owned()))
 }

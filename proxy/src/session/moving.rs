@@ -1,7 +1,7 @@
 //! Relations that are moved to every shard for one statement: their rows are read first, held by
 //! the proxy (in memory, then in a file), and copied to where they matter.
 
-mod staged;
+pub(super) mod staged;
 
 use std::{
     borrow::Cow,
@@ -231,12 +231,7 @@ impl Session {
     async fn weigh(&mut self, scatter: &Scatter, request: &Request<'_>) -> Outcome<Choice> {
         let simple = |one: &Move| one.reductions.is_empty();
         if scatter.others.is_empty() && scatter.moves.iter().all(simple) {
-            return Ok(Choice {
-                way: 0,
-                order: (0..scatter.moves.len()).collect(),
-                rows: Vec::new(),
-                made: Instant::now(),
-            });
+            return Ok(Choice::only(&scatter.moves));
         }
         let shards = self.process.shards.len() as f64;
         let mut known: Vec<(String, f64, f64)> = Vec::new();

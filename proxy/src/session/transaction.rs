@@ -10,6 +10,7 @@ use automator67_planner::{
 
 use super::{
     Session, Settings,
+    execute::needs_block,
     snapshot::{self, View},
 };
 use crate::{
@@ -403,7 +404,7 @@ impl Session {
         match self.transaction.state {
             State::Failed => return self.rollback(chain).await,
             State::Idle | State::Implicit if chain => {
-                return Err(no_transaction("COMMIT AND CHAIN"));
+                return Err(needs_block("COMMIT AND CHAIN"));
             }
             State::Idle | State::Implicit => {
                 self.warn_no_transaction();
@@ -426,7 +427,7 @@ impl Session {
     async fn rollback(&mut self, chain: bool) -> Outcome<Tier> {
         if !self.transaction.is_explicit() {
             if chain {
-                return Err(no_transaction("ROLLBACK AND CHAIN"));
+                return Err(needs_block("ROLLBACK AND CHAIN"));
             }
             self.warn_no_transaction();
         }
@@ -857,12 +858,4 @@ impl Session {
         self.hidden_error(index)?;
         Ok(rows)
     }
-}
-
-fn no_transaction(command: &str) -> Failure {
-    Report::error(
-        sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-        format!("{command} can only be used in transaction blocks"),
-    )
-    .into()
 }
