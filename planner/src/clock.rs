@@ -37,7 +37,13 @@ pub(crate) fn one_time(text: &str) -> Option<Template> {
 pub(crate) fn may_read(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     // Behind U& a name may be spelled with escapes.
-    let words = ["now", "transaction_timestamp", "current_", "localtime", "u&"];
+    let words = [
+        "now",
+        "transaction_timestamp",
+        "current_",
+        "localtime",
+        "u&",
+    ];
     words.iter().any(|word| text.contains(word))
 }
 

@@ -121,8 +121,8 @@ impl Session {
 
     /// The major version of the servers that a COPY has come to.
     fn major_version(&self) -> u32 {
-        let links = self.links.iter().flat_map(|link| &link.server.parameters);
-        let version = links.filter(|(name, _)| name == "server_version").next();
+        let mut told = self.links.iter().flat_map(|link| &link.server.parameters);
+        let version = told.find(|(name, _)| name == "server_version");
         let digits = version.map(|(_, text)| text.split(|one: char| !one.is_ascii_digit()));
         let major = digits.and_then(|mut digits| digits.next()?.parse().ok());
         major.unwrap_or_default()
