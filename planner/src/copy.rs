@@ -4,17 +4,19 @@ use pg_query::{NodeEnum, protobuf};
 
 use crate::{
     admin,
-    catalog::{Placement, Relation},
+    catalog::{Column, Placement, Relation},
+    clock,
     functions::Traits,
+    insert::without_length,
     plan::{
         CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, Plan, PlanError, SessionEffects,
-        Target,
+        Target, Template,
     },
     route::Statement,
     scope,
     splice::Edits,
     sql::{identifier, qualified},
-    statement::{self, Draft},
+    statement::{self, Draft, Reach},
     tree::{self, Child, constant_text, inner, nodes, strings},
     write,
 };
@@ -36,6 +38,11 @@ pub(crate) fn copy(
         }
         return match draft.plan {
             Plan::Single(_) | Plan::Gather(_) => Ok(Draft {
+                kind: "copy",
+                ..draft
+            }),
+            // With the transaction's time in it.
+            Plan::Multi(_) if statement.context.reach == Reach::OneTime => Ok(Draft {
                 kind: "copy",
                 ..draft
             }),
@@ -68,8 +75,11 @@ pub(crate) fn copy(
         }
     }
     let Some(relation) = placed else {
-        let draft = Draft::home("copy");
-        return Ok(if copy.is_from { draft.writes() } else { draft });
+        return match (known, copy.is_from) {
+            (Some(relation), true) => copy_in_at_home(statement, copy, range, relation),
+            (None, true) => Ok(Draft::home("copy").writes()),
+            (_, false) => Ok(Draft::home("copy")),
+        };
     };
     if file {
         return Err(no_files());
@@ -103,6 +113,29 @@ fn copy_out(copy: &protobuf::CopyStmt, relation: &Relation) -> Result<Draft, Pla
     Ok(Draft::new(Plan::CopyOut(CopyOut { format }), "copy"))
 }
 
+/// COPY into a local table. Where the transaction's time is another shard's, defaults that read it
+/// are filled in.
+fn copy_in_at_home(
+    statement: &Statement<'_>,
+    copy: &protobuf::CopyStmt,
+    range: &protobuf::RangeVar,
+    relation: &Relation,
+) -> Result<Draft, PlanError> {
+    let given = strings(&copy.attlist);
+    let filled = |column: &Column| {
+        !given.contains(&column.name.as_str())
+            && write::default_reads_clock(statement.catalog, column)
+    };
+    let reads_clock = !given.is_empty() && relation.columns.iter().any(filled);
+    let from_client = !copy.is_program && copy.filename.is_empty();
+    if reads_clock && from_client && statement.context.reach == Reach::OneTime {
+        return copy_in(statement, copy, range, relation);
+    }
+    let mut draft = Draft::home("copy").writes();
+    draft.session.reads_clock = reads_clock && from_client;
+    Ok(draft)
+}
+
 fn copy_in(
     statement: &Statement<'_>,
     copy: &protobuf::CopyStmt,
@@ -125,11 +158,7 @@ fn copy_in(
         // Its error is the server's own.
         return Ok(Draft::home("copy").writes());
     }
-    let appended = appended(statement, relation, &columns)?;
-    let sequences: Vec<String> = appended
-        .iter()
-        .map(|(_, sequence)| sequence.clone())
-        .collect();
+    let appended = appended(statement, relation, &columns, &options)?;
     let destination = match &relation.placement {
         Placement::Schema { colocation } => CopyDestination::Whole { group: *colocation },
         Placement::Distributed {
@@ -141,9 +170,9 @@ fn copy_in(
                 .iter()
                 .position(|name| name == key)
                 .map(CopyKey::Field);
-            let drawn = || appended.iter().position(|(name, _)| name == key);
+            let place = || appended.drawn.iter().position(|(name, _)| name == key);
             let key = field
-                .or_else(|| drawn().map(CopyKey::Sequence))
+                .or_else(|| place().map(CopyKey::Sequence))
                 .ok_or_else(|| {
                     PlanError::unsupported(format!("COPY must give shard key \"{key}\""))
                         .hint(format!("Add \"{key}\" to the column list and to the data."))
@@ -154,18 +183,16 @@ fn copy_in(
                 group: *colocation,
             }
         }
-        Placement::Local | Placement::Reference => CopyDestination::EveryShard,
+        Placement::Reference => CopyDestination::EveryShard,
+        Placement::Local => CopyDestination::Home,
     };
-    if options.matches_header() && !appended.is_empty() {
-        return Err(
-            PlanError::unsupported("HEADER MATCH needs all columns that a sequence fills")
-                .hint("List every column."),
-        );
-    }
-    let sql = match appended.as_slice() {
-        [] => None,
-        more => {
-            let names = columns.iter().chain(more.iter().map(|(name, _)| name));
+    let drawn = appended.drawn.iter().map(|(name, _)| name);
+    let timed = appended.timed.iter().map(|(name, _)| name);
+    let added: Vec<String> = drawn.chain(timed).cloned().collect();
+    let sql = match added.is_empty() {
+        true => None,
+        false => {
+            let names = columns.iter().chain(&added);
             let names: Vec<String> = names.map(|name| identifier(name)).collect();
             Some(with_columns(
                 statement,
@@ -177,7 +204,7 @@ fn copy_in(
         }
     };
     let session = SessionEffects {
-        moves_sequence: !sequences.is_empty(),
+        moves_sequence: !appended.drawn.is_empty(),
         ..SessionEffects::default()
     };
     let plan = CopyIn {
@@ -185,44 +212,87 @@ fn copy_in(
         destination,
         format: options.format()?,
         sql,
-        sequences,
+        sequences: seconds(appended.drawn),
+        timed: seconds(appended.timed),
+        appended: added,
     };
     Ok(Draft::new(Plan::CopyIn(plan), "copy")
         .session(session)
         .writes())
 }
 
-/// Columns that are left out and filled from sequences, with these.
+/// Columns that are left out of the data and filled in, by name.
+#[derive(Default)]
+struct Appended {
+    /// With the sequence that each row takes a value from.
+    drawn: Vec<(String, String)>,
+    /// With a SELECT of the value of all rows.
+    timed: Vec<(String, Template)>,
+}
+
+fn seconds<T>(pairs: Vec<(String, T)>) -> Vec<T> {
+    pairs.into_iter().map(|(_, second)| second).collect()
+}
+
 fn appended(
     statement: &Statement<'_>,
     relation: &Relation,
     columns: &[String],
-) -> Result<Vec<(String, String)>, PlanError> {
-    let mut appended = Vec::new();
+    options: &Options,
+) -> Result<Appended, PlanError> {
+    let mut appended = Appended::default();
+    let local = relation.placement == Placement::Local;
     for column in &relation.columns {
         if columns.contains(&column.name) || column.generated {
             continue;
         }
+        let timed = write::default_reads_clock(statement.catalog, column);
+        if local && !timed {
+            continue;
+        }
         if let Some(sequence) = &column.sequence {
-            appended.push((column.name.clone(), sequence.clone()));
+            appended.drawn.push((column.name.clone(), sequence.clone()));
             continue;
         }
         let traits = write::default_traits(statement.catalog, column);
         let reference = relation.placement == Placement::Reference;
-        let uneven = reference
-            && (traits.volatile.is_some() || traits.statement_clock || !traits.clocks.is_empty());
+        let uneven = (reference || timed) && (traits.volatile.is_some() || traits.statement_clock);
         if traits.home.is_some() || traits.unsafe_call.is_some() || uneven {
-            return Err(PlanError::unsupported(format!(
-                "the default of column \"{}\" of \"{}\" cannot be computed on each shard",
-                column.name, relation.name.name
-            ))
-            .hint(format!(
-                "Add \"{}\" to the column list and to the data.",
-                column.name
-            )));
+            return Err(not_computable(relation, column));
+        }
+        if timed {
+            let value = clock::one_time(&value_of_all(column, options));
+            let value = value.ok_or_else(|| not_computable(relation, column))?;
+            appended.timed.push((column.name.clone(), value));
         }
     }
     Ok(appended)
+}
+
+fn not_computable(relation: &Relation, column: &Column) -> PlanError {
+    PlanError::unsupported(format!(
+        "the default of column \"{}\" of \"{}\" cannot be computed on each shard",
+        column.name, relation.name.name
+    ))
+    .hint(format!(
+        "Add \"{}\" to the column list and to the data.",
+        column.name
+    ))
+}
+
+/// A SELECT of a column's default, in a form that COPY reads alike at every setting.
+fn value_of_all(column: &Column, options: &Options) -> String {
+    let sql_type = without_length(&column.sql_type);
+    let value = format!("({})::{sql_type}", write::default_text(column));
+    let of_time = sql_type.starts_with("timestamp") || sql_type == "date";
+    match options.format.as_deref() {
+        Some("binary") => format!("SELECT {value}"),
+        // In JSON they do not depend on DateStyle.
+        _ if of_time && !sql_type.ends_with("[]") => {
+            format!("SELECT pg_catalog.to_json({value}) #>> '{{}}'")
+        }
+        _ => format!("SELECT ({value})::text"),
+    }
 }
 
 fn refuse_condition(statement: &Statement<'_>, copy: &protobuf::CopyStmt) -> Result<(), PlanError> {
@@ -366,12 +436,6 @@ impl Options {
     fn header(&self) -> bool {
         let off = |value: &String| matches!(value.to_lowercase().as_str(), "false" | "off" | "0");
         self.header.as_ref().is_some_and(|value| !off(value))
-    }
-
-    fn matches_header(&self) -> bool {
-        self.header
-            .as_ref()
-            .is_some_and(|value| value.eq_ignore_ascii_case("match"))
     }
 
     fn format(&self) -> Result<CopyFormat, PlanError> {

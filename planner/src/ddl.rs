@@ -462,7 +462,7 @@ fn truncate_tables(
         )
         .hint("Use a statement for each."));
     }
-    let draft = everywhere("truncate");
+    let draft = everywhere("truncate", false);
     Ok(if truncate.restart_seqs {
         draft.changes_catalog()
     } else {
@@ -477,18 +477,19 @@ fn lock_tables(statement: &Statement<'_>, lock: &protobuf::LockStmt) -> Result<D
         })
     });
     Ok(if placed {
-        everywhere("lock")
+        everywhere("lock", true)
     } else {
         Draft::home("lock").writes()
     })
 }
 
-fn everywhere(kind: &'static str) -> Draft {
+fn everywhere(kind: &'static str, needs_block: bool) -> Draft {
     let multi = Multi {
         shards: ShardSet::All,
         sql: None,
         returning: false,
         copies: true,
+        needs_block,
         moves: Vec::new(),
     };
     Draft::new(Plan::Multi(multi), kind).writes()

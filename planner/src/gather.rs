@@ -11,8 +11,8 @@ use pg_query::{NodeEnum, protobuf};
 use crate::{
     analysis::{Analysis, CLIENT_TEXT, Filter, Naming, Occurrence, Reference, WholeRow},
     catalog::{Column, Placement, QualifiedName, Relation},
-    parse,
-    plan::{Fetch, FetchSource, Gather, PlanError, ProxyView, ShardSet},
+    clock, holes, parse,
+    plan::{Fetch, FetchSource, Gather, PlanError, ProxyView, ShardSet, Template},
     route,
     route::Statement,
     scatter::clauses::{self, Base, Span},
@@ -33,17 +33,26 @@ pub(crate) fn gather(
     views: &Views<'_>,
     reason: String,
 ) -> Result<Gather, PlanError> {
+    let fetched = fetch_all(statement, analysis, views)?;
+    Ok(Gather {
+        fetches: fetched.list,
+        statement: clock::one_time(&fetched.text).ok_or_else(not_rewritable)?,
+        reason,
+    })
+}
+
+/// Fetches all that is not on the home shard.
+pub(crate) fn fetch_all(
+    statement: &Statement<'_>,
+    analysis: &Analysis<'_>,
+    views: &Views<'_>,
+) -> Result<Fetched, PlanError> {
     refuse(analysis)?;
     let elsewhere = |index: usize| {
         let found = analysis.occurrences[index].found;
         found.distributed().is_some() || matches!(found, Found::Proxy(_))
     };
-    let fetched = fetch(statement, analysis, views, &elsewhere, &[])?;
-    Ok(Gather {
-        fetches: fetched.list,
-        statement: fetched.text,
-        reason,
-    })
+    fetch(statement, analysis, views, &elsewhere, &[])
 }
 
 /// Relations that are read from temporary tables, and the statement over those.
@@ -258,7 +267,7 @@ struct Needed {
     relation: QualifiedName,
     from: FetchSource,
     columns: Vec<(String, String)>,
-    select: String,
+    select: Template,
     binary: bool,
     primary_key: Option<String>,
     /// Columns may be meant to depend on the primary key.
@@ -277,7 +286,7 @@ impl Needed {
             columns: columns
                 .map(|(name, sql_type)| ((*name).to_owned(), (*sql_type).to_owned()))
                 .collect(),
-            select: String::new(),
+            select: Template::new(),
             binary: false,
             primary_key: None,
             needs_key: false,
@@ -346,7 +355,7 @@ impl Needed {
                     )
                 })
                 .collect(),
-            select,
+            select: holes::template(&select),
             binary: columns.iter().all(|column| column.portable_binary),
             primary_key,
             needs_key: analysis.groups,
@@ -385,11 +394,11 @@ impl Fetches {
             relation: needed.relation,
             from: needed.from.clone(),
             create: match needed.from {
-                FetchSource::Proxy(_) => String::new(),
-                FetchSource::Shards(_) => format!(
+                FetchSource::Proxy(_) => Template::new(),
+                FetchSource::Shards(_) => holes::template(&format!(
                     "CREATE TEMPORARY TABLE {temp_table} ({}) ON COMMIT DROP",
                     columns.join(", ")
-                ),
+                )),
             },
             select: needed.select,
             columns: needed.columns.into_iter().map(|(name, _)| name).collect(),

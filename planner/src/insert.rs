@@ -28,6 +28,7 @@ use crate::{
     write,
 };
 
+mod defaults;
 mod select;
 mod values;
 
@@ -44,7 +45,7 @@ pub(crate) fn insert(
     let target = write::main_target(statement, &analysis);
     let relation = target.and_then(|target| analysis.occurrences[target].found.placed());
     let Some(relation) = relation else {
-        return write::write(statement);
+        return defaults::insert_at_home(statement, insert, &analysis, target);
     };
     route::refuse_unsafe(catalog, &analysis)?;
     crate::session::refuse_set_config(statement, &analysis)?;
@@ -200,9 +201,7 @@ fn fills_in_time(statement: &Statement<'_>, relation: &Relation, values: &Values
         column.default.is_some()
             && !column.generated
             && values.uses_default(at)
-            && !write::default_traits(statement.catalog, column)
-                .clocks
-                .is_empty()
+            && write::default_reads_clock(statement.catalog, column)
     })
 }
 

@@ -218,6 +218,22 @@ pub fn midnight(date: &KeyValue) -> Option<KeyValue> {
     }
 }
 
+/// The type that a server gives a value of a key that nobody declared: the key's own; for integers
+/// the number of bytes tells which of the three.
+pub fn native_oid(key_type: KeyType, length: usize) -> Option<u32> {
+    match (key_type, length) {
+        (KeyType::Integer, 2) => Some(INT2),
+        (KeyType::Integer, 4) => Some(INT4),
+        (KeyType::Integer, 8) => Some(INT8),
+        (KeyType::Integer, _) => None,
+        (KeyType::Text, _) => Some(TEXT),
+        (KeyType::Uuid, _) => Some(UUID),
+        (KeyType::Date, _) => Some(DATE),
+        (KeyType::Timestamp, _) => Some(TIMESTAMP),
+        (KeyType::TimestampTz, _) => Some(TIMESTAMPTZ),
+    }
+}
+
 /// Reads a value in binary format. `type_oid` is the type it was sent as. `None`: a type of
 /// another family, or not as many bytes as the type has.
 pub fn from_binary(key_type: KeyType, type_oid: u32, bytes: &[u8]) -> Option<KeyValue> {

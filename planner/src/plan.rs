@@ -237,7 +237,7 @@ pub enum Piece {
     Text(String),
     /// The n-th literal of the normalised text, as the client spelled it.
     Literal(usize),
-    /// The row's next value of `InsertSplit::sequences[n]`, as a number.
+    /// The row's next value of the n-th of the plan's sequences.
     Sequence(usize),
     /// The row's evaluated key (`InsertRow::key`), as a quoted literal.
     Key,
@@ -245,14 +245,6 @@ pub enum Piece {
     /// cast).
     Now,
 }
-
-/// In rewritten SQL (`Multi::sql`), stands where the transaction's timestamp goes:
-/// the proxy replaces this exact text by a quoted literal.
-pub const NOW_PLACEHOLDER: &str = "'automator67:now'";
-
-/// In [`InsertSelect::query_sql`], ends the argument of a `nextval` that is the proxy's, not the
-/// client's.
-pub const NEXT_MARK: &str = "/*automator67:next*/";
 
 /// INSERT ... VALUES over several shards.
 #[derive(Debug, Clone, PartialEq)]
@@ -325,7 +317,7 @@ pub struct InsertSelect {
     /// is already the wrapped query.
     pub query: Box<Plan>,
     /// The wrapped SELECT, for `query` being `Single`.
-    pub query_sql: String,
+    pub query_sql: Template,
     /// The target columns, unquoted, in the order of the SELECT's.
     pub columns: Vec<String>,
     /// Index of the shard key in `columns`; `None` where rows have no key.
@@ -338,7 +330,7 @@ pub struct InsertSelect {
     pub suffix: Option<String>,
     /// Every row comes back exactly once, so results can be put in input order.
     pub one_result_per_row: bool,
-    /// Sequences of which each row takes one value, see [`NEXT_MARK`].
+    /// Sequences (quoted, qualified names) of which each row takes one value.
     pub sequences: Vec<String>,
 }
 
@@ -347,12 +339,14 @@ pub struct InsertSelect {
 pub struct Multi {
     /// Which.
     pub shards: ShardSet,
-    /// `None`: the client's own text. `Some`: rewritten (see [`NOW_PLACEHOLDER`]).
-    pub sql: Option<String>,
+    /// `None`: the client's own text. `Some`: rewritten.
+    pub sql: Option<Template>,
     /// The statement returns rows.
     pub returning: bool,
     /// Every shard changes its own copy of the same rows: report one shard's tag and rows.
     pub copies: bool,
+    /// Refused outside of a transaction block: LOCK.
+    pub needs_block: bool,
     /// What is read first, for every shard to have it.
     pub moves: Vec<Move>,
 }
@@ -448,7 +442,7 @@ pub enum ReductionValues {
     /// In a column of another moved relation: indexes into `Scatter::moves` and its columns.
     Moved(usize, usize),
     /// A SELECT gives them, on each shard.
-    Select(String),
+    Select(Template),
 }
 
 /// How the rows of several shards become the answer.
@@ -561,7 +555,7 @@ pub struct Gather {
     pub fetches: Vec<Fetch>,
     /// What runs on the home shard once all fetches are loaded: the user's statement with
     /// relations renamed and views expanded. Parameters keep their numbers.
-    pub statement: String,
+    pub statement: Template,
     /// The one-line reason a cheaper tier was not possible, for EXPLAIN.
     pub reason: String,
 }
@@ -576,9 +570,9 @@ pub struct Fetch {
     /// The temporary table's unqualified name.
     pub temp_table: String,
     /// `CREATE TEMPORARY TABLE ... ON COMMIT DROP`; empty for rows of the proxy, which are in no table.
-    pub create: String,
+    pub create: Template,
     /// `SELECT cols FROM t [WHERE ...]`, may hold the statement's own `$n`.
-    pub select: String,
+    pub select: Template,
     /// The copied columns, unquoted, in order.
     pub columns: Vec<String>,
     /// All column types travel in binary between any two servers; otherwise text is used.
@@ -723,6 +717,11 @@ pub struct CopyIn {
     pub sql: Option<String>,
     /// Sequences (quoted, qualified) of which each row takes one value, appended as last columns.
     pub sequences: Vec<String>,
+    /// A SELECT for each column whose default reads the transaction's time: its value is the same
+    /// for all rows, and is appended behind those of sequences.
+    pub timed: Vec<Template>,
+    /// The names of the appended columns, unquoted.
+    pub appended: Vec<String>,
 }
 
 /// Where COPY's rows go.
@@ -730,6 +729,8 @@ pub struct CopyIn {
 pub enum CopyDestination {
     /// Every row to every shard (reference tables).
     EveryShard,
+    /// Every row to the home shard (local tables).
+    Home,
     /// Each row to the shard of its key.
     Key {
         /// 0-based field of the row that holds the key, or the n-th appended sequence.
@@ -834,13 +835,10 @@ pub struct Ddl {
 /// BEGIN and friends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TransactionCommand {
-    /// BEGIN, START TRANSACTION. `options` is what follows, as text for a shard's own BEGIN
-    /// (like ` ISOLATION LEVEL SERIALIZABLE READ ONLY`), empty when none.
+    /// BEGIN, START TRANSACTION.
     Begin {
-        /// Text for a shard's own BEGIN.
-        options: String,
-        /// It says READ ONLY.
-        read_only: bool,
+        /// What it says of the transaction.
+        modes: TransactionModes,
         /// The tag is `START TRANSACTION`, not `BEGIN`.
         start: bool,
     },
@@ -869,19 +867,93 @@ pub enum TransactionCommand {
         /// The statement without comments.
         replay: String,
     },
-    /// SET TRANSACTION ...: what follows TRANSACTION, as for `Begin::options`.
-    SetTransaction {
-        /// Text for a shard's own SET TRANSACTION.
-        options: String,
-        /// READ ONLY or READ WRITE, if it says one of them.
-        read_only: Option<bool>,
-    },
+    /// SET TRANSACTION.
+    SetTransaction(TransactionModes),
+}
+
+/// Modes of a transaction, as far as they are said (manual, "SET TRANSACTION"). Printed, they are
+/// what stands behind BEGIN and SET TRANSACTION.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransactionModes {
+    /// ISOLATION LEVEL.
+    pub isolation: Option<Isolation>,
+    /// READ ONLY or READ WRITE.
+    pub read_only: Option<bool>,
+    /// DEFERRABLE or NOT DEFERRABLE.
+    pub deferrable: Option<bool>,
+}
+
+impl TransactionModes {
+    /// Nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == TransactionModes::default()
+    }
+
+    /// With what is said later.
+    pub fn with(&self, later: &TransactionModes) -> TransactionModes {
+        TransactionModes {
+            isolation: later.isolation.or(self.isolation),
+            read_only: later.read_only.or(self.read_only),
+            deferrable: later.deferrable.or(self.deferrable),
+        }
+    }
+}
+
+impl fmt::Display for TransactionModes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(level) = self.isolation {
+            write!(formatter, " ISOLATION LEVEL {}", level.name())?;
+        }
+        formatter.write_str(match self.read_only {
+            None => "",
+            Some(true) => " READ ONLY",
+            Some(false) => " READ WRITE",
+        })?;
+        formatter.write_str(match self.deferrable {
+            None => "",
+            Some(true) => " DEFERRABLE",
+            Some(false) => " NOT DEFERRABLE",
+        })
+    }
+}
+
+/// An isolation level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// READ UNCOMMITTED
+    ReadUncommitted,
+    /// READ COMMITTED
+    ReadCommitted,
+    /// REPEATABLE READ
+    RepeatableRead,
+    /// SERIALIZABLE
+    Serializable,
+}
+
+impl Isolation {
+    /// All of them.
+    pub const ALL: [Isolation; 4] = [
+        Isolation::ReadUncommitted,
+        Isolation::ReadCommitted,
+        Isolation::RepeatableRead,
+        Isolation::Serializable,
+    ];
+
+    /// In SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isolation::ReadUncommitted => "READ UNCOMMITTED",
+            Isolation::ReadCommitted => "READ COMMITTED",
+            Isolation::RepeatableRead => "REPEATABLE READ",
+            Isolation::Serializable => "SERIALIZABLE",
+        }
+    }
 }
 
 /// SET and friends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SettingCommand {
-    /// SET name = value, SET ROLE, a constant `set_config`.
+    /// SET name = value, SET ROLE.
     Set {
         /// Lower case.
         name: String,
@@ -891,6 +963,17 @@ pub enum SettingCommand {
         /// DEFAULT.
         value: Option<String>,
         /// SET LOCAL.
+        local: bool,
+    },
+    /// `SELECT set_config(...)` of constants: SET, with a row as its answer.
+    SetConfig {
+        /// Lower case.
+        name: String,
+        /// A whole statement that sets it again on another server.
+        replay: String,
+        /// The value as plain text.
+        value: String,
+        /// For the transaction.
         local: bool,
     },
     /// SET SESSION CHARACTERISTICS: settings and their values.
@@ -903,6 +986,8 @@ pub enum SettingCommand {
         name: String,
         /// SET LOCAL name TO DEFAULT.
         local: bool,
+        /// The command tag: `SET` where it says TO DEFAULT, else `RESET`.
+        tag: &'static str,
     },
     /// RESET ALL.
     ResetAll,
@@ -913,8 +998,19 @@ pub enum SettingCommand {
     },
     /// DISCARD ALL.
     DiscardAll,
-    /// DISCARD PLANS, SEQUENCES, TEMP.
-    Discard,
+    /// DISCARD of something.
+    Discard(Discarded),
+}
+
+/// What DISCARD lets go of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discarded {
+    /// PLANS
+    Plans,
+    /// SEQUENCES
+    Sequences,
+    /// TEMP
+    Temporary,
 }
 
 /// A call of `set_config`. What it sets is read afterwards.

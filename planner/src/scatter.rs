@@ -24,7 +24,8 @@ use self::{
 };
 use crate::{
     analysis::{Analysis, Block, Occurrence, Role, RowOrder},
-    plan::{Combine, Count, Memo, NOW_PLACEHOLDER, Piece, Scatter, ShardSet},
+    holes,
+    plan::{Combine, Count, Memo, Piece, Scatter, ShardSet},
     route::{self, Statement},
     tree::{inner, nodes},
     views::Views,
@@ -137,9 +138,6 @@ fn is_locked(block: &Block<'_>, one: &Occurrence<'_>) -> bool {
 
 /// The statement with one value for the transaction's time. Outputs keep their names.
 pub(crate) fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
-    if statement.text.contains(NOW_PLACEHOLDER) {
-        return None;
-    }
     let base = Base {
         source: statement.source(),
         literals: Vec::new(),
@@ -150,7 +148,7 @@ pub(crate) fn with_one_clock(statement: &Statement<'_>, analysis: &Analysis<'_>)
         let span = base.source.call(clock.location)?;
         edits.push(Edit::new(
             span,
-            format!("({NOW_PLACEHOLDER}{})", clock.casts),
+            format!("({}{})", holes::now(), clock.casts),
         ));
     }
     let holds_clock = |node: &NodeEnum| {
@@ -275,7 +273,7 @@ fn in_place(
         moves: Vec::new(),
         others: Vec::new(),
         shards,
-        statement: composed.statement,
+        statement: holes::in_pieces(composed.statement),
         combine: composed.combine,
         reason: reason.to_owned(),
         memo: Memo::default(),
@@ -342,7 +340,7 @@ fn compose(
     let clauses = clauses::clauses(base, span, select)?;
     let grouped = !select.group_clause.is_empty() || separable::has_aggregate(analysis, select);
     let forms = forms::Forms::of(analysis, select);
-    if anchored.whole || !grouped && !has_window(analysis, select) {
+    if anchored.whole || !grouped && !has_window(select) {
         let volatile = analysis.traits.volatile.is_some();
         return rows::compose(base, &clauses, select, &forms, anchored.whole, volatile);
     }
@@ -353,7 +351,7 @@ fn compose(
 }
 
 /// A window function of the SELECT's own.
-fn has_window(_: &Analysis<'_>, select: &protobuf::SelectStmt) -> bool {
+fn has_window(select: &protobuf::SelectStmt) -> bool {
     fn holds(node: &NodeEnum) -> bool {
         let mut found = matches!(node, NodeEnum::FuncCall(call) if call.over.is_some());
         crate::tree::children(node, &mut |child| {

@@ -9,8 +9,8 @@ use crate::{
     analysis::Analysis,
     normalise::tokens,
     plan::{
-        ConfigArgument, ConfigCall, Plan, PlanError, SessionEffects, SettingCommand,
-        TransactionCommand,
+        ConfigArgument, ConfigCall, Discarded, Isolation, Plan, PlanError, SessionEffects,
+        SettingCommand, TransactionCommand, TransactionModes,
     },
     route::Statement,
     sql::{identifier, literal},
@@ -34,7 +34,10 @@ pub(crate) fn session(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         NodeEnum::VariableShowStmt(show) => Ok(variable_show(&show.name)),
         NodeEnum::DiscardStmt(discard) => Ok(match discard.target() {
             DiscardMode::DiscardAll => setting(SettingCommand::DiscardAll),
-            _ => setting(SettingCommand::Discard),
+            DiscardMode::DiscardPlans => setting(SettingCommand::Discard(Discarded::Plans)),
+            DiscardMode::DiscardSequences => setting(SettingCommand::Discard(Discarded::Sequences)),
+            DiscardMode::DiscardTemp => setting(SettingCommand::Discard(Discarded::Temporary)),
+            DiscardMode::Undefined => Draft::home("other"),
         }),
         NodeEnum::ListenStmt(_) => Ok(Draft::home("listen").session(pinned())),
         NodeEnum::UnlistenStmt(_) => Ok(Draft::home("listen")),
@@ -66,16 +69,10 @@ fn setting(command: SettingCommand) -> Draft {
 fn transaction(command: &protobuf::TransactionStmt) -> Result<Draft, PlanError> {
     let plan = |command| Ok(Draft::new(Plan::Transaction(command), "transaction").reusable(true));
     match command.kind() {
-        kind @ (Kind::TransStmtBegin | Kind::TransStmtStart) => {
-            let (options, read_only) = options(&command.options);
-            let read_only = read_only == Some(true);
-            let start = kind == Kind::TransStmtStart;
-            plan(TransactionCommand::Begin {
-                options,
-                read_only,
-                start,
-            })
-        }
+        kind @ (Kind::TransStmtBegin | Kind::TransStmtStart) => plan(TransactionCommand::Begin {
+            modes: modes(&command.options)?,
+            start: kind == Kind::TransStmtStart,
+        }),
         Kind::TransStmtCommit => plan(TransactionCommand::Commit {
             chain: command.chain,
         }),
@@ -97,10 +94,9 @@ fn transaction(command: &protobuf::TransactionStmt) -> Result<Draft, PlanError> 
     }
 }
 
-/// Transaction modes as text that follows BEGIN or SET TRANSACTION.
-fn options(list: &[pg_query::Node]) -> (String, Option<bool>) {
-    let mut text = String::new();
-    let mut read_only = None;
+/// The modes that BEGIN or SET TRANSACTION says.
+fn modes(list: &[pg_query::Node]) -> Result<TransactionModes, PlanError> {
+    let mut modes = TransactionModes::default();
     for node in nodes(list) {
         let NodeEnum::DefElem(option) = node else {
             continue;
@@ -108,22 +104,32 @@ fn options(list: &[pg_query::Node]) -> (String, Option<bool>) {
         let value = inner(&option.arg)
             .and_then(constant_text)
             .unwrap_or_default();
-        let on = matches!(value.as_str(), "1" | "true" | "on");
-        match option.defname.as_str() {
-            "transaction_isolation" => {
-                text.push_str(&format!(" ISOLATION LEVEL {}", value.to_uppercase()));
-            }
-            "transaction_read_only" => {
-                read_only = Some(on);
-                text.push_str(if on { " READ ONLY" } else { " READ WRITE" });
-            }
-            "transaction_deferrable" => {
-                text.push_str(if on { " DEFERRABLE" } else { " NOT DEFERRABLE" });
-            }
-            _ => {}
-        }
+        set_mode(&mut modes, &option.defname, &value)?;
     }
-    (text, read_only)
+    Ok(modes)
+}
+
+/// Settings that are really modes of the current transaction. False: it is none of them.
+fn set_mode(modes: &mut TransactionModes, name: &str, value: &str) -> Result<bool, PlanError> {
+    let on = matches!(value.to_lowercase().as_str(), "on" | "true" | "yes" | "1");
+    match name {
+        "transaction_isolation" => modes.isolation = Some(isolation(value)?),
+        "transaction_read_only" => modes.read_only = Some(on),
+        "transaction_deferrable" => modes.deferrable = Some(on),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn isolation(value: &str) -> Result<Isolation, PlanError> {
+    let mut levels = Isolation::ALL.into_iter();
+    let level = levels.find(|level| level.name().eq_ignore_ascii_case(value));
+    level.ok_or_else(|| {
+        let message = format!("invalid value for parameter \"transaction_isolation\": \"{value}\"");
+        PlanError::new("22023", message).hint(
+            "Available values: serializable, repeatable read, read committed, read uncommitted.",
+        )
+    })
 }
 
 // ---- settings ----
@@ -137,19 +143,21 @@ fn variable_set(
     match set.kind() {
         VariableSetKind::VarSetMulti => set_several(statement, set),
         VariableSetKind::VarResetAll => Ok(setting(SettingCommand::ResetAll)),
-        VariableSetKind::VarReset => Ok(setting(SettingCommand::Reset { name, local: false })),
+        VariableSetKind::VarReset => Ok(setting(SettingCommand::Reset {
+            name,
+            local: false,
+            tag: "RESET",
+        })),
         VariableSetKind::VarSetDefault => Ok(setting(SettingCommand::Reset {
             name,
             local: set.is_local,
+            tag: "SET",
         })),
         VariableSetKind::VarSetValue => {
             let value = value_text(&name, &set.args);
-            if let Some(mode) = transaction_mode(&name, &value) {
-                let read_only = (name == "transaction_read_only").then(|| mode == " READ ONLY");
-                let command = TransactionCommand::SetTransaction {
-                    options: mode,
-                    read_only,
-                };
+            let mut modes = TransactionModes::default();
+            if set_mode(&mut modes, &name, &value)? {
+                let command = TransactionCommand::SetTransaction(modes);
                 return Ok(Draft::new(Plan::Transaction(command), "transaction"));
             }
             let replay = replay(statement);
@@ -191,17 +199,6 @@ fn refuse_escapes(value: &str) -> Result<(), PlanError> {
     )
 }
 
-/// Settings that are really modes of the current transaction.
-fn transaction_mode(name: &str, value: &str) -> Option<String> {
-    let on = matches!(value.to_lowercase().as_str(), "on" | "true" | "yes" | "1");
-    Some(match name {
-        "transaction_isolation" => format!(" ISOLATION LEVEL {}", value.to_uppercase()),
-        "transaction_read_only" => (if on { " READ ONLY" } else { " READ WRITE" }).to_owned(),
-        "transaction_deferrable" => (if on { " DEFERRABLE" } else { " NOT DEFERRABLE" }).to_owned(),
-        _ => return None,
-    })
-}
-
 /// SET TRANSACTION, SET SESSION CHARACTERISTICS.
 fn set_several(
     statement: &Statement<'_>,
@@ -209,8 +206,7 @@ fn set_several(
 ) -> Result<Draft, PlanError> {
     match set.name.as_str() {
         "TRANSACTION" => {
-            let (options, read_only) = options(&set.args);
-            let command = TransactionCommand::SetTransaction { options, read_only };
+            let command = TransactionCommand::SetTransaction(modes(&set.args)?);
             Ok(Draft::new(Plan::Transaction(command), "transaction"))
         }
         "SESSION CHARACTERISTICS" => {
@@ -334,10 +330,10 @@ pub(crate) fn constant_set_config(select: &protobuf::SelectStmt) -> Option<Draft
         literal(&name),
         literal(&value)
     );
-    let command = SettingCommand::Set {
+    let command = SettingCommand::SetConfig {
         name,
         replay,
-        value: Some(value),
+        value,
         local,
     };
     Some(setting(command))

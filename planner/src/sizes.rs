@@ -17,7 +17,8 @@ use crate::{
     builtins::{self, Kind, Rows},
     catalog::{Catalog, Placement, QualifiedName, Relation},
     functions::output_name,
-    plan::{Combine, FinalPiece, Memo, Piece, Plan, PlanError, Scatter, ShardSet},
+    holes,
+    plan::{Combine, Memo, Piece, Plan, PlanError, Scatter, ShardSet},
     route::Statement,
     scope::Found,
     sequences,
@@ -28,14 +29,11 @@ use crate::{
     views::Views,
 };
 
-/// Stands in the last statement for the shards' numbers.
-const ROWS_MARK: &str = "\u{1}";
-
 /// The plan of a SELECT that reads such numbers of distributed tables; `None` for any other.
 pub(crate) fn summed(statement: &Statement<'_>) -> Result<Option<Draft>, PlanError> {
     let text = statement.own_text();
     // Every function and relation that is meant has it in its name.
-    let may = text.to_ascii_lowercase().contains("pg_") && !text.contains(ROWS_MARK);
+    let may = text.to_ascii_lowercase().contains("pg_");
     let NodeEnum::SelectStmt(_) = statement.node else {
         return Ok(None);
     };
@@ -224,14 +222,8 @@ fn plan(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<Draft> {
     }
     let question = sums.question();
     let text = sums.edits.apply(statement.text, statement.span)?;
-    crate::parse::parse_one(&text.replace(ROWS_MARK, "pg_class a67"))?;
-    let mut pieces = Vec::new();
-    for (index, part) in text.split(ROWS_MARK).enumerate() {
-        if index > 0 {
-            pieces.push(FinalPiece::Rows);
-        }
-        pieces.push(FinalPiece::Piece(Piece::Text(part.to_owned())));
-    }
+    crate::parse::parse_one(&text)?;
+    let pieces = holes::in_last(vec![Piece::Text(text)]);
     let scatter = Scatter {
         moves: Vec::new(),
         others: Vec::new(),
@@ -280,6 +272,7 @@ impl<'a> Sums<'_, 'a> {
         let whole = self.statement.text.get(whole.0..whole.1)?;
         let name = identifier(&size.function);
         let server = size.function == DATABASE_SIZE;
+        let rows = holes::rows();
         let column = self.measure(Measure {
             of_relation: match server {
                 true => "pg_catalog.pg_database_size(pg_catalog.current_database())".to_owned(),
@@ -292,12 +285,12 @@ impl<'a> Sums<'_, 'a> {
             format!(
                 "(SELECT CASE WHEN ({argument})::text IN (pg_catalog.current_database()::text, \
                  (SELECT a67_d.oid::text FROM pg_catalog.pg_database a67_d WHERE a67_d.datname = pg_catalog.current_database())) \
-                 THEN (SELECT pg_catalog.sum(a67.c{column})::bigint FROM {ROWS_MARK} WHERE a67.c1 = '') \
+                 THEN (SELECT pg_catalog.sum(a67.c{column})::bigint FROM {rows} WHERE a67.c1 = '') \
                  ELSE {whole} END AS {name})"
             )
         } else {
             format!(
-                "(SELECT coalesce((SELECT pg_catalog.sum(a67.c{column})::bigint FROM {ROWS_MARK} \
+                "(SELECT coalesce((SELECT pg_catalog.sum(a67.c{column})::bigint FROM {rows} \
                  WHERE pg_catalog.to_regclass(a67.c1) = ({argument})::regclass), {whole}) AS {name})"
             )
         };
@@ -395,8 +388,9 @@ impl<'a> Sums<'_, 'a> {
             Some(_) => String::new(),
             None => format!(" {}", identifier(&range.relname)),
         };
+        let rows = holes::rows();
         let replacement = format!(
-            "(SELECT a67_w.* FROM {relation} a67_v, LATERAL (SELECT pg_catalog.jsonb_build_object({}) AS sums FROM {ROWS_MARK} \
+            "(SELECT a67_w.* FROM {relation} a67_v, LATERAL (SELECT pg_catalog.jsonb_build_object({}) AS sums FROM {rows} \
              WHERE pg_catalog.to_regclass(a67.c1) = a67_v.{key} HAVING pg_catalog.count(*) > 0 \
              UNION ALL SELECT '{{}}' LIMIT 1) a67_s, \
              LATERAL pg_catalog.jsonb_populate_record(a67_v, a67_s.sums) a67_w){alias}",
@@ -446,8 +440,9 @@ impl<'a> Sums<'_, 'a> {
         let span = self.source.name(location)?;
         let (table, label) = (identifier(table), identifier(name));
         let sum = sum_of(&range.relname, name, &format!("a67.c{number}"));
+        let rows = holes::rows();
         let replacement = format!(
-            "(SELECT coalesce((SELECT {sum} FROM {ROWS_MARK} WHERE pg_catalog.to_regclass(a67.c1) = {table}.{key}), {table}.{label}) AS {label})"
+            "(SELECT coalesce((SELECT {sum} FROM {rows} WHERE pg_catalog.to_regclass(a67.c1) = {table}.{key}), {table}.{label}) AS {label})"
         );
         self.edits.replace(span, replacement);
         self.tables = None;

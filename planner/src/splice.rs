@@ -137,11 +137,6 @@ impl Edits {
         }
     }
 
-    /// Leaves bytes `from..to` as they are after all.
-    pub(crate) fn forget(&mut self, span: (usize, usize)) {
-        self.list.remove(&span);
-    }
-
     /// Puts a replacement for each of some parts, and leaves everything inside of them as it is. Of
     /// a part inside another one there is nothing left.
     pub(crate) fn replace_whole(&mut self, parts: &[((usize, usize), String)]) {

@@ -10,7 +10,7 @@ use crate::{
     asker,
     budget::Budget,
     catalog::{Catalog, Placement, Relation, RelationKind, Residue, Temporary},
-    copy, cursor, ddl, explain, gather, insert, names,
+    clock, copy, cursor, ddl, explain, gather, insert, names,
     normalise::{Normalised, TokenKind, tokens},
     once,
     parse::{self, ParseFailure, Parsed},
@@ -451,11 +451,13 @@ fn one_time(
     kind: &'static str,
 ) -> Result<Draft, PlanError> {
     let in_view = analysis.traits.clocks.iter().any(|clock| clock.in_view);
-    let text = (!in_view).then(|| scatter::with_one_clock(statement, analysis));
+    let text = (!in_view).then(|| clock::one_time(statement.own_text()));
     let text = text.flatten().ok_or_else(|| {
         PlanError::unsupported("the transaction's time cannot be put into the statement")
-            .detail("The transaction began on another shard, whose time is that of the transaction.")
-            .hint("Give outputs of subqueries that read now() a name, or write the time into the statement.")
+            .detail(
+                "The transaction began on another shard, whose time is that of the transaction.",
+            )
+            .hint("Write the time into the statement.")
     })?;
     Ok(write::timed(shards, text, kind))
 }

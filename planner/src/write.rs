@@ -12,14 +12,14 @@ use crate::{
     analysis::{self, Analysis, Occurrence, assigned_columns},
     builtins,
     catalog::{Catalog, Column, Placement, Relation},
-    functions::{self, Traits},
+    clock,
+    functions::Traits,
     gather, parse,
-    plan::{Multi, NOW_PLACEHOLDER, Plan, PlanError, ShardSet, Target},
+    plan::{Multi, Plan, PlanError, ShardSet, Target, Template},
     route::{self, Statement, Verdict, distributed},
     scope::Found,
-    splice::Edits,
     statement::{Draft, Reach, Tier, effects, sentence},
-    tree::{self, Child, inner, nodes, strings},
+    tree::{self, Child, nodes, strings},
     views::Views,
 };
 
@@ -300,6 +300,12 @@ pub(crate) fn default_traits(catalog: &Catalog, column: &Column) -> Traits {
     traits
 }
 
+/// A column's default reads the transaction's time.
+pub(crate) fn default_reads_clock(catalog: &Catalog, column: &Column) -> bool {
+    let may = !column.generated && clock::may_read(default_text(column));
+    may && !default_traits(catalog, column).clocks.is_empty()
+}
+
 fn write_at_home(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
@@ -333,12 +339,13 @@ pub(crate) fn needs_one_time(statement: &Statement<'_>, analysis: &Analysis<'_>)
 }
 
 /// A statement with the transaction's time in it.
-pub(crate) fn timed(shards: ShardSet, sql: String, kind: &'static str) -> Draft {
+pub(crate) fn timed(shards: ShardSet, sql: Template, kind: &'static str) -> Draft {
     let multi = Multi {
         shards,
         sql: Some(sql),
         returning: true,
         copies: false,
+        needs_block: false,
         moves: Vec::new(),
     };
     Draft::new(Plan::Multi(multi), kind)
@@ -412,6 +419,7 @@ fn write_distributed(
         sql,
         returning,
         copies: false,
+        needs_block: false,
         moves: Vec::new(),
     };
     let draft = Draft::new(Plan::Multi(multi), kind).reusable(reusable);
@@ -722,122 +730,17 @@ pub(crate) fn returns_rows(node: &NodeEnum) -> bool {
 pub(crate) fn with_one_clock(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
-) -> Result<Option<String>, PlanError> {
-    let clocks: Vec<_> = analysis
-        .traits
-        .clocks
-        .iter()
-        .filter(|clock| !clock.in_view)
-        .collect();
-    if clocks.is_empty() {
+) -> Result<Option<Template>, PlanError> {
+    let clocks = &analysis.traits.clocks;
+    if clocks.iter().all(|clock| clock.in_view) {
         return Ok(None);
     }
-    if statement.text.contains(NOW_PLACEHOLDER) {
-        return Err(PlanError::unsupported(format!(
-            "the string {NOW_PLACEHOLDER} beside now() is not supported over several shards"
-        ))
-        .hint("Write the string in two parts, with || between them."));
-    }
-    refuse_renamed_outputs(statement.node)?;
-    let failure = || PlanError::unsupported("the statement's use of now() is not understood");
-    let source = statement.source();
-    let mut edits = Edits::default();
-    let names = output_names(statement.node);
-    for clock in clocks {
-        let (from, to) = source.call(clock.location).ok_or_else(failure)?;
-        edits.replace((from, to), format!("({NOW_PLACEHOLDER}{})", clock.casts));
-    }
-    for (location, name) in names {
-        // Only where a whole output is one call does its name change.
-        let (from, to) = source.call(location).ok_or_else(failure)?;
-        let clock = analysis
-            .traits
-            .clocks
-            .iter()
-            .find(|clock| clock.location == from);
-        if let Some(clock) = clock {
-            edits = re_edit(
-                edits,
-                (from, to),
-                &format!(
-                    "({NOW_PLACEHOLDER}{}) AS {}",
-                    clock.casts,
-                    crate::sql::identifier(&name)
-                ),
-            );
-        }
-    }
-    let text = edits
-        .apply(statement.text, statement.span)
-        .ok_or_else(failure)?;
-    match parse::parse_one(&text) {
-        Some(_) => Ok(Some(text)),
-        None => Err(failure()),
-    }
-}
-
-fn re_edit(mut edits: Edits, span: (usize, usize), replacement: &str) -> Edits {
-    edits.forget(span);
-    edits.replace(span, replacement);
-    edits
-}
-
-/// Outputs of RETURNING without an alias that are one call of a clock: where, and their names.
-fn output_names(node: &NodeEnum) -> Vec<(usize, String)> {
-    let clause = match node {
-        NodeEnum::InsertStmt(insert) => &insert.returning_clause,
-        NodeEnum::UpdateStmt(update) => &update.returning_clause,
-        NodeEnum::DeleteStmt(delete) => &delete.returning_clause,
-        NodeEnum::MergeStmt(merge) => &merge.returning_clause,
-        _ => &None,
-    };
-    let Some(clause) = clause else {
-        return Vec::new();
-    };
-    nodes(&clause.exprs)
-        .filter_map(|node| {
-            let NodeEnum::ResTarget(target) = node else {
-                return None;
-            };
-            let value = inner(&target.val).filter(|_| target.name.is_empty())?;
-            let (location, _) = functions::clock_of(value)?;
-            Some((location, functions::output_name(value)?))
-        })
-        .collect()
-}
-
-/// `RETURNING now()::date` is called `now`; with a value in its place it would be called `date`.
-fn refuse_renamed_outputs(node: &NodeEnum) -> Result<(), PlanError> {
-    let clause = match node {
-        NodeEnum::InsertStmt(insert) => &insert.returning_clause,
-        NodeEnum::UpdateStmt(update) => &update.returning_clause,
-        NodeEnum::DeleteStmt(delete) => &delete.returning_clause,
-        NodeEnum::MergeStmt(merge) => &merge.returning_clause,
-        _ => &None,
-    };
-    let renamed = clause
-        .iter()
-        .flat_map(|clause| nodes(&clause.exprs))
-        .any(|node| {
-            let NodeEnum::ResTarget(target) = node else {
-                return false;
-            };
-            let mut value = inner(&target.val).filter(|_| target.name.is_empty());
-            while let Some(NodeEnum::TypeCast(cast)) = value {
-                value = inner(&cast.arg);
-                if value.is_some_and(|value| functions::clock_of(value).is_some()) {
-                    return true;
-                }
-            }
-            false
-        });
-    if renamed {
-        return Err(PlanError::unsupported(
-            "a cast of now() in RETURNING needs an alias in a write over several shards",
-        )
-        .hint("Write: RETURNING now()::date AS now"));
-    }
-    Ok(())
+    let template = clock::one_time(statement.own_text());
+    let template = template.ok_or_else(|| {
+        PlanError::unsupported("the statement's use of now() is not understood")
+            .hint("Write the time into the statement.")
+    })?;
+    Ok(Some(template))
 }
 
 // ---- reference tables ----
@@ -859,6 +762,7 @@ fn write_copies(
         sql,
         returning,
         copies: true,
+        needs_block: false,
         moves: Vec::new(),
     };
     Ok(Draft::new(Plan::Multi(multi), kind).reusable(reusable))

@@ -49,7 +49,7 @@ pub mod sqlstate {
     pub const DUPLICATE_CURSOR: &str = "42P03";
     /// duplicate_prepared_statement
     pub const DUPLICATE_PREPARED_STATEMENT: &str = "42P05";
-    /// undefined_table
+    /// insufficient_privilege
     pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
     /// sequence_generator_limit_exceeded
     pub const SEQUENCE_LIMIT: &str = "2200H";

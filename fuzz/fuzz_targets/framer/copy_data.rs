@@ -60,6 +60,10 @@ fn split(format: &CopyFormat, data: &[u8], sizes: &[usize]) -> Split {
                     assert!(size > 0, "a row of nothing");
                     split.rows.push(buffer.split_to(size).to_vec());
                 }
+                Ok(Piece::Last(size)) => {
+                    split.rows.push(buffer.split_to(size).to_vec());
+                    split.ended = true;
+                }
                 Ok(Piece::End) => split.ended = true,
                 Ok(Piece::More) => break,
                 Err(error) => split.error = Some(error),

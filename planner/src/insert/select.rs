@@ -6,17 +6,16 @@ use super::{draws, key_of, target_columns, without_length};
 use crate::{
     analysis::{self, Analysis, RowOrder},
     catalog::{Column, Placement, Relation},
-    gather, parse,
+    clock, gather, holes, parse,
     plan::{
-        Combine, Gather, InsertSelect, Multi, NEXT_MARK, Plan, PlanError, SessionEffects, ShardSet,
-        Target,
+        Combine, Gather, InsertSelect, Multi, Plan, PlanError, SessionEffects, ShardSet, Target,
     },
     route::{self, Statement, Verdict},
     scatter,
     scope::Found,
     splice::Source,
-    sql::{identifier, literal},
-    statement::{self, Draft},
+    sql::identifier,
+    statement::{self, Draft, Reach},
     tree::{inner, nodes, strings},
     views::Views,
     write,
@@ -41,8 +40,14 @@ pub(super) fn insert_query(
         let given = columns
             .as_ref()
             .is_some_and(|columns| columns.contains(&at));
+        // A time that is another shard's is put in where the rows are computed.
+        let timed = || {
+            statement.context.reach == Reach::OneTime
+                && write::default_reads_clock(statement.catalog, column)
+        };
         !given
             && (draws(column)
+                || timed()
                 || write::default_traits(statement.catalog, column)
                     .home
                     .is_some())
@@ -56,8 +61,17 @@ pub(super) fn insert_query(
             let sql = write::with_one_clock(statement, analysis)?.unwrap_or_default();
             return Ok(write::timed(ShardSet::Keys(route), sql, "insert"));
         }
+        let left_out = |at: usize| columns.as_ref().is_none_or(|given| !given.contains(&at));
+        let session = SessionEffects {
+            reads_clock: relation.columns.iter().enumerate().any(|(at, column)| {
+                left_out(at) && write::default_reads_clock(statement.catalog, column)
+            }),
+            ..SessionEffects::default()
+        };
         let plan = Plan::Single(Target::Key(route));
-        return Ok(Draft::new(plan, "insert").reusable(reusable));
+        return Ok(Draft::new(plan, "insert")
+            .reusable(reusable)
+            .session(session));
     }
     refuse(statement, insert, analysis, relation)?;
     if !filled_at_home
@@ -107,6 +121,7 @@ fn in_place(
         sql,
         returning: write::returns_rows(statement.node),
         copies: false,
+        needs_block: false,
         moves: Vec::new(),
     };
     Some(
@@ -203,7 +218,7 @@ fn suffix_start(
     words.next().map(|(_, token)| token.start)
 }
 
-fn not_listed(relation: &Relation) -> PlanError {
+pub(super) fn not_listed(relation: &Relation) -> PlanError {
     PlanError::unsupported(format!(
         "INSERT into \"{}\" without a column list is not supported here",
         relation.name.name
@@ -213,7 +228,10 @@ fn not_listed(relation: &Relation) -> PlanError {
 }
 
 /// Columns that the query gives values for, in its order; `None` when it cannot be known.
-fn given_columns(insert: &protobuf::InsertStmt, relation: &Relation) -> Option<Vec<usize>> {
+pub(super) fn given_columns(
+    insert: &protobuf::InsertStmt,
+    relation: &Relation,
+) -> Option<Vec<usize>> {
     let columns = target_columns(insert, relation)?;
     if !insert.cols.is_empty() {
         return Some(columns);
@@ -282,14 +300,20 @@ fn spread(
     let query_text = format!("{with}{own}");
     let wrap = |query: &str| wrapped(statement, relation, given, query);
     let order = order_of(statement);
+    let timed = |text: &str| clock::one_time(text).ok_or_else(failure);
     let (query, query_sql) = if !reads_elsewhere {
-        (Plan::Single(Target::Home), wrap(&query_text)?)
-    } else if let Some(found) = answered(statement, &wrap(&query_text)?, order) {
-        found
+        let sql = timed(&wrap(&query_text)?)?;
+        (Plan::Single(Target::Home), sql)
+    } else if let Some(plan) = answered(statement, &wrap(&query_text)?, order) {
+        (plan, timed(&wrap(&query_text)?)?)
     } else {
-        let mut gather = gathered(statement, &query_text, reason)?;
-        gather.statement = wrap(&gather.statement)?;
-        let sql = gather.statement.clone();
+        let fetched = gathered(statement, &query_text)?;
+        let sql = timed(&wrap(&fetched.text)?)?;
+        let gather = Gather {
+            fetches: fetched.list,
+            statement: sql.clone(),
+            reason,
+        };
         (Plan::Gather(gather), sql)
     };
     let columns = target_list(relation, given);
@@ -327,17 +351,17 @@ fn order_of(statement: &Statement<'_>) -> RowOrder {
 }
 
 /// The query with a plan of its own, where that is cheaper than to gather what it reads.
-fn answered(statement: &Statement<'_>, text: &str, order: RowOrder) -> Option<(Plan, String)> {
+fn answered(statement: &Statement<'_>, text: &str, order: RowOrder) -> Option<Plan> {
     let node = parse::parse_one(text)?;
     let query = alone(statement, text, &node);
     match statement::plan_subquery(&query, order)?.plan {
-        plan @ Plan::Scatter(_) => Some((plan, text.to_owned())),
+        plan @ Plan::Scatter(_) => Some(plan),
         _ => None,
     }
 }
 
 /// What the query reads is gathered.
-fn gathered(statement: &Statement<'_>, text: &str, reason: String) -> Result<Gather, PlanError> {
+fn gathered(statement: &Statement<'_>, text: &str) -> Result<gather::Fetched, PlanError> {
     let failure = || {
         PlanError::unsupported(
             "this form of INSERT ... SELECT is not supported over several shards",
@@ -347,7 +371,7 @@ fn gathered(statement: &Statement<'_>, text: &str, reason: String) -> Result<Gat
     let query = alone(statement, text, &node);
     let views = Views::load(query.catalog, query.context, &node)?;
     let analysis = analysis::analyse(query.catalog, query.context, &views, &node)?;
-    gather::gather(&query, &analysis, &views, reason)
+    gather::fetch_all(&query, &analysis, &views)
 }
 
 /// A part of a statement as one of its own.
@@ -412,11 +436,13 @@ fn wrapped(
             "cannot insert a non-DEFAULT value into a generated column",
         ));
     }
+    let mut sequences = 0;
     for column in defaulted(relation, given) {
         write::default_traits(statement.catalog, column).refuse_unsafe(statement.catalog)?;
         let value = match (&column.sequence, &column.default) {
-            (Some(sequence), _) => {
-                format!("nextval({}::regclass{NEXT_MARK})", literal(sequence))
+            (Some(_), _) => {
+                sequences += 1;
+                holes::next(sequences - 1)
             }
             (None, Some(default)) => format!("({default})"),
             (None, None) => "NULL".to_owned(),
@@ -438,26 +464,43 @@ fn wrapped(
 }
 
 /// The bytes of the query: from behind the table's name, alias, columns and OVERRIDING to the end.
-fn query_span(statement: &Statement<'_>, insert: &protobuf::InsertStmt) -> Option<(usize, usize)> {
+pub(super) fn query_span(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+) -> Option<(usize, usize)> {
     let source = statement.source();
-    let range = insert.relation.as_ref()?;
-    let (_, name_end) = source.name(usize::try_from(range.location).ok()?)?;
-    let mut at = source.token_from(name_end);
-    if range.alias.is_some() {
-        at += if source.is_word(at, "as") { 2 } else { 1 };
-    }
-    if !insert.cols.is_empty() {
-        if !source.is_mark(at, '(') {
-            return None;
-        }
-        at = source.closing(at)? + 1;
-    }
+    let (_, list_end) = column_list(statement, insert)?;
+    let mut at = source.token_from(list_end);
     if source.is_word(at, "overriding") {
         at += 3;
     }
     let start = source.tokens.get(at)?.start;
     let end = suffix_start(&source, statement, insert).unwrap_or(statement.span.1);
     (start < end).then_some((start, end))
+}
+
+/// The bytes of the list of columns with its brackets, or where it would be.
+pub(super) fn column_list(
+    statement: &Statement<'_>,
+    insert: &protobuf::InsertStmt,
+) -> Option<(usize, usize)> {
+    let source = statement.source();
+    let range = insert.relation.as_ref()?;
+    let (_, name_end) = source.name(usize::try_from(range.location).ok()?)?;
+    let mut start = name_end;
+    let mut at = source.token_from(name_end);
+    if range.alias.is_some() {
+        at += usize::from(source.is_word(at, "as"));
+        start = source.tokens.get(at)?.end;
+        at += 1;
+    }
+    if insert.cols.is_empty() {
+        return Some((start, start));
+    }
+    if !source.is_mark(at, '(') {
+        return None;
+    }
+    Some((start, source.tokens[source.closing(at)?].end))
 }
 
 /// `WITH ... ` where it stands before INSERT.

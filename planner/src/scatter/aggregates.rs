@@ -21,7 +21,7 @@ use super::{
 use crate::{
     analysis::{Analysis, is_star, listed},
     facts::ColumnId,
-    functions,
+    functions, holes,
     plan::{Combine, FinalPiece, Piece, Template},
     scope::{self, Lookup},
     sql::identifier,
@@ -38,11 +38,6 @@ const DISTINCT: &[&str] = &[
     "count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every", "bit_and", "bit_or",
 ];
 
-/// Stands in edits of the last statement for what an executor fills in.
-const TYPE_MARK: &str = "\u{1}type\u{1}";
-const AVERAGE_MARK: &str = "\u{1}average\u{1}";
-const END_MARK: &str = "\u{1}";
-
 /// What shards run, and the last statement.
 pub(super) fn compose(
     analysis: &Analysis<'_>,
@@ -51,9 +46,6 @@ pub(super) fn compose(
     select: &protobuf::SelectStmt,
     forms: &Forms,
 ) -> Option<Composition> {
-    if base.source.text.contains(END_MARK) {
-        return None;
-    }
     let mut split = Split::new(analysis, base, select, forms);
     for (node, span) in nodes(&select.group_clause).zip(&clauses.groups) {
         split.group(node, *span, clauses, select)?;
@@ -485,7 +477,7 @@ impl<'s, 't> Split<'s, 't> {
             }
             "sum" => {
                 let at = self.partial(self.part(whole));
-                Some(format!("sum(a67.c{})::{TYPE_MARK}{at}{END_MARK}", at + 1))
+                Some(format!("sum(a67.c{})::{}", at + 1, holes::type_name(at)))
             }
             "avg" => {
                 let named = self
@@ -499,7 +491,7 @@ impl<'s, 't> Split<'s, 't> {
                 };
                 let sum = other("pg_catalog.sum");
                 let count = other("pg_catalog.count");
-                Some(format!("{AVERAGE_MARK}{sum},{count}{END_MARK}"))
+                Some(holes::average(sum, count))
             }
             _ => None,
         }
@@ -584,7 +576,7 @@ impl<'s, 't> Split<'s, 't> {
             last.word(if index > 0 { ", " } else { "" });
             last.part(base, *target, &self.edits);
         }
-        let mut pieces = finished(last.pieces)?;
+        let mut pieces = holes::in_last(last.pieces);
         pieces.push(FinalPiece::Piece(Piece::Text(" FROM ".to_owned())));
         pieces.push(FinalPiece::Rows);
         let mut rest = Composed::default();
@@ -592,7 +584,7 @@ impl<'s, 't> Split<'s, 't> {
         for part in [clauses.order, clauses.limit] {
             rest.word(" ").part(base, part, &self.edits);
         }
-        pieces.extend(finished(rest.pieces)?);
+        pieces.extend(holes::in_last(rest.pieces));
         let literal = |form: &String| super::holds_literal(form);
         Some(Composition {
             reusable: !self.expressions.iter().any(literal),
@@ -640,37 +632,4 @@ fn merged(pieces: Template) -> Template {
         }
     }
     text.pieces
-}
-
-/// Marks become what they stand for.
-fn finished(pieces: Template) -> Option<Vec<FinalPiece>> {
-    let mut done = Vec::new();
-    for piece in pieces {
-        let Piece::Text(text) = piece else {
-            done.push(FinalPiece::Piece(piece));
-            continue;
-        };
-        let mut rest = text.as_str();
-        while let Some(at) = rest.find(END_MARK) {
-            done.push(FinalPiece::Piece(Piece::Text(rest[..at].to_owned())));
-            rest = &rest[at..];
-            let (average, behind) = match rest.strip_prefix(TYPE_MARK) {
-                Some(behind) => (false, behind),
-                None => (true, rest.strip_prefix(AVERAGE_MARK)?),
-            };
-            let (numbers, behind) = behind.split_once(END_MARK)?;
-            done.push(if average {
-                let (sum, count) = numbers.split_once(',')?;
-                FinalPiece::Average {
-                    sum: sum.parse().ok()?,
-                    count: count.parse().ok()?,
-                }
-            } else {
-                FinalPiece::Type(numbers.parse().ok()?)
-            });
-            rest = behind;
-        }
-        done.push(FinalPiece::Piece(Piece::Text(rest.to_owned())));
-    }
-    Some(done)
 }

@@ -10,10 +10,10 @@ use crate::{
     analysis::{self, Analysis, Role},
     catalog::{Catalog, Placement, QualifiedName, Relation, Split},
     facts::ColumnId,
-    gather, parse,
+    gather, holes, parse,
     plan::{
         Combine, Fetch, Memo, Move, MoveRoute, Piece, Reduction, ReductionValues, Rows, Scatter,
-        ShardSet,
+        ShardSet, Template,
     },
     route::{Statement, group},
     scope::{Found, MOVED_SCHEMA},
@@ -114,7 +114,7 @@ fn at_home(text: &str, reason: &str) -> Scatter {
         moves: Vec::new(),
         others: Vec::new(),
         shards: ShardSet::Home,
-        statement: vec![Piece::Text(text.to_owned())],
+        statement: holes::template(text),
         combine: Combine::Rows(Rows::default()),
         reason: reason.to_owned(),
         memo: Memo::default(),
@@ -186,7 +186,7 @@ fn column_id(analysis: &Analysis<'_>, occurrence: usize, name: &str) -> Option<C
 const SAME_BYTES: &[u32] = &[16, 20, 21, 23, 25, 1043, 1082, 1083, 1114, 1184, 2950];
 
 /// What is read. Of equal rows one is enough where they are only asked whether they are there.
-fn select(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> String {
+fn select(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> Template {
     let asked = |occurrence: &usize| {
         let block = analysis.occurrences[*occurrence]
             .block
@@ -201,7 +201,7 @@ fn select(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> String {
                 && select.limit_offset.is_none()
                 && !separable::has_aggregate(analysis, select)
                 && analysis.traits.volatile.is_none()
-                && !super::has_window(analysis, select)
+                && !super::has_window(select)
         })
     };
     let Some(Found::Known(relation)) = uses.first().map(|one| analysis.occurrences[*one].found)
@@ -221,7 +221,11 @@ fn select(analysis: &Analysis<'_>, fetch: &Fetch, uses: &[usize]) -> String {
     if has_key || !uses.iter().all(asked) || !fetch.columns.iter().all(same_bytes) {
         return fetch.select.clone();
     }
-    fetch.select.replacen("SELECT ", "SELECT DISTINCT ", 1)
+    let mut select = fetch.select.clone();
+    if let Some(Piece::Text(text)) = select.first_mut() {
+        *text = text.replacen("SELECT ", "SELECT DISTINCT ", 1);
+    }
+    select
 }
 
 /// Columns that rows of a subquery are found by, where it runs for every row around it.
@@ -354,12 +358,12 @@ fn reduction(
         if occurrence.filters.is_empty() || !column.portable_binary {
             return None;
         }
-        ReductionValues::Select(format!(
+        ReductionValues::Select(holes::template(&format!(
             "SELECT DISTINCT {} FROM {} WHERE {}",
             identifier(&column.name),
             qualified(&relation.name),
             gather::conditions(&occurrence.filters)
-        ))
+        )))
     } else {
         let at = fetched
             .occurrences

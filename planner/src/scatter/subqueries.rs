@@ -13,7 +13,7 @@ use super::{
 use crate::{
     analysis::{Analysis, CLIENT_TEXT, Role, RowOrder},
     catalog::{Column, Placement, QualifiedName, Relation, RelationKind},
-    parse,
+    holes, parse,
     plan::{Fetch, FetchSource, Move, Planned, ShardSet},
     route::Statement,
     scope::{Found, MOVED_SCHEMA},
@@ -73,12 +73,12 @@ impl Subquery {
                     name: "subquery".to_owned(),
                 },
                 from: FetchSource::Shards(ShardSet::All),
-                create: format!(
+                create: holes::template(&format!(
                     "CREATE TEMPORARY TABLE {temp_table} ({}) ON COMMIT DROP AS {} WITH NO DATA",
                     columns.join(", "),
                     self.text
-                ),
-                select: self.text,
+                )),
+                select: holes::template(&self.text),
                 columns,
                 binary: false,
                 primary_key: None,

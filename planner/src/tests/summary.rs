@@ -119,8 +119,16 @@ fn first(plan: &Plan) -> String {
             explain.analyze, explain.json, explain.prefix, explain.statement
         ),
         Plan::CopyIn(copy) => format!(
-            "copy-in {} {:?} {:?} {:?} {:?}",
-            copy.table.name, copy.destination, copy.format, copy.sql, copy.sequences
+            "copy-in {} {:?} {:?} {:?} {:?}{}",
+            copy.table.name,
+            copy.destination,
+            copy.format,
+            copy.sql,
+            copy.sequences,
+            copy.timed
+                .iter()
+                .map(|value| format!(" {}", template(value)))
+                .collect::<String>()
         ),
         Plan::Transaction(command) => format!("{command:?}"),
         Plan::Setting(command) => format!("{command:?}"),
@@ -138,12 +146,12 @@ fn rest(plan: &Plan) -> Vec<String> {
                     .into_iter()
                     .map(|line| format!("  {line}")),
             );
-            lines.push(format!("  {}", insert.query_sql));
+            lines.push(format!("  {}", template(&insert.query_sql)));
             lines
         }
         Plan::Multi(multi) => {
             let mut lines: Vec<String> = multi.moves.iter().map(moved).collect();
-            lines.extend(multi.sql.iter().map(|sql| format!("  {sql}")));
+            lines.extend(multi.sql.iter().map(|sql| format!("  {}", template(sql))));
             lines
         }
         Plan::Scatter(scatter) => {
@@ -156,7 +164,10 @@ fn rest(plan: &Plan) -> Vec<String> {
         }
         Plan::Gather(gather) => {
             let mut lines: Vec<String> = gather.fetches.iter().map(fetch).collect();
-            lines.push(format!("  {}", gather.statement.replace('\n', " ")));
+            lines.push(format!(
+                "  {}",
+                template(&gather.statement).replace('\n', " ")
+            ));
             lines
         }
         Plan::CreateTableAs { home, elsewhere } => {
@@ -294,7 +305,8 @@ fn fetch(fetch: &Fetch) -> String {
     let binary = if fetch.binary { "" } else { " text" };
     format!(
         "  {} <- {from}{binary}: {}{after}",
-        fetch.temp_table, fetch.select
+        fetch.temp_table,
+        template(&fetch.select)
     )
 }
 

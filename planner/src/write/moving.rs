@@ -7,7 +7,7 @@ use super::{inserts, main_target, ordered, returns_rows, write};
 use crate::{
     analysis::{self, Analysis, Role},
     catalog::{Catalog, Placement, Relation},
-    gather, parse,
+    gather, holes, parse,
     plan::{Fetch, Move, MoveRoute, Multi, Plan, PlanError, ShardSet, Target},
     route::{self, Statement},
     scatter::{
@@ -118,15 +118,16 @@ fn plan_again(
     let draft = write(&rewritten).ok()?;
     let multi = match draft.plan {
         Plan::Multi(multi) => Multi {
-            sql: Some(multi.sql.unwrap_or_else(|| text.to_owned())),
+            sql: Some(multi.sql.unwrap_or_else(|| holes::template(text))),
             moves,
             ..multi
         },
         Plan::Single(Target::Key(route)) => Multi {
             shards: ShardSet::Keys(route),
-            sql: Some(text.to_owned()),
+            sql: Some(holes::template(text)),
             returning: returns_rows(&node),
             copies: false,
+            needs_block: false,
             moves,
         },
         _ => return None,

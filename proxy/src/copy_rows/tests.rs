@@ -48,8 +48,8 @@ fn check(format: &CopyFormat, row: &[u8], index: usize, expected: Option<&str>) 
 fn text_rows_end_at_line_feeds_that_are_not_escaped() {
     for piece in 1..8 {
         assert_eq!(
-            rows(&text(), b"1\ta\\\nb\n2\t\\\\\n3\tx\r\n", piece),
-            [&b"1\ta\\\nb\n"[..], b"2\t\\\\\n", b"3\tx\r\n"]
+            rows(&text(), b"1\ta\\\nb\n2\t\\\\\n3\tx\n", piece),
+            [&b"1\ta\\\nb\n"[..], b"2\t\\\\\n", b"3\tx\n"]
         );
     }
     assert_eq!(
@@ -161,6 +161,164 @@ proptest! {
         for (index, value) in values.iter().enumerate() {
             let read = field(&text(), &cut[0], index).expect("a field");
             prop_assert_eq!(read.as_deref(), value.as_deref());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn fields_behind_a_row_are_read_back(value in "[ -~\t\n\r\\\\x\"]{0,8}", null in "(\\\\N|NULL|x|2)") {
+        let quoting = |quote, escape| CopyFormat::Csv {
+            delimiter: b'|',
+            null: null.clone(),
+            header: false,
+            quote,
+            escape,
+        };
+        let formats = [
+            CopyFormat::Text { delimiter: b'|', null: null.clone(), header: false },
+            quoting(b'"', b'"'),
+            quoting(b'\'', b'\\'),
+        ];
+        for format in formats {
+            let mut tail = Tail::default();
+            tail.push(&format, Some(value.as_bytes()));
+            tail.push(&format, None);
+            let mut row = BytesMut::new();
+            put_row(&mut row, &format, b"1\n", &tail);
+            prop_assert_eq!(next_row(&format, &row, &mut Scan::default()), Ok(Piece::Row(row.len())));
+            check(&format, &row, 0, Some("1"));
+            check(&format, &row, 1, Some(&value));
+            check(&format, &row, 2, None);
+        }
+    }
+}
+
+#[test]
+fn fields_behind_a_tuple_are_counted() {
+    let mut tail = Tail::default();
+    tail.push(&CopyFormat::Binary, Some(b"ab"));
+    tail.push(&CopyFormat::Binary, None);
+    let mut row = BytesMut::new();
+    put_row(&mut row, &CopyFormat::Binary, b"\0\x01\0\0\0\x01x", &tail);
+    assert_eq!(&row[..], b"\0\x03\0\0\0\x01x\0\0\0\x02ab\xff\xff\xff\xff");
+}
+
+/// What is made of data that arrives byte by byte: rows, and how it ends.
+fn cut(format: &CopyFormat, version: u32, data: &str) -> String {
+    let mut buffer = BytesMut::new();
+    let mut scan = Scan::of(version);
+    let mut told = String::new();
+    let mut more = data.bytes();
+    loop {
+        match next_row(format, &buffer, &mut scan) {
+            Ok(Piece::Row(size)) => {
+                let row = buffer.split_to(size);
+                told.push_str(&format!("{:?} ", String::from_utf8_lossy(&row)));
+            }
+            Ok(Piece::Last(size)) => {
+                let row = &buffer[..size];
+                return format!("{told}{:?} end", String::from_utf8_lossy(row));
+            }
+            Ok(Piece::End) => return format!("{told}end"),
+            Ok(Piece::More) => match more.next() {
+                Some(byte) => buffer.put_u8(byte),
+                None if buffer.is_empty() => return told.trim_end().to_owned(),
+                None => match end_line(format, &mut buffer, &mut scan) {
+                    Ok(()) => {
+                        let row = String::from_utf8_lossy(&buffer);
+                        return format!("{told}{row:?}");
+                    }
+                    Err(error) => return format!("{told}{error}"),
+                },
+            },
+            Err(error) => return format!("{told}{error}"),
+        }
+    }
+}
+
+#[test]
+fn lines_end_as_the_first_one_does() {
+    for (data, expected) in [
+        ("a\nb\n", r#""a\n" "b\n""#),
+        ("a\r\nb\r\n", r#""a\r\n" "b\r\n""#),
+        ("a\rb\r", r#""a\r" "b\r""#),
+        ("a\rb", r#""a\r" "b\r""#),
+        ("a\r\nb", r#""a\r\n" "b\r\n""#),
+        ("a", r#""a\n""#),
+        ("a\nb\r\n", r#""a\n" literal carriage return found in data"#),
+        ("a\r\nb\n", r#""a\r\n" literal newline found in data"#),
+        (
+            "a\r\nb\rc",
+            r#""a\r\n" literal carriage return found in data"#,
+        ),
+        ("a\rb\n", r#""a\r" literal newline found in data"#),
+        ("a\\\r\nb\\\n\n", r#""a\\\r\n" "b\\\n\n""#),
+        ("a\\", r#""a\n""#),
+    ] {
+        assert_eq!(cut(&text(), 15, data), expected, "{data:?}");
+        let csv_data = data.replace('\\', "");
+        if csv_data == data {
+            let expected = expected.replace("literal", "unquoted");
+            assert_eq!(cut(&csv(), 15, data), expected, "{data:?}");
+        }
+    }
+    let quoted = "1,\"a\r\nb\rc\"\n2,\"\n\"\n";
+    assert_eq!(
+        cut(&csv(), 15, quoted),
+        r#""1,\"a\r\nb\rc\"\n" "2,\"\n\"\n""#
+    );
+}
+
+#[test]
+fn data_end_where_the_servers_say() {
+    let (corrupt, alone) = (
+        "end-of-copy marker corrupt",
+        "end-of-copy marker is not alone on its line",
+    );
+    let style = "end-of-copy marker does not match previous newline style";
+    for (data, older, newer) in [
+        ("a\n\\.\nb\n", r#""a\n" end"#, r#""a\n" end"#),
+        ("a\r\n\\.\r\nb", r#""a\r\n" end"#, r#""a\r\n" end"#),
+        ("a\r\\.\rb", r#""a\r" end"#, r#""a\r" end"#),
+        ("\\.\r\n", "end", "end"),
+        ("a\n\\.\r\n", style, style),
+        ("a\r\n\\.\n", style, style),
+        ("a\\.\nb\n", r#""a" end"#, alone),
+        ("a\n\\.x\n", corrupt, alone),
+        ("a\n\\.", corrupt, alone),
+        ("a\\\\.\n", r#""a\\\\.\n""#, r#""a\\\\.\n""#),
+    ] {
+        for (version, expected) in [(15, older), (18, newer)] {
+            let told = cut(&text(), version, data);
+            assert!(told.ends_with(expected), "{version} {data:?}: {told}");
+        }
+    }
+    for (data, older, newer) in [
+        ("a\n\\.\nb\n", r#""a\n" end"#, r#""a\n" "\\.\n" "b\n""#),
+        ("\\.\n", "end", r#""\\.\n""#),
+        ("a\n\\.", r#""a\n" "\\.\n""#, r#""a\n" "\\.\n""#),
+        ("\\.x\n", r#""\\.x\n""#, r#""\\.x\n""#),
+        ("a\\.\n", r#""a\\.\n""#, r#""a\\.\n""#),
+        (
+            "\"a\n\\.\n\"\n",
+            r#""\"a\n\\.\n\"\n""#,
+            r#""\"a\n\\.\n\"\n""#,
+        ),
+        (
+            "a\n\\.\r\n",
+            style,
+            "unquoted carriage return found in data",
+        ),
+        (
+            "a\r\n\\.\n",
+            "unquoted newline found in data",
+            "unquoted newline found in data",
+        ),
+    ] {
+        for (version, expected) in [(15, older), (18, newer)] {
+            let told = cut(&csv(), version, data);
+            assert!(told.ends_with(expected), "{version} {data:?}: {told}");
         }
     }
 }

@@ -8,7 +8,7 @@ use automator67_planner::{
     key::{self, KeyValue},
     plan::{CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, InsertSelect},
 };
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 
 use failures::{ELSEWHERE, First, RowNumbers};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     call::Call,
-    copy_rows::{self, COPY_CHUNK_BYTES, Piece, RowError, Scan},
+    copy_rows::{self, COPY_CHUNK_BYTES, Piece, RowError, Scan, Tail},
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
     guc,
@@ -46,6 +46,8 @@ struct Splitter<'a> {
     /// Received and not yet cut into rows.
     input: BytesMut,
     scan: Scan,
+    /// Behind every row, after values of sequences: what is the same for all.
+    constant: Tail,
     /// For a long line.
     share: Share,
     started: bool,
@@ -68,7 +70,13 @@ impl Session {
             self.check_drawing(sequence).await?;
         }
         self.begin_implicit();
-        let shards = self.all_shards();
+        let constant = self.values_of_all(copy, request).await?;
+        let shards = match copy.destination {
+            CopyDestination::Home => vec![self.home()],
+            CopyDestination::EveryShard
+            | CopyDestination::Key { .. }
+            | CopyDestination::Whole { .. } => self.all_shards(),
+        };
         let text = copy.sql.as_deref().unwrap_or(request.text);
         let mut response = None;
         for shard in &shards {
@@ -79,8 +87,8 @@ impl Session {
             }
         }
         if let Some(frame) = response {
-            // The client sends the columns it named; those from sequences are ours.
-            let hidden = copy.sequences.len();
+            // The client sends the columns it named; those behind them are ours.
+            let hidden = copy.appended.len();
             message::put_copy_in_response(self.client.output(), frame.body(), hidden);
         }
         self.client.flush().await?;
@@ -92,7 +100,8 @@ impl Session {
             pending,
             rows,
             input: BytesMut::new(),
-            scan: Scan::default(),
+            scan: Scan::of(self.major_version()),
+            constant,
             share: Share::new(&self.process.memory),
             started: false,
             ended: false,
@@ -102,10 +111,38 @@ impl Session {
         let rows = self.end_copies(&mut splitter, result).await?;
         let total = match copy.destination {
             CopyDestination::EveryShard => rows.first().copied().unwrap_or(0),
-            CopyDestination::Key { .. } | CopyDestination::Whole { .. } => rows.iter().sum(),
+            CopyDestination::Home | CopyDestination::Key { .. } | CopyDestination::Whole { .. } => {
+                rows.iter().sum()
+            }
         };
         message::put_command_complete(self.client.output(), &format!("COPY {total}"));
         Ok(Tier::Multi)
+    }
+
+    /// The major version of the servers that a COPY has come to.
+    fn major_version(&self) -> u32 {
+        let mut told = self.links.iter().flat_map(|link| &link.server.parameters);
+        let version = told.find(|(name, _)| name == "server_version");
+        let digits = version.map(|(_, text)| text.split(|one: char| !one.is_ascii_digit()));
+        let major = digits.and_then(|mut digits| digits.next()?.parse().ok());
+        major.unwrap_or_default()
+    }
+
+    /// The fields of columns that have one value in all rows, as they stand behind a row.
+    async fn values_of_all(&mut self, copy: &CopyIn, request: &Request<'_>) -> Outcome<Tail> {
+        let home = self.home();
+        let format = i16::from(copy.format == CopyFormat::Binary);
+        let mut fields = Tail::default();
+        for value in &copy.timed {
+            let select = self.sql(value, request).await?;
+            self.send_select(home, &select, &[format], request).await?;
+            let row = self.next_row(home).await?;
+            let value = row.as_ref().and_then(|row| message::data_row(row.body()));
+            let value = value.and_then(|values| values.first().copied().flatten());
+            fields.push(&copy.format, value);
+            while self.next_row(home).await?.is_some() {}
+        }
+        Ok(fields)
     }
 
     /// Reads the client's COPY messages to their end, also when a row was found to be wrong: what
@@ -177,17 +214,24 @@ impl Session {
         }
         let mut input = std::mem::take(&mut splitter.input);
         while !splitter.ended {
-            let piece = copy_rows::next_row(&splitter.copy.format, &input, &mut splitter.scan)
-                .map_err(|error| bad_row(splitter, &error))?;
-            let size = match piece {
+            let format = &splitter.copy.format;
+            let piece = copy_rows::next_row(format, &input, &mut splitter.scan);
+            let size = match piece.map_err(|error| next_bad_row(splitter, &error))? {
                 Piece::Row(size) => size,
+                Piece::Last(size) => {
+                    splitter.ended = true;
+                    input.truncate(size);
+                    input.extend_from_slice(splitter.scan.line_end());
+                    input.len()
+                }
                 Piece::End => {
                     splitter.ended = true;
                     break;
                 }
-                // The last line may come without its line feed.
+                // The last line may come without its end.
                 Piece::More if at_end && !input.is_empty() && splitter.is_lines() => {
-                    input.put_u8(b'\n');
+                    copy_rows::end_line(format, &mut input, &mut splitter.scan)
+                        .map_err(|error| next_bad_row(splitter, &error))?;
                     input.len()
                 }
                 Piece::More if at_end && !input.is_empty() => {
@@ -237,12 +281,13 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome {
         let copy = splitter.copy;
-        let mut appended = Vec::with_capacity(copy.sequences.len());
+        let mut drawn = Vec::with_capacity(copy.sequences.len());
         for sequence in &copy.sequences {
-            appended.push(self.draw_while_copying(sequence, SEQUENCE_BLOCK).await?);
+            drawn.push(self.draw_while_copying(sequence, SEQUENCE_BLOCK).await?);
         }
+        let tail = splitter.tail(&drawn);
         let target = match &copy.destination {
-            CopyDestination::EveryShard => None,
+            CopyDestination::EveryShard | CopyDestination::Home => None,
             CopyDestination::Whole { group } => Some(whole_of(&request.catalog, *group)?),
             CopyDestination::Key {
                 key,
@@ -251,7 +296,7 @@ impl Session {
             } => {
                 let value = match key {
                     CopyKey::Sequence(n) => {
-                        let text = appended.get(*n).map_or("", String::as_str);
+                        let text = drawn.get(*n).map_or("", String::as_str);
                         key::from_text(*key_type, text)
                             .ok_or_else(|| bad_row(splitter, &RowError::FieldSize))?
                     }
@@ -269,14 +314,13 @@ impl Session {
             splitter.rows[position].push(splitter.line);
             let pending = &mut splitter.pending[position];
             if row.len() <= COPY_CHUNK_BYTES {
-                put_row(pending, row, &appended, &copy.format);
+                copy_rows::put_row(pending, &copy.format, row, &tail);
                 continue;
             }
             // A long row is not copied once more for every shard.
             self.put_copy(*shard, pending).await?;
             pending.clear();
-            self.put_long_row(*shard, row, &appended, &copy.format)
-                .await?;
+            self.put_long_row(*shard, row, &tail, &copy.format).await?;
         }
         if splitter
             .pending
@@ -292,18 +336,17 @@ impl Session {
         &mut self,
         shard: ShardId,
         row: &[u8],
-        appended: &[String],
+        tail: &Tail,
         format: &CopyFormat,
     ) -> Outcome {
-        let end = match appended {
-            [] => row.len(),
-            _ => copy_rows::without_line_end(row).len(),
-        };
-        for piece in row[..end].chunks(COPY_CHUNK_BYTES) {
+        let (count, fields, end) = copy_rows::around(format, row, tail);
+        if let Some(count) = count {
+            self.put_copy(shard, &count).await?;
+        }
+        for piece in fields.chunks(COPY_CHUNK_BYTES) {
             self.put_copy(shard, piece).await?;
         }
-        let mut rest = BytesMut::new();
-        put_row(&mut rest, &row[end..], appended, format);
+        let rest = [tail.bytes(), end].concat();
         self.put_copy(shard, &rest).await
     }
 
@@ -323,18 +366,9 @@ impl Session {
             return Ok(KeyValue::Null);
         };
         if *format == CopyFormat::Binary {
-            let oid = match (key_type, field.len()) {
-                (KeyType::Integer, 2) => 21,
-                (KeyType::Integer, 4) => 23,
-                (KeyType::Integer, _) => 20,
-                (KeyType::Text, _) => 25,
-                (KeyType::Uuid, _) => 2950,
-                (KeyType::Date, _) => 1082,
-                (KeyType::Timestamp, _) => 1114,
-                (KeyType::TimestampTz, _) => 1184,
-            };
-            return key::from_binary(key_type, oid, &field)
-                .ok_or_else(|| bad_row(splitter, &RowError::FieldSize));
+            let value = key::native_oid(key_type, field.len())
+                .and_then(|oid| key::from_binary(key_type, oid, &field));
+            return value.ok_or_else(|| bad_row(splitter, &RowError::FieldSize));
         }
         let text =
             std::str::from_utf8(&field).map_err(|_| bad_row(splitter, &RowError::Encoding))?;
@@ -785,7 +819,6 @@ impl Splitter<'_> {
         }
     }
 
-    /// Gives the header to every shard. False: it has not arrived yet.
     fn has_header(&self) -> bool {
         matches!(
             self.copy.format,
@@ -793,6 +826,17 @@ impl Splitter<'_> {
         )
     }
 
+    /// What stands behind a row that has drawn these values.
+    fn tail(&self, drawn: &[String]) -> Tail {
+        let mut tail = Tail::default();
+        for value in drawn {
+            tail.push(&self.copy.format, Some(value.as_bytes()));
+        }
+        tail.append(&self.constant);
+        tail
+    }
+
+    /// Gives the header to every shard. False: it has not arrived yet.
     fn start(&mut self) -> Result<bool, RowError> {
         let size = match &self.copy.format {
             CopyFormat::Binary => match copy_rows::binary_header(&self.input)? {
@@ -802,44 +846,30 @@ impl Splitter<'_> {
             CopyFormat::Text { header: true, .. } | CopyFormat::Csv { header: true, .. } => {
                 match copy_rows::next_row(&self.copy.format, &self.input, &mut self.scan)? {
                     Piece::Row(size) => size,
-                    Piece::End | Piece::More => return Ok(false),
+                    Piece::Last(_) | Piece::End | Piece::More => return Ok(false),
                 }
             }
             CopyFormat::Text { .. } | CopyFormat::Csv { .. } => 0,
         };
-        for pending in &mut self.pending {
-            if self.copy.sequences.is_empty() {
-                pending.extend_from_slice(&self.input[..size]);
-            } else if size > 0 {
-                // The header is not looked at, but it must have as many fields as the rows.
-                let added: Vec<String> =
-                    self.copy.sequences.iter().map(|_| String::new()).collect();
-                put_row(pending, &self.input[..size], &added, &self.copy.format);
+        let format = &self.copy.format;
+        let header = &self.input[..size];
+        let names = match format {
+            CopyFormat::Binary => Tail::default(),
+            CopyFormat::Text { .. } | CopyFormat::Csv { .. } => {
+                let mut names = Tail::default();
+                for name in self.copy.appended.iter().filter(|_| size > 0) {
+                    names.push(format, Some(name.as_bytes()));
+                }
+                names
             }
+        };
+        for pending in &mut self.pending {
+            copy_rows::put_row(pending, format, header, &names);
         }
         self.input.advance(size);
         self.started = true;
         Ok(true)
     }
-}
-
-/// Appends a row, with the values of left out sequence columns behind it.
-fn put_row(pending: &mut BytesMut, row: &[u8], appended: &[String], format: &CopyFormat) {
-    let delimiter = match format {
-        CopyFormat::Text { delimiter, .. } | CopyFormat::Csv { delimiter, .. } => *delimiter,
-        CopyFormat::Binary => b'\t',
-    };
-    if appended.is_empty() {
-        pending.extend_from_slice(row);
-        return;
-    }
-    let line = copy_rows::without_line_end(row);
-    pending.extend_from_slice(line);
-    for value in appended {
-        pending.put_u8(delimiter);
-        pending.extend_from_slice(value.as_bytes());
-    }
-    pending.extend_from_slice(&row[line.len()..]);
 }
 
 fn unreadable_key(text: &str) -> Failure {
@@ -864,7 +894,16 @@ pub fn sql_type(key_type: KeyType) -> &'static str {
 }
 
 fn bad_row(splitter: &Splitter<'_>, error: &RowError) -> Failure {
-    Report::error(sqlstate::BAD_COPY_FILE_FORMAT, error.to_string())
-        .detail(format!("Row {} of the COPY data.", splitter.line))
-        .into()
+    let report = Report::error(sqlstate::BAD_COPY_FILE_FORMAT, error.to_string())
+        .detail(format!("Row {} of the COPY data.", splitter.line));
+    match error.hint() {
+        Some(hint) => report.hint(hint).into(),
+        None => report.into(),
+    }
+}
+
+/// The row behind the last one is wrong.
+fn next_bad_row(splitter: &mut Splitter<'_>, error: &RowError) -> Failure {
+    splitter.line += 1;
+    bad_row(splitter, error)
 }

@@ -84,7 +84,7 @@ impl Session {
                 self.in_steps(plan, request).await
             }
             Plan::Admin(call) => self.admin(call, request).await,
-            Plan::Transaction(command) => self.transaction_command(command, request.text).await,
+            Plan::Transaction(command) => self.transaction_command(command).await,
             Plan::Setting(command) => self.setting(command, request).await,
             Plan::DeclareCursor { name, query, hold } => {
                 if !hold && !self.transaction.is_open() {

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{Explain, Fetch, FetchSource, Gather, Plan, Planned, ShardSet, Target},
+    plan::{Explain, Fetch, FetchSource, Gather, Piece, Plan, Planned, ShardSet, Target},
 };
 
 use self::{
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    message, relay,
+    guc, message, relay,
     telemetry::Tier,
 };
 
@@ -222,7 +222,7 @@ impl Session {
             .hidden("Shards", Value::List(vec![home.clone()]))
             .with("Reason", Value::Text(gather.reason.clone()));
         let mut run = Node::new("Run", format!("Run on {home}"))
-            .with("SQL", Value::Text(gather.statement.clone()));
+            .with("SQL", Value::Text(readable(&gather.statement, inner)));
         if !explain.analyze {
             for fetch in &gather.fetches {
                 let from = self.fetch_shards(&fetch.from, inner).await?;
@@ -230,7 +230,7 @@ impl Session {
                 let mut node = Node::new("Fetch", title)
                     .hidden("Relation Name", Value::Text(fetch.relation.name.clone()))
                     .hidden("From", Value::Text(from));
-                put_select(&mut node, fetch);
+                put_select(&mut node, fetch, inner);
                 root.children.push(node);
             }
             root.children.push(run);
@@ -241,10 +241,11 @@ impl Session {
         self.begin_implicit();
         let moved = self.load_fetches(gather, inner).await?;
         for (fetch, moved) in gather.fetches.iter().zip(&moved) {
-            root.children.push(self.fetched(fetch, moved));
+            root.children.push(self.fetched(fetch, moved, inner));
         }
         let fetched = milliseconds(started);
-        let text = format!("{}{}", explain.prefix, gather.statement);
+        let statement = self.sql(&gather.statement, inner).await?;
+        let text = format!("{}{statement}", explain.prefix);
         run.native = self.native_plan(explain, self.home(), &text, inner).await?;
         root.children.push(run);
         let footer = [
@@ -257,7 +258,7 @@ impl Session {
     }
 
     /// What a fetch has moved.
-    fn fetched(&self, fetch: &Fetch, moved: &Moved) -> Node {
+    fn fetched(&self, fetch: &Fetch, moved: &Moved, request: &Request<'_>) -> Node {
         let name = &fetch.relation.name;
         let mut node = Node::new("Fetch", format!("Fetch {name}"))
             .hidden("Relation Name", Value::Text(name.clone()));
@@ -265,7 +266,7 @@ impl Session {
         node.add_inline("Actual Rows", "actual rows", Value::Count(moved.rows));
         node.add_inline("Moved Rows", "moved rows", Value::Count(from_others));
         node.add_inline("Moved Bytes", "moved bytes", Value::Count(moved.bytes));
-        put_select(&mut node, fetch);
+        put_select(&mut node, fetch, request);
         for (shard, rows, bytes, milliseconds) in &moved.shards {
             let name = self.shard_name(*shard);
             let mut part = Node::new("Shard Scan", format!("Shard Scan on {name}"))
@@ -296,11 +297,14 @@ impl Session {
         match plan {
             Plan::Multi(multi) => {
                 let shards = self.name_shards(&multi.shards, request).await?;
-                let text = multi.sql.as_deref().unwrap_or(request.text);
+                let text = match &multi.sql {
+                    None => request.text.to_owned(),
+                    Some(sql) => readable(sql, request),
+                };
                 let title = format!("Multi on {}", shards.join(", "));
                 let mut root = Node::new("Automator67 Multi", title)
                     .hidden("Shards", Value::List(shards))
-                    .with("SQL", Value::Text(text.to_owned()));
+                    .with("SQL", Value::Text(text));
                 for one in &multi.moves {
                     let where_to = match &one.route {
                         Some(_) => "to their shards",
@@ -311,7 +315,7 @@ impl Session {
                         "Relation Name",
                         Value::Text(one.fetch.relation.name.clone()),
                     );
-                    put_select(&mut node, &one.fetch);
+                    put_select(&mut node, &one.fetch, request);
                     root.children.push(node);
                 }
                 Ok(root)
@@ -372,7 +376,14 @@ impl Session {
                 let title = format!("Insert into {} from a query on {home}", insert.table.name);
                 Ok(Node::new("Automator67 Insert", title)
                     .hidden("Relation Name", Value::Text(insert.table.name.clone()))
-                    .with("SQL", Value::Text(insert.query_sql.clone())))
+                    .with(
+                        "SQL",
+                        Value::Text(readable_drawing(
+                            &insert.query_sql,
+                            &insert.sequences,
+                            request,
+                        )),
+                    ))
             }
             _ => Err(not_explained()),
         }
@@ -421,10 +432,29 @@ fn first_value(row: &[u8]) -> Option<String> {
 }
 
 /// The proxy's own views are not selected from.
-fn put_select(node: &mut Node, fetch: &Fetch) {
+fn put_select(node: &mut Node, fetch: &Fetch, request: &Request<'_>) {
     if !fetch.select.is_empty() {
-        node.add("SQL", Value::Text(fetch.select.clone()));
+        node.add("SQL", Value::Text(readable(&fetch.select, request)));
     }
+}
+
+/// A template for a reader: what is filled in at each run is a call.
+fn readable(template: &[Piece], request: &Request<'_>) -> String {
+    readable_drawing(template, &[], request)
+}
+
+fn readable_drawing(template: &[Piece], sequences: &[String], request: &Request<'_>) -> String {
+    let mut text = String::new();
+    let fill = |piece: &Piece, output: &mut String| match piece {
+        Piece::Now => output.push_str("now()"),
+        Piece::Sequence(n) => {
+            let name = sequences.get(*n).map_or("", String::as_str);
+            output.push_str(&format!("nextval({})", guc::quote_literal(name)));
+        }
+        Piece::Text(_) | Piece::Literal(_) | Piece::Key => {}
+    };
+    request.render(template, &fill, &mut text);
+    text
 }
 
 fn put_actual(node: &mut Node, rows: u64, bytes: u64, milliseconds: f64) {

@@ -5,9 +5,9 @@ use automator67_planner::{
     catalog::ShardId,
     plan::{Fetch, FetchSource, Gather, ProxyView},
 };
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 
-use super::{Session, planning::Request};
+use super::{Session, moving::staged::put_row, planning::Request};
 use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
@@ -50,7 +50,7 @@ impl Session {
         let home = self.home();
         let index = self.link(home).await?;
         self.links[index].server.forget_tables = true;
-        let statement = self.with_now(gather.statement.clone(), request).await?;
+        let statement = self.sql(&gather.statement, request).await?;
         let result = self.run_text(request, &statement, home).await;
         if let Some(link) = self
             .links
@@ -79,7 +79,7 @@ impl Session {
         self.begin_implicit();
         self.load_fetches(gather, request).await?;
         self.keep_fetches(gather);
-        let statement = self.with_now(gather.statement.clone(), request).await?;
+        let statement = self.sql(&gather.statement, request).await?;
         self.run_text(request, &statement, self.home()).await
     }
 
@@ -163,9 +163,10 @@ impl Session {
             FetchSource::Shards(set) => set,
         };
         // A part of the statement that was answered before may have left a table of this name.
+        let create = self.sql(&fetch.create, request).await?;
         let create = format!(
-            "DROP TABLE IF EXISTS pg_temp.{}; {}",
-            fetch.temp_table, fetch.create
+            "DROP TABLE IF EXISTS pg_temp.{}; {create}",
+            fetch.temp_table
         );
         self.run_hidden(home, &create).await?;
         let shards = self.shard_set(set, request).await?;
@@ -218,7 +219,7 @@ impl Session {
     /// Sends a fetch's SELECT to a shard; the answer is read later.
     async fn ask(&mut self, fetch: &Fetch, shard: ShardId, request: &Request<'_>) -> Outcome {
         let parameter_types = self.types_for_shards(request).await?;
-        let select = self.with_now(fetch.select.clone(), request).await?;
+        let select = self.sql(&fetch.select, request).await?;
         let index = self.link(shard).await?;
         types::learn_for_shard(&self.links[index].server.shard, &parameter_types).await?;
         let server = &mut self.links[index].server;
@@ -244,7 +245,7 @@ impl Session {
 
     /// The home shard's own rows never leave it.
     async fn copy_within_home(&mut self, fetch: &Fetch, request: &Request<'_>) -> Outcome<u64> {
-        let select = self.with_now(fetch.select.clone(), request).await?;
+        let select = self.sql(&fetch.select, request).await?;
         let text = format!("INSERT INTO pg_temp.{} {select}", fetch.temp_table);
         self.insert_at_home(&text, request).await
     }
@@ -488,15 +489,6 @@ pub fn behind_view(failure: Failure, request: &Request<'_>) -> Failure {
     .detail("The view's own text stands in for it in this statement, and is read with the rights of who asks.")
     .hint("Grant SELECT on the table behind the view, or restrict the view to one shard key by equality.")
     .into()
-}
-
-fn put_row(pending: &mut BytesMut, frame: &Frame, binary: bool) {
-    if binary {
-        pending.put_slice(frame.body());
-    } else {
-        let values = message::data_row(frame.body()).unwrap_or_default();
-        copy_rows::put_text_row(pending, values.into_iter());
-    }
 }
 
 fn milliseconds(since: std::time::Instant) -> f64 {

@@ -172,8 +172,7 @@ impl Session {
         }
         let holds_now = |template: &Template| template.contains(&Piece::Now);
         if insert.rows.iter().any(|row| holds_now(&row.text)) || holds_now(&insert.suffix) {
-            self.begin_implicit();
-            drawn.now = self.transaction_time().await?;
+            drawn.now = self.quoted_time().await?;
         }
         Ok(drawn)
     }
@@ -427,11 +426,10 @@ impl Session {
     async fn stage_drawing(
         &mut self,
         insert: &InsertSelect,
-        query: &str,
+        query: &Template,
         request: &Request<'_>,
     ) -> Outcome {
-        let mut query = query.to_owned();
-        let held = self.hold_for_rows(&insert.sequences, &mut query).await?;
+        let (query, held) = self.draw_in(query, &insert.sequences, request).await?;
         let rows = self.stage(&query, request).await?;
         self.rows_have_drawn(held, rows).await
     }
@@ -439,9 +437,10 @@ impl Session {
     /// Answers the query as a statement of its own; what is too large for memory goes through a
     /// file to the home shard.
     async fn stage_answer(&mut self, insert: &InsertSelect, request: &Request<'_>) -> Outcome {
+        let text = self.sql(&insert.query_sql, request).await?;
         let planned = Planned {
             plan: (*insert.query).clone(),
-            span: (0, insert.query_sql.len()),
+            span: (0, text.len()),
             kind: "select",
             session: SessionEffects::default(),
             redefines: Vec::new(),
@@ -452,11 +451,10 @@ impl Session {
                 relation: insert.table.clone(),
                 from: FetchSource::Shards(ShardSet::All),
                 temp_table: "a67_stage".to_owned(),
-                create: format!(
-                    "CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {} WITH NO DATA",
-                    insert.query_sql
-                ),
-                select: insert.query_sql.clone(),
+                create: vec![Piece::Text(format!(
+                    "CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {text} WITH NO DATA",
+                ))],
+                select: vec![Piece::Text(text)],
                 columns: Vec::new(),
                 binary: false,
                 primary_key: None,
@@ -607,7 +605,7 @@ fn render(insert: &InsertSplit, request: &Request<'_>, drawn: &Drawn, rows: &[us
     let mut text = String::new();
     let nothing = |piece: &Piece, output: &mut String| {
         if *piece == Piece::Now {
-            output.push_str(&guc::quote_literal(&drawn.now));
+            output.push_str(&drawn.now);
         }
     };
     request.render(&insert.prefix, &nothing, &mut text);
@@ -620,10 +618,10 @@ fn render(insert: &InsertSplit, request: &Request<'_>, drawn: &Drawn, rows: &[us
             }
             Piece::Key => match &drawn.keys[*row] {
                 Some((KeyValue::Null, _)) => output.push_str("NULL"),
-                Some((_, text)) => output.push_str(&super::planning::key_literal(text)),
+                Some((_, text)) => output.push_str(&guc::quote_literal(text)),
                 None => output.push_str("NULL"),
             },
-            Piece::Now => output.push_str(&guc::quote_literal(&drawn.now)),
+            Piece::Now => output.push_str(&drawn.now),
             Piece::Text(_) | Piece::Literal(_) => {}
         };
         if let Some(insert_row) = insert.rows.get(*row) {
@@ -680,16 +678,7 @@ fn evaluated(key_type: KeyType, body: &[u8]) -> Result<(KeyValue, String), Failu
     let (Some(binary), Some(text)) = (binary, text) else {
         return Ok((KeyValue::Null, String::new()));
     };
-    let oid = match (key_type, binary.len()) {
-        (KeyType::Integer, 2) => 21,
-        (KeyType::Integer, 4) => 23,
-        (KeyType::Integer, _) => 20,
-        (KeyType::Text, _) => 25,
-        (KeyType::Uuid, _) => 2950,
-        (KeyType::Date, _) => 1082,
-        (KeyType::Timestamp, _) => 1114,
-        (KeyType::TimestampTz, _) => 1184,
-    };
+    let oid = key::native_oid(key_type, binary.len()).ok_or_else(bad_key)?;
     let value = key::from_binary(key_type, oid, binary).ok_or_else(bad_key)?;
     Ok((value, String::from_utf8_lossy(text).into_owned()))
 }

@@ -257,12 +257,14 @@ impl Session {
     /// Notes what a statement leaves behind in the server session it is about to run in.
     pub(super) fn note_effects(&mut self, index: usize, effects: SessionEffects) -> Outcome {
         let session = self.card.id;
-        if effects.writes && !self.links[index].wrote {
+        // What a read-only transaction may change is in no table that lasts.
+        let writes = (effects.writes || effects.changes_catalog) && !self.transaction.read_only;
+        if writes && !self.links[index].wrote {
             let shard = self.links[index].server.shard_id();
             self.allow_second_writer(shard)?;
         }
         let link = &mut self.links[index];
-        link.wrote |= effects.writes || effects.changes_catalog;
+        link.wrote |= writes;
         let owner = link.server.sequence_owner;
         let alone = owner == SequenceOwner::Nobody || owner == SequenceOwner::Session(session);
         let known = self.memory.is_on(&link.server.key, owner, session)

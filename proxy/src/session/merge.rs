@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{ColumnAt, Distinct, FinalPiece, Rows},
+    plan::{ColumnAt, Distinct, FinalPiece, Piece, Rows},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -503,14 +503,18 @@ impl Session {
             Brought::Table => format!("pg_temp.{PARTS_TABLE} a67"),
             Brought::Arrays(_) => arrays_as_rows(names, given),
         };
+        let now = match last.contains(&Last::Now) {
+            true => self.quoted_time().await?,
+            false => String::new(),
+        };
         let text: String = last
             .iter()
             .map(|piece| match piece {
                 Last::Text(text) => text.as_str(),
                 Last::Rows => source.as_str(),
+                Last::Now => now.as_str(),
             })
             .collect();
-        let text = self.with_now(text, request).await?;
         let started = Instant::now();
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;
@@ -627,9 +631,14 @@ struct Loader {
 }
 
 /// A piece of the last statement.
+#[derive(PartialEq)]
 pub enum Last {
+    /// As it stands.
     Text(String),
+    /// The partial results.
     Rows,
+    /// The transaction's time.
+    Now,
 }
 
 /// The last statement with types filled in; `None` where these do not allow it.
@@ -642,6 +651,10 @@ pub fn last_statement(
     let mut text = String::new();
     for piece in pieces {
         match piece {
+            FinalPiece::Piece(Piece::Now) => {
+                done.push(Last::Text(std::mem::take(&mut text)));
+                done.push(Last::Now);
+            }
             FinalPiece::Piece(piece) => {
                 request.render(std::slice::from_ref(piece), &|_, _| {}, &mut text);
             }

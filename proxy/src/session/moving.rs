@@ -1,7 +1,7 @@
 //! Relations that are moved to every shard for one statement: their rows are read first, held by
 //! the proxy (in memory, then in a file), and copied to where they matter.
 
-mod staged;
+pub(super) mod staged;
 
 use std::{
     borrow::Cow,
@@ -231,12 +231,7 @@ impl Session {
     async fn weigh(&mut self, scatter: &Scatter, request: &Request<'_>) -> Outcome<Choice> {
         let simple = |one: &Move| one.reductions.is_empty();
         if scatter.others.is_empty() && scatter.moves.iter().all(simple) {
-            return Ok(Choice {
-                way: 0,
-                order: (0..scatter.moves.len()).collect(),
-                rows: Vec::new(),
-                made: Instant::now(),
-            });
+            return Ok(Choice::only(&scatter.moves));
         }
         let shards = self.process.shards.len() as f64;
         let mut known: Vec<(String, f64, f64)> = Vec::new();
@@ -278,19 +273,19 @@ impl Session {
         known: &mut Vec<(String, f64, f64)>,
         request: &Request<'_>,
     ) -> Outcome<(f64, f64)> {
-        let select = &one.fetch.select;
+        let select = self.sql(&one.fetch.select, request).await?;
         if one.query.is_some() {
             // Most make few rows of many; their plans are not known to one shard.
             return Ok((1000.0, 32.0));
         }
-        if let Some((_, rows, width)) = known.iter().find(|(text, ..)| text == select) {
+        if let Some((_, rows, width)) = known.iter().find(|(text, ..)| *text == select) {
             return Ok((*rows, *width));
         }
         let shards = match &one.fetch.from {
             FetchSource::Shards(ShardSet::Home) => 1.0,
             _ => self.process.shards.len() as f64,
         };
-        let explained = self.with_now(format!("EXPLAIN {select}"), request).await?;
+        let explained = format!("EXPLAIN {select}");
         let plan = self.ask_home(&explained, request).await?;
         let line = plan
             .into_iter()
@@ -300,7 +295,7 @@ impl Session {
             .as_deref()
             .and_then(estimated)
             .unwrap_or((1000.0, 32.0));
-        known.push((select.clone(), rows * shards, width));
+        known.push((select, rows * shards, width));
         Ok((rows * shards, width))
     }
 
@@ -378,7 +373,8 @@ impl Session {
             let name = &one.fetch.temp_table;
             creates.push_str(&format!("DROP TABLE IF EXISTS pg_temp.{name}; "));
             if one.query.is_none() {
-                creates.push_str(&format!("{}; ", one.fetch.create));
+                creates.push_str(&self.sql(&one.fetch.create, request).await?);
+                creates.push_str("; ");
             }
         }
         let creates = self.as_lasting(&creates).into_owned();
@@ -387,7 +383,7 @@ impl Session {
         }
         self.run_hidden_on(targets, &creates).await?;
         for one in moves.iter().filter(|one| one.query.is_some()) {
-            let create = self.with_now(one.fetch.create.clone(), request).await?;
+            let create = self.sql(&one.fetch.create, request).await?;
             let create = self.as_lasting(&create).into_owned();
             // Its columns are those of the subquery, which may have the client's parameters in it.
             for shard in targets {
@@ -409,7 +405,7 @@ impl Session {
         done: &mut MovedRelation,
         request: &Request<'_>,
     ) -> Outcome<Load> {
-        let text = self.with_now(one.fetch.select.clone(), request).await?;
+        let text = self.sql(&one.fetch.select, request).await?;
         // Text is what a client of the simple protocol sees; others may see every bit.
         let binary = match request.bound {
             None => false,
@@ -500,7 +496,7 @@ impl Session {
         let given = request
             .bound
             .map_or(0, |bound| bound.bind.parameter_count());
-        let mut text = self.with_now(one.fetch.select.clone(), request).await?;
+        let mut text = self.sql(&one.fetch.select, request).await?;
         let mut arrays = Vec::new();
         let mut used: Vec<&str> = Vec::new();
         let rows = choice.rows.get(index).copied().unwrap_or(0.0);
@@ -519,7 +515,7 @@ impl Session {
                     (found.clone(), moves[*other].fetch.relation.name.clone())
                 }
                 ReductionValues::Select(select) => {
-                    let select = &self.with_now(select.clone(), request).await?;
+                    let select = &self.sql(select, request).await?;
                     let Some(found) = self.select_values(select, rows, request).await? else {
                         continue;
                     };
@@ -553,7 +549,7 @@ impl Session {
         rows: f64,
         request: &Request<'_>,
     ) -> Outcome<Option<HashSet<Bytes>>> {
-        let explained = self.with_now(format!("EXPLAIN {select}"), request).await?;
+        let explained = format!("EXPLAIN {select}");
         let plan = self.ask_home(&explained, request).await?;
         let line = plan
             .into_iter()

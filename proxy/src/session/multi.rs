@@ -106,12 +106,7 @@ struct Run {
 impl Session {
     /// One statement on several shards.
     pub(super) async fn multi(&mut self, multi: &Multi, request: &Request<'_>) -> Outcome<Tier> {
-        let locks = request
-            .text
-            .trim_start()
-            .get(..4)
-            .is_some_and(|word| word.eq_ignore_ascii_case("lock"));
-        if locks && !self.transaction.is_explicit() {
+        if multi.needs_block && !self.transaction.is_explicit() {
             return Err(needs_block("LOCK TABLE"));
         }
         let outer = self.choose_lasting(!multi.moves.is_empty(), request)?;
@@ -130,10 +125,11 @@ impl Session {
         }
         let text = match &multi.sql {
             None => request.text.to_owned(),
-            Some(sql) => self.with_now(sql.clone(), request).await?,
+            Some(sql) => self.sql(sql, request).await?,
         };
         let text = self.as_lasting(&text).into_owned();
-        if let ([shard], false) = (shards.as_slice(), self.transaction.is_open()) {
+        let alone = multi.moves.is_empty() || !self.transaction.is_open();
+        if let ([shard], true) = (shards.as_slice(), alone) {
             self.run_text(request, &text, *shard).await?;
             return Ok(Tier::Multi);
         }

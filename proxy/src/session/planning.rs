@@ -723,32 +723,11 @@ fn parameter_key(
         return Some(KeyValue::Null);
     };
     if bound.bind.is_binary(index) {
-        let type_oid = type_oid.or_else(|| native_oid(key_type, bytes.len()))?;
+        let type_oid = type_oid.or_else(|| key::native_oid(key_type, bytes.len()))?;
         return key::from_binary(key_type, type_oid, bytes);
     }
     if type_oid.is_some_and(|oid| !key::accepts_text_of(key_type, oid)) {
         return None;
     }
     key::from_text(key_type, std::str::from_utf8(bytes).ok()?)
-}
-
-/// The type that the server gives an undeclared parameter which is compared with a key: the key's
-/// own; for integers the length tells which of the three.
-fn native_oid(key_type: KeyType, length: usize) -> Option<u32> {
-    match (key_type, length) {
-        (KeyType::Integer, 2) => Some(21),
-        (KeyType::Integer, 4) => Some(23),
-        (KeyType::Integer, 8) => Some(20),
-        (KeyType::Integer, _) => None,
-        (KeyType::Text, _) => Some(25),
-        (KeyType::Uuid, _) => Some(2950),
-        (KeyType::Date, _) => Some(1082),
-        (KeyType::Timestamp, _) => Some(1114),
-        (KeyType::TimestampTz, _) => Some(1184),
-    }
-}
-
-/// A key as a literal that every shard reads to the same value.
-pub fn key_literal(text: &str) -> String {
-    guc::quote_literal(text)
 }

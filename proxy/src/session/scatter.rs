@@ -16,7 +16,7 @@ use std::{
 use automator67_planner::{
     catalog::ShardId,
     normalise::LiteralClass,
-    plan::{ColumnAt, Combine, Count, NOW_PLACEHOLDER, Rows, Scatter, ShardSet},
+    plan::{ColumnAt, Combine, Count, Piece, Rows, Scatter, ShardSet},
 };
 use bytes::BytesMut;
 
@@ -256,28 +256,37 @@ impl Session {
         scatter: &Scatter,
         request: &Request<'_>,
     ) -> Outcome<String> {
-        let mut text = String::new();
-        request.render(&scatter.statement, &|_, _| {}, &mut text);
-        let text = self.with_now(text, request).await?;
+        let text = self.sql(&scatter.statement, request).await?;
         Ok(match self.as_lasting(&text) {
             Cow::Borrowed(_) => text,
             Cow::Owned(lasting) => lasting,
         })
     }
 
-    /// A text with the transaction's time in it. Where the client has written what stands for it, that
-    /// is the client's: such statements are planned without.
-    pub(super) async fn with_now(
+    /// A template as SQL, with the transaction's time where it is read.
+    pub(super) async fn sql(
         &mut self,
-        text: String,
+        template: &[Piece],
         request: &Request<'_>,
     ) -> Outcome<String> {
-        if !text.contains(NOW_PLACEHOLDER) || request.whole.contains(NOW_PLACEHOLDER) {
-            return Ok(text);
-        }
+        let now = match template.contains(&Piece::Now) {
+            true => self.quoted_time().await?,
+            false => String::new(),
+        };
+        let mut text = String::new();
+        let fill = |piece: &Piece, output: &mut String| {
+            if *piece == Piece::Now {
+                output.push_str(&now);
+            }
+        };
+        request.render(template, &fill, &mut text);
+        Ok(text)
+    }
+
+    /// The transaction's time as a literal.
+    pub(super) async fn quoted_time(&mut self) -> Outcome<String> {
         self.begin_implicit();
-        let now = self.transaction_time().await?;
-        Ok(text.replace(NOW_PLACEHOLDER, &guc::quote_literal(&now)))
+        Ok(guc::quote_literal(&self.transaction_time().await?))
     }
 
     /// The columns of a plan's shard statement.

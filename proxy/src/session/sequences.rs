@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use automator67_planner::{
-    plan::{NEXT_MARK, Planned, SequenceCall, SequenceFunction, SequenceUse},
+    plan::{Piece, Planned, SequenceCall, SequenceFunction, SequenceUse, Template},
     sequences,
 };
 
@@ -537,14 +537,19 @@ impl Session {
 
     // ---- INSERT ... SELECT ----
 
-    /// Lets the first rows of a query take values that are reserved.
-    pub(super) async fn hold_for_rows(
+    /// A query whose rows take values of sequences, as SQL: the first rows take values that are
+    /// reserved.
+    pub(super) async fn draw_in(
         &mut self,
+        query: &Template,
         sequences: &[String],
-        query: &mut String,
-    ) -> Outcome<Vec<(u32, Held)>> {
+        request: &Request<'_>,
+    ) -> Outcome<(String, Vec<(u32, Held)>)> {
         let mut all: Vec<(u32, Held)> = Vec::new();
+        let mut calls = Vec::with_capacity(sequences.len());
         for sequence in sequences {
+            let call = format!("nextval({}::regclass)", guc::quote_literal(sequence));
+            calls.push(call.clone());
             let Some(shared) = self.shared_sequence(sequence) else {
                 continue;
             };
@@ -558,19 +563,25 @@ impl Session {
                 HELD_MAX,
                 identity.as_deref().unwrap_or_default(),
             );
-            let call = format!(
-                "nextval({}::regclass{NEXT_MARK})",
-                guc::quote_literal(sequence)
-            );
             let values = texts(held.values()).join(",");
-            let first =
-                format!("coalesce(('{{{values}}}'::bigint[])[row_number() over ()], {call})");
-            if !held.values().is_empty() {
-                *query = query.replacen(&call, &first, 1);
+            if let (Some(last), false) = (calls.last_mut(), held.values().is_empty()) {
+                *last =
+                    format!("coalesce(('{{{values}}}'::bigint[])[row_number() over ()], {call})");
             }
             all.push((shared.oid, held));
         }
-        Ok(all)
+        let now = match query.contains(&Piece::Now) {
+            true => self.quoted_time().await?,
+            false => String::new(),
+        };
+        let mut text = String::new();
+        let fill = |piece: &Piece, output: &mut String| match piece {
+            Piece::Sequence(n) => output.push_str(calls.get(*n).map_or("NULL", String::as_str)),
+            Piece::Now => output.push_str(&now),
+            Piece::Text(_) | Piece::Literal(_) | Piece::Key => {}
+        };
+        request.render(query, &fill, &mut text);
+        Ok((text, all))
     }
 
     /// The query gave so many rows.

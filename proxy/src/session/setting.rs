@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use automator67_planner::{
     Tier as Floor,
-    plan::{ConfigArgument, ConfigCall, SettingCommand},
+    plan::{ConfigArgument, ConfigCall, Discarded, SettingCommand},
 };
 
 use super::{DEFAULT_SEARCH_PATH, Session, planning::Request};
@@ -57,6 +57,15 @@ impl Session {
                 let made = (name.as_str(), replay.as_str(), value.as_deref());
                 self.set(made, *local, request).await?;
             }
+            SettingCommand::SetConfig {
+                name,
+                replay,
+                value,
+                local,
+            } => {
+                let made = (name.as_str(), replay.as_str(), Some(value.as_str()));
+                self.set(made, *local, request).await?;
+            }
             SettingCommand::Characteristics(settings) => {
                 self.run_setting(request).await?;
                 self.log_setting(request.text);
@@ -67,8 +76,8 @@ impl Session {
                 self.settings_are_made();
             }
             SettingCommand::Configure(calls) => self.configure(calls, request).await?,
-            SettingCommand::Reset { name, local } => {
-                self.reset_one(name, *local, request).await?;
+            SettingCommand::Reset { name, local, tag } => {
+                self.reset_one(name, *local, tag, request).await?;
             }
             SettingCommand::ResetAll => {
                 let reset = self.settings.map.reset_all(&self.settings.initial);
@@ -77,10 +86,10 @@ impl Session {
                 self.run_reset(RESET_ALL, "RESET", before).await?;
             }
             SettingCommand::DiscardAll => self.discard_all().await?,
-            SettingCommand::Discard => {
+            SettingCommand::Discard(what) => {
                 self.temporary.expect_change();
                 self.run_single(request, self.home()).await?;
-                if request.text.to_lowercase().contains("sequences") {
+                if *what == Discarded::Sequences {
                     self.memory = super::sequences::Memory::default();
                 }
             }
@@ -121,12 +130,13 @@ impl Session {
     }
 
     /// RESET of a name, and SET ... TO DEFAULT.
-    async fn reset_one(&mut self, name: &str, local: bool, request: &Request<'_>) -> Outcome {
-        let tag = if starts_with_set(request.text) {
-            "SET"
-        } else {
-            "RESET"
-        };
+    async fn reset_one(
+        &mut self,
+        name: &str,
+        local: bool,
+        tag: &str,
+        request: &Request<'_>,
+    ) -> Outcome {
         if name.starts_with(OWN) {
             if local {
                 self.set_locally(name, "", None)?;
@@ -580,12 +590,6 @@ pub(super) fn check_encoding(name: &str, value: Option<&str>) -> Outcome {
     )
     .hint("Use UTF8.")
     .into())
-}
-
-fn starts_with_set(text: &str) -> bool {
-    text.trim_start()
-        .get(..3)
-        .is_some_and(|word| word.eq_ignore_ascii_case("set"))
 }
 
 fn invalid_value(name: &str, value: &str, hint: &str) -> Failure {

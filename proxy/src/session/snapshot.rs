@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use automator67_planner::{catalog::ShardId, plan::Plan};
+use automator67_planner::{
+    catalog::ShardId,
+    plan::{Isolation, Plan},
+};
 use tokio_postgres::error::SqlState;
 
 use super::Session;
@@ -52,42 +55,29 @@ pub enum View {
     OneShard,
 }
 
-/// Isolation levels that mean something here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Isolation {
-    ReadCommitted,
-    RepeatableRead,
-    Serializable,
-}
-
-/// The view of a transaction that begins with these options, where the session's default is the
-/// statement `default`; and what is to be added to the options.
+/// The view of a transaction that begins at a level, where the session's default is the statement
+/// `default`; and the level that it is to begin with where it says none.
 pub fn view_of(
-    options: &str,
+    level: Option<Isolation>,
     default: Option<&str>,
     consistency: Consistency,
-) -> (View, &'static str) {
-    let named = isolation(options).or_else(|| default.and_then(isolation));
-    match (named, consistency) {
-        (Some(Isolation::Serializable), _) => (View::OneShard, ""),
-        (Some(Isolation::RepeatableRead), _) => (View::Wanted, ""),
-        (None, Consistency::Snapshot) => (View::Wanted, " ISOLATION LEVEL REPEATABLE READ"),
-        (Some(Isolation::ReadCommitted) | None, _) => (View::Committed, ""),
+) -> (View, Option<Isolation>) {
+    match (level.or_else(|| default.and_then(named)), consistency) {
+        (Some(Isolation::Serializable), _) => (View::OneShard, None),
+        (Some(Isolation::RepeatableRead), _) => (View::Wanted, None),
+        (None, Consistency::Snapshot) => (View::Wanted, Some(Isolation::RepeatableRead)),
+        (Some(Isolation::ReadCommitted | Isolation::ReadUncommitted) | None, _) => {
+            (View::Committed, None)
+        }
     }
 }
 
-/// The level that is named last.
-fn isolation(text: &str) -> Option<Isolation> {
+/// The level that a SET names last.
+fn named(text: &str) -> Option<Isolation> {
     let text = text.to_uppercase();
-    let levels = [
-        ("SERIALIZABLE", Isolation::Serializable),
-        ("REPEATABLE READ", Isolation::RepeatableRead),
-        ("READ COMMITTED", Isolation::ReadCommitted),
-        ("READ UNCOMMITTED", Isolation::ReadCommitted),
-    ];
-    let found = levels
+    let found = Isolation::ALL
         .into_iter()
-        .filter_map(|(name, level)| text.rfind(name).map(|place| (place, level)));
+        .filter_map(|level| text.rfind(level.name()).map(|place| (place, level)));
     found
         .max_by_key(|(place, _)| *place)
         .map(|(_, level)| level)
@@ -423,52 +413,45 @@ mod tests {
     fn levels_give_views() {
         let snapshot = Consistency::Snapshot;
         let strong = Consistency::Strong;
-        let repeatable = " ISOLATION LEVEL REPEATABLE READ";
-        for (options, default, consistency, view) in [
-            ("", None, strong, View::Committed),
-            ("", None, snapshot, View::Wanted),
-            (repeatable, None, strong, View::Wanted),
+        for (level, default, consistency, view) in [
+            (None, None, strong, View::Committed),
+            (None, None, snapshot, View::Wanted),
+            (Some(Isolation::RepeatableRead), None, strong, View::Wanted),
             (
-                " isolation level serializable",
+                Some(Isolation::Serializable),
                 None,
                 snapshot,
                 View::OneShard,
             ),
             (
-                " ISOLATION LEVEL READ COMMITTED",
+                Some(Isolation::ReadCommitted),
                 None,
                 snapshot,
                 View::Committed,
             ),
             (
-                " ISOLATION LEVEL READ UNCOMMITTED",
+                Some(Isolation::ReadUncommitted),
                 None,
                 snapshot,
                 View::Committed,
             ),
             (
-                "",
+                None,
                 Some("SET default_transaction_isolation TO 'repeatable read'"),
                 strong,
                 View::Wanted,
             ),
             (
-                " ISOLATION LEVEL READ COMMITTED",
+                Some(Isolation::ReadCommitted),
                 Some("SET x TO 'serializable'"),
                 strong,
                 View::Committed,
             ),
-            (
-                " ISOLATION LEVEL SERIALIZABLE ISOLATION LEVEL REPEATABLE READ",
-                None,
-                strong,
-                View::Wanted,
-            ),
         ] {
             assert_eq!(
-                view_of(options, default, consistency).0,
+                view_of(level, default, consistency).0,
                 view,
-                "{options:?} {default:?}"
+                "{level:?} {default:?}"
             );
         }
     }

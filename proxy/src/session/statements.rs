@@ -495,10 +495,9 @@ pub fn local_answer(statement: &Statement) -> Local {
         .map(|planned| &planned.plan)
     {
         // `SELECT set_config(...)` is a setting that has a row.
-        Some(Plan::Setting(SettingCommand::Set { replay, .. })) if replay.starts_with("SELECT") => {
+        Some(Plan::Setting(SettingCommand::SetConfig { .. } | SettingCommand::Configure(_))) => {
             Local::AskServer
         }
-        Some(Plan::Setting(SettingCommand::Configure(_))) => Local::AskServer,
         None | Some(Plan::Empty | Plan::Transaction(_) | Plan::Setting(_) | Plan::Admin(_)) => {
             Local::Known
         }

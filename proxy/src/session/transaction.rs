@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use automator67_planner::{
     catalog::{Catalog, ForeignKey, ShardId},
-    plan::TransactionCommand,
+    plan::{TransactionCommand, TransactionModes},
 };
 
 use super::{
     Session, Settings,
+    execute::needs_block,
     snapshot::{self, View},
 };
 use crate::{
@@ -26,8 +27,8 @@ use crate::{
 #[derive(Default)]
 pub struct Transaction {
     state: State,
-    /// ` ISOLATION LEVEL ...` of BEGIN, and later SET TRANSACTION.
-    options: String,
+    /// What BEGIN, and SET TRANSACTION before any shard joined, have said.
+    modes: TransactionModes,
     /// Every shard is read only.
     pub read_only: bool,
     /// On the home shard only a subtransaction is read only, see [`Guard`].
@@ -112,7 +113,7 @@ struct Savepoint {
     /// Its commit would tell of a changed schema, as of then.
     announce: bool,
     /// The transaction's modes, as of then.
-    options: String,
+    modes: TransactionModes,
     read_only: bool,
     guard: Option<Guard>,
 }
@@ -155,10 +156,13 @@ impl Transaction {
     /// What a joining shard runs first.
     pub fn begin_statements(&self, home: bool) -> String {
         let mut text = match self.guard.filter(|_| home) {
-            None => format!("BEGIN{}", self.options),
+            None => format!("BEGIN{}", self.modes),
             Some(_) => {
-                let options = self.options.replace(" READ ONLY", " READ WRITE");
-                format!("BEGIN{options}; {CLOSE_GUARD}")
+                let modes = TransactionModes {
+                    read_only: Some(false),
+                    ..self.modes.clone()
+                };
+                format!("BEGIN{modes}; {CLOSE_GUARD}")
             }
         };
         for statement in &self.log {
@@ -168,21 +172,19 @@ impl Transaction {
         text
     }
 
-    /// It starts as its options and the session's default say.
-    fn start(&mut self, state: State, options: &str, read_only: bool, settings: &Settings) {
+    /// It starts as its modes and the session's default say.
+    fn start(&mut self, state: State, modes: TransactionModes, settings: &Settings) {
         self.state = state;
-        options.clone_into(&mut self.options);
-        self.read_only = read_only;
-        let says = options.contains(" READ ONLY") || options.contains(" READ WRITE");
-        if !says
+        self.modes = modes;
+        if self.modes.read_only.is_none()
             && settings
                 .map
                 .get("default_transaction_read_only")
                 .is_some_and(guc::is_on)
         {
-            self.options.push_str(" READ ONLY");
-            self.read_only = true;
+            self.modes.read_only = Some(true);
         }
+        self.read_only = self.modes.read_only == Some(true);
         self.guard = Some(Guard::Closed).filter(|_| self.read_only);
         if state == State::Open {
             self.consider_view(settings);
@@ -195,9 +197,14 @@ impl Transaction {
     pub fn consider_view(&mut self, settings: &Settings) {
         let default = settings.map.get("default_transaction_isolation");
         let consistency = settings.own.consistency;
-        let (view, more) = snapshot::view_of(&self.options, default, consistency);
+        let (view, level) = snapshot::view_of(self.modes.isolation, default, consistency);
         self.view = view;
-        self.options.push_str(more);
+        self.modes.isolation = level.or(self.modes.isolation);
+    }
+
+    /// Its modes, with what was said after a shard had joined.
+    fn modes_now(&self) -> TransactionModes {
+        with_read_only(&self.modes, self.read_only)
     }
 
     /// A shard joins.
@@ -240,13 +247,11 @@ impl Transaction {
 
     /// The modes of a transaction that is chained to it by ROLLBACK: its own, but an error has taken
     /// them back, to those at the first savepoint if there is one.
-    fn modes_of_next(&self) -> (String, bool) {
+    fn modes_of_next(&self) -> TransactionModes {
         match (self.state, self.savepoints.first()) {
-            (State::Failed, None) => (String::new(), false),
-            (State::Failed, Some(first)) => (first.options.clone(), first.read_only),
-            (State::Idle | State::Implicit | State::Open, _) => {
-                (self.options.clone(), self.read_only)
-            }
+            (State::Failed, None) => TransactionModes::default(),
+            (State::Failed, Some(first)) => with_read_only(&first.modes, first.read_only),
+            (State::Idle | State::Implicit | State::Open, _) => self.modes_now(),
         }
     }
 
@@ -257,7 +262,7 @@ impl Transaction {
 
     /// Nothing in [`Transaction::begin_statements`] can fail.
     pub fn begins_plainly(&self) -> bool {
-        self.options.is_empty() && self.log.is_empty()
+        self.modes.is_empty() && self.log.is_empty()
     }
 }
 
@@ -266,20 +271,13 @@ impl Session {
     pub(super) async fn transaction_command(
         &mut self,
         command: &TransactionCommand,
-        text: &str,
     ) -> Outcome<Tier> {
         match command {
-            TransactionCommand::Begin {
-                options,
-                read_only,
-                start,
-            } => {
-                self.begin(options, *read_only, *start).await?;
+            TransactionCommand::Begin { modes, start } => {
+                self.begin(modes, *start).await?;
                 Ok(Tier::Proxy)
             }
-            TransactionCommand::SetTransaction { options, read_only } => {
-                self.set_transaction(options, *read_only, text).await
-            }
+            TransactionCommand::SetTransaction(modes) => self.set_transaction(modes).await,
             TransactionCommand::SetConstraints { all, replay } => {
                 self.set_constraints(*all, replay).await
             }
@@ -292,7 +290,7 @@ impl Session {
         }
     }
 
-    async fn begin(&mut self, options: &str, read_only: bool, start: bool) -> Outcome {
+    async fn begin(&mut self, modes: &TransactionModes, start: bool) -> Outcome {
         match self.transaction.state {
             State::Open | State::Failed => {
                 self.notice(
@@ -301,16 +299,13 @@ impl Session {
                     "there is already a transaction in progress",
                 );
                 // Its modes are made all the same.
-                if !options.is_empty() {
-                    let says = read_only || options.contains(" READ WRITE");
-                    let text = format!("SET TRANSACTION{options}");
-                    self.set_modes(options, says.then_some(read_only), &text)
-                        .await?;
+                if !modes.is_empty() {
+                    self.set_modes(modes).await?;
                 }
             }
             State::Idle | State::Implicit => {
                 self.transaction
-                    .start(State::Open, options, read_only, &self.settings);
+                    .start(State::Open, modes.clone(), &self.settings);
             }
         }
         let tag = if start { "START TRANSACTION" } else { "BEGIN" };
@@ -337,7 +332,7 @@ impl Session {
     pub(super) fn begin_implicit(&mut self) {
         if self.transaction.state == State::Idle {
             self.transaction
-                .start(State::Implicit, "", false, &self.settings);
+                .start(State::Implicit, TransactionModes::default(), &self.settings);
         }
     }
 
@@ -355,25 +350,20 @@ impl Session {
         self.transaction.block = true;
     }
 
-    async fn set_transaction(
-        &mut self,
-        options: &str,
-        read_only: Option<bool>,
-        text: &str,
-    ) -> Outcome<Tier> {
-        self.set_modes(options, read_only, text).await?;
+    async fn set_transaction(&mut self, modes: &TransactionModes) -> Outcome<Tier> {
+        self.set_modes(modes).await?;
         message::put_command_complete(self.client.output(), "SET");
         Ok(Tier::Proxy)
     }
 
-    async fn set_modes(&mut self, options: &str, read_only: Option<bool>, text: &str) -> Outcome {
+    async fn set_modes(&mut self, modes: &TransactionModes) -> Outcome {
         if !self.transaction.is_open() {
             self.notice(
                 Severity::Warning,
                 sqlstate::NO_ACTIVE_SQL_TRANSACTION,
                 "SET TRANSACTION can only be used in transaction blocks",
             );
-        } else if !self.transaction.savepoints.is_empty() && options.contains("ISOLATION") {
+        } else if !self.transaction.savepoints.is_empty() && modes.isolation.is_some() {
             return Err(Report::error(
                 sqlstate::ACTIVE_SQL_TRANSACTION,
                 "SET TRANSACTION ISOLATION LEVEL must not be called in a subtransaction",
@@ -381,7 +371,7 @@ impl Session {
             .into());
         } else if !self.transaction.savepoints.is_empty()
             && self.transaction.read_only
-            && read_only == Some(false)
+            && modes.read_only == Some(false)
         {
             return Err(Report::error(
                 sqlstate::ACTIVE_SQL_TRANSACTION,
@@ -392,15 +382,14 @@ impl Session {
             || self.links.iter().any(|link| link.begun)
         {
             // Behind a savepoint, so that going back to it takes the mode back.
-            self.everywhere(text).await?;
-            self.transaction.log.push(text.to_owned());
-            self.transaction.read_only = read_only.unwrap_or(self.transaction.read_only);
+            let text = format!("SET TRANSACTION{modes}");
+            self.everywhere(&text).await?;
+            self.transaction.log.push(text);
+            self.transaction.read_only = modes.read_only.unwrap_or(self.transaction.read_only);
         } else {
-            let options = format!("{}{options}", self.transaction.options);
-            let read_only = read_only.unwrap_or(self.transaction.read_only);
+            let modes = self.transaction.modes.with(modes);
             let state = self.transaction.state;
-            self.transaction
-                .start(state, &options, read_only, &self.settings);
+            self.transaction.start(state, modes, &self.settings);
         }
         Ok(())
     }
@@ -448,7 +437,7 @@ impl Session {
         match self.transaction.state {
             State::Failed => return self.rollback(chain).await,
             State::Idle | State::Implicit if chain => {
-                return Err(no_transaction("COMMIT AND CHAIN"));
+                return Err(needs_block("COMMIT AND CHAIN"));
             }
             State::Idle | State::Implicit => {
                 self.warn_no_transaction();
@@ -461,25 +450,24 @@ impl Session {
             self.rollback_links().await?;
             return Err(failure);
         }
-        let options = std::mem::take(&mut self.transaction.options);
-        let read_only = self.transaction.read_only;
+        let modes = self.transaction.modes_now();
         self.commit_links(true).await?;
         message::put_command_complete(self.client.output(), "COMMIT");
-        self.chain(chain, &options, read_only);
+        self.chain(chain, modes);
         Ok(Tier::Proxy)
     }
 
     async fn rollback(&mut self, chain: bool) -> Outcome<Tier> {
         if !self.transaction.is_explicit() {
             if chain {
-                return Err(no_transaction("ROLLBACK AND CHAIN"));
+                return Err(needs_block("ROLLBACK AND CHAIN"));
             }
             self.warn_no_transaction();
         }
-        let (options, read_only) = self.transaction.modes_of_next();
+        let modes = self.transaction.modes_of_next();
         self.rollback_links().await?;
         message::put_command_complete(self.client.output(), "ROLLBACK");
-        self.chain(chain, &options, read_only);
+        self.chain(chain, modes);
         Ok(Tier::Proxy)
     }
 
@@ -500,10 +488,9 @@ impl Session {
         .into())
     }
 
-    fn chain(&mut self, chain: bool, options: &str, read_only: bool) {
+    fn chain(&mut self, chain: bool, modes: TransactionModes) {
         if chain {
-            self.transaction
-                .start(State::Open, options, read_only, &self.settings);
+            self.transaction.start(State::Open, modes, &self.settings);
         }
     }
 
@@ -676,7 +663,7 @@ impl Session {
             settings: self.settings.clone(),
             logged: self.transaction.log.len(),
             announce: self.transaction.announce,
-            options: self.transaction.options.clone(),
+            modes: self.transaction.modes.clone(),
             read_only: self.transaction.read_only,
             guard: self.transaction.guard,
         });
@@ -730,7 +717,7 @@ impl Session {
         self.transaction.log.truncate(savepoint.logged);
         self.transaction.announce = savepoint.announce;
         self.temporary.end_transaction();
-        self.transaction.options.clone_from(&savepoint.options);
+        self.transaction.modes.clone_from(&savepoint.modes);
         self.transaction.read_only = savepoint.read_only;
         self.transaction.guard = savepoint.guard;
         for link in self.links.iter_mut().filter(|link| link.begun) {
@@ -923,10 +910,10 @@ impl Session {
     }
 }
 
-fn no_transaction(command: &str) -> Failure {
-    Report::error(
-        sqlstate::NO_ACTIVE_SQL_TRANSACTION,
-        format!("{command} can only be used in transaction blocks"),
-    )
-    .into()
+fn with_read_only(modes: &TransactionModes, read_only: bool) -> TransactionModes {
+    let mut modes = modes.clone();
+    if read_only != (modes.read_only == Some(true)) {
+        modes.read_only = Some(read_only);
+    }
+    modes
 }

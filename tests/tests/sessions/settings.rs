@@ -22,6 +22,8 @@ pub const CHECKS: &[Check<Server>] = &[
     ("settings of the role", settings_of_role),
     ("a role beside resets", role_beside_resets),
     ("custom settings of others are unknown", unknown_settings),
+    ("comments before commands", commented),
+    ("modes behind a query", modes_behind_a_query),
 ];
 
 /// Every row of every shard sees the value, and so does the home shard.
@@ -511,4 +513,73 @@ fn unknown_settings(server: &Server) -> Result<()> {
         all(&mut maker, "")?;
     }
     Ok(())
+}
+/// What a statement does is not read from its first letters.
+fn commented(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    for lock in ["lock points", "/* a */ lock points", "-- a\n lock points"] {
+        fails(&mut connection, lock, "25P01")?;
+        connection.execute("begin")?;
+        connection.execute(lock)?;
+        connection.execute("rollback")?;
+    }
+    for (text, expected) in [
+        ("/* reset */ set timezone to default", "SET"),
+        ("-- reset\nset work_mem to default", "SET"),
+        ("/* set */ reset timezone", "RESET"),
+    ] {
+        let frames = connection.simple(text)?;
+        let tag = frames.iter().find(|frame| frame.tag == b'C');
+        ensure!(
+            tag.is_some_and(|tag| tag.text() == expected),
+            "{text}: {frames:?}"
+        );
+    }
+    connection.execute("create table drawn (id bigserial primary key, v integer)")?;
+    let behind = "select count(*) from pg_namespace where nspname = 'automator67'";
+    if connection.execute(behind)?.as_deref() == Some("1") {
+        connection.execute("select create_distributed_table('drawn', 'id')")?;
+    }
+    connection.execute("insert into drawn (v) values (1)")?;
+    connection.execute("discard /* sequences */ plans")?;
+    is_one(&mut connection, "select currval('drawn_id_seq')", "1")?;
+    connection.execute("/* plans */ discard sequences")?;
+    fails(&mut connection, "select currval('drawn_id_seq')", "55000")?;
+    connection.execute("drop table drawn")?;
+    Ok(())
+}
+
+fn modes_behind_a_query(server: &Server) -> Result<()> {
+    let mut connection = Connection::open(server)?;
+    for end in ["rollback", "commit and chain; rollback"] {
+        connection.execute("begin")?;
+        connection.execute("select v from points where id = 1")?;
+        connection.execute("set transaction read only -- from here on")?;
+        for id in 2..=5 {
+            connection.execute(&format!("select v from points where id = {id}"))?;
+        }
+        is_one(&mut connection, "select count(*) from points", "300")?;
+        connection.execute("savepoint s")?;
+        fails(
+            &mut connection,
+            "update points set v = v where id = 1",
+            "25006",
+        )?;
+        connection.execute("rollback to s")?;
+        for command in end.split("; ") {
+            connection.execute(command)?;
+            if command.ends_with("chain") {
+                fails(
+                    &mut connection,
+                    "update points set v = v where id = 7",
+                    "25006",
+                )?;
+            }
+        }
+    }
+    fails(
+        &mut connection,
+        "set transaction_isolation = 'none'",
+        "22023",
+    )
 }

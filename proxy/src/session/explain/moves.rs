@@ -7,7 +7,7 @@ use automator67_planner::{
 };
 
 use super::{
-    put_actual,
+    put_actual, readable,
     several::Chosen,
     tree::{Node, Value},
 };
@@ -49,7 +49,7 @@ impl Session {
                     node.add("Reduced By", Value::List(done.reduced_by.clone()));
                 }
             }
-            let reducible = reductions(way, one);
+            let reducible = reductions(way, one, inner);
             if !reducible.is_empty() && done.is_none() {
                 node.add("Reducible By", Value::List(reducible));
             }
@@ -58,7 +58,7 @@ impl Session {
                 node.add("From", Value::List(from));
             }
             node.add("Into", Value::Text(one.fetch.temp_table.clone()));
-            let select = self.with_now(one.fetch.select.clone(), inner).await?;
+            let select = self.sql(&one.fetch.select, inner).await?;
             if let Some(planned) = &one.query {
                 let request = Request {
                     planned,
@@ -80,7 +80,7 @@ impl Session {
     async fn subquery(&mut self, request: &Request<'_>) -> Outcome<Node> {
         match &request.planned.plan {
             Plan::Scatter(scatter) => self.subquery_of_shards(scatter, request).await,
-            Plan::Gather(gather) => Ok(self.gathered_subquery(gather)),
+            Plan::Gather(gather) => Ok(self.gathered_subquery(gather, request)),
             Plan::Single(target) => {
                 let shard = match target {
                     Target::Home => Some(self.home()),
@@ -121,7 +121,7 @@ impl Session {
         Ok(node)
     }
 
-    fn gathered_subquery(&self, gather: &Gather) -> Node {
+    fn gathered_subquery(&self, gather: &Gather, request: &Request<'_>) -> Node {
         let home = self.shard_name(self.home());
         let fetched: Vec<String> = gather
             .fetches
@@ -132,7 +132,7 @@ impl Session {
             .hidden("Shards", Value::List(vec![home]))
             .with("Reason", Value::Text(gather.reason.clone()))
             .with("Fetches", Value::List(fetched))
-            .with("SQL", Value::Text(gather.statement.clone()))
+            .with("SQL", Value::Text(readable(&gather.statement, request)))
     }
 }
 
@@ -146,14 +146,15 @@ fn destination(one: &Move) -> String {
     }
 }
 
-fn reductions(way: &Scatter, one: &Move) -> Vec<String> {
+fn reductions(way: &Scatter, one: &Move, request: &Request<'_>) -> Vec<String> {
     let reductions = one.reductions.iter().map(|reduction| {
         let values = match &reduction.values {
             ReductionValues::Moved(other, _) => way
                 .moves
                 .get(*other)
-                .map_or("another relation", |other| &other.fetch.relation.name),
-            ReductionValues::Select(select) => select,
+                .map_or("another relation", |other| &other.fetch.relation.name)
+                .to_owned(),
+            ReductionValues::Select(select) => readable(select, request),
         };
         format!("{} of {values}", reduction.column)
     });

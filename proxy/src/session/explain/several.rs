@@ -9,7 +9,7 @@ use automator67_planner::{
 };
 
 use super::{
-    milliseconds, options, property, put_actual, refuse_format,
+    milliseconds, options, property, put_actual, readable, refuse_format,
     tree::{self, Native, Node, Value},
 };
 use crate::{
@@ -165,9 +165,7 @@ impl Session {
             // Tables that are not there yet tell no types.
             let last = match &way.combine {
                 Combine::Rows(_) => None,
-                Combine::Final(pieces) => {
-                    Some(self.with_now(readable(pieces, inner), inner).await?)
-                }
+                Combine::Final(pieces) => Some(last_readable(pieces, inner)),
             };
             return Ok(Some(Outlook {
                 tier: Tier::Merge,
@@ -260,6 +258,7 @@ impl Session {
                 .map(|piece| match piece {
                     Last::Text(text) => text.as_str(),
                     Last::Rows => PARTS,
+                    Last::Now => "now()",
                 })
                 .collect()
         }))
@@ -454,12 +453,12 @@ fn sort_key(sort: &SortColumn, rows: &Rows, outlook: &Outlook) -> String {
 }
 
 /// The last statement before the columns' types are known.
-fn readable(pieces: &[FinalPiece], inner: &Request<'_>) -> String {
+fn last_readable(pieces: &[FinalPiece], inner: &Request<'_>) -> String {
     let mut text = String::new();
     for piece in pieces {
         match piece {
             FinalPiece::Piece(piece) => {
-                inner.render(std::slice::from_ref(piece), &|_, _| {}, &mut text);
+                text.push_str(&readable(std::slice::from_ref(piece), inner));
             }
             FinalPiece::Rows => text.push_str(PARTS),
             FinalPiece::Type(at) => text.push_str(&format!("typeof(c{})", at + 1)),
