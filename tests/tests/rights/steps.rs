@@ -1,0 +1,80 @@
+//! A statement that runs as several asks for the rights that Postgres asks for, and no other rights
+//! than those are of use.
+
+use anyhow::{Result, ensure};
+
+use super::Cluster;
+
+pub fn check(cluster: &Cluster) -> Result<()> {
+    let mut owner = cluster.dev.connect()?;
+    for text in [
+        "create table moved (a integer primary key, b integer)",
+        "select create_distributed_table('moved', 'a')",
+        "insert into moved select g, g from generate_series(1, 20) g",
+        "create table news (n integer, t integer)",
+        "insert into news values (3, 1), (77, 2)",
+        "grant select on news, moved to low",
+        "grant insert, delete on moved to low",
+    ] {
+        owner.execute(text)?;
+    }
+    let mut low = cluster.through("low")?;
+    let merge = "merge into moved using news on moved.b = news.n \
+        when matched then update set b = moved.b + 100 \
+        when not matched then insert values (n, t)";
+    let denied = [
+        "update moved set a = a + 100 where a = 3",
+        "update moved set a = a + 100",
+        "update moved set a = a + 100 where a = 1000",
+        merge,
+    ];
+    for text in denied {
+        let (code, message) = low.failure(text)?;
+        let told = format!("{code} {message}");
+        ensure!(
+            told == "42501 permission denied for table moved",
+            "{text}: {told}"
+        );
+    }
+    owner.execute("grant update (b) on moved to low")?;
+    let (code, _) = low.failure("update moved set a = a + 100, b = 1 where a = 3")?;
+    ensure!(code == "42501", "{code}");
+    let changed = low.execute("update moved set b = b + 1 where a = 3")?;
+    ensure!(changed.as_deref() == Some("UPDATE 1"), "{changed:?}");
+
+    // Rows are deleted and inserted for it, which the role may not.
+    owner.execute("grant update on moved to low")?;
+    owner.execute("revoke delete on moved from low")?;
+    let (code, message) = low.failure("update moved set a = a + 100 where a = 3")?;
+    ensure!(
+        code == "0A000" && message.contains("more rights than UPDATE"),
+        "{code} {message}"
+    );
+    owner.execute("grant delete on moved to low")?;
+    let changed = low.execute("update moved set a = a + 100 where a = 3")?;
+    ensure!(changed.as_deref() == Some("UPDATE 1"), "{changed:?}");
+    let rows = owner.execute("select count(*) from moved where a between 1 and 20 or a = 103")?;
+    ensure!(rows.as_deref() == Some("20"), "{rows:?}");
+    numbers(cluster)
+}
+
+/// A view whose text stands in for it, as its numbers are summed.
+fn numbers(cluster: &Cluster) -> Result<()> {
+    let mut owner = cluster.dev.connect()?;
+    owner.execute("create view relations as select relname, reltuples from pg_class")?;
+    owner.execute("analyze moved")?;
+    let mut low = cluster.through("low")?;
+    let text = "select reltuples from relations where relname = 'moved'";
+    let (code, message) = low.failure(text)?;
+    ensure!(
+        code == "42501" && message.contains("permission denied for view relations"),
+        "{code} {message}"
+    );
+    owner.execute("grant select (relname) on relations to low")?;
+    let (code, _) = low.failure(text)?;
+    ensure!(code == "42501", "{code}");
+    owner.execute("grant select on relations to low")?;
+    let found = low.execute(text)?;
+    ensure!(found.as_deref() == Some("20"), "{found:?}");
+    Ok(())
+}
