@@ -5,7 +5,7 @@ use pg_query::{NodeEnum, protobuf};
 use crate::{
     admin,
     catalog::{Placement, Relation},
-    functions::Traits,
+    functions::{Lookup, Traits},
     plan::{
         CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, Plan, PlanError, SessionEffects,
         Target,
@@ -232,7 +232,7 @@ fn refuse_condition(statement: &Statement<'_>, copy: &protobuf::CopyStmt) -> Res
     let mut traits = Traits::default();
     tree::walk(condition, &mut |child| {
         if let Child::Node(node) = child {
-            traits.note(statement.catalog, node, false);
+            traits.note(Lookup::of(statement), node, false);
         }
     });
     traits.refuse_unsafe(statement.catalog)?;

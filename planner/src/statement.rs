@@ -10,7 +10,7 @@ use crate::{
     asker,
     budget::Budget,
     catalog::{Catalog, Placement, Relation, RelationKind, Residue, Temporary},
-    copy, cursor, ddl, explain, gather, insert, names,
+    copy, cursor, ddl, explain, gather, hiding, insert, maintenance, names,
     normalise::{Normalised, TokenKind, tokens},
     once,
     parse::{self, ParseFailure, Parsed},
@@ -188,6 +188,7 @@ fn plan_one(
         normalised,
         parameters,
     };
+    hiding::refuse(&statement)?;
     unique::refuse(&statement)?;
     rights::refuse_ours(&statement)?;
     let asker = asker::calls(&statement);
@@ -204,7 +205,7 @@ fn plan_one(
     draft.session.indexed = unique::changes(&statement, &draft.plan);
     draft.session.residue = residue(&statement, &draft.plan);
     // EXPLAIN tells of the statement behind it.
-    draft.session.through_views = !matches!(statement.node, NodeEnum::ExplainStmt(_))
+    draft.session.through_views |= !matches!(statement.node, NodeEnum::ExplainStmt(_))
         && rights::through_views(&statement, statement.node);
     let names = names::of(&parsed.node, &draft.plan);
     let redefines = match draft.plan {
@@ -290,6 +291,9 @@ fn or_in_steps(
 pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     let draft = draft_of(statement)?;
     once::refuse(statement, &draft.plan)?;
+    if matches!(draft.plan, Plan::CreateTableAs { .. }) || draft.kind == "ddl" {
+        ddl::refuse_event_trigger(statement)?;
+    }
     Ok(draft)
 }
 
@@ -300,6 +304,7 @@ fn draft_of(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         }
         NodeEnum::SelectStmt(select) => match admin::call(statement, select)? {
             Some(draft) => Ok(draft),
+            None if let Some(draft) = maintenance::everywhere(statement, select) => Ok(draft),
             None => match sizes::summed(statement)? {
                 Some(draft) => Ok(draft),
                 None => or_in_steps(statement, select_query(statement, RowOrder::Seen)),
@@ -509,6 +514,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
         through_views: false,
+        expands_views: false,
         reads_clock: traits.clocks.iter().any(|clock| !clock.in_view),
         changes_catalog: false,
         indexed: false,

@@ -76,7 +76,7 @@ impl<'t> Analysis<'t> {
             [.., function] => match scope::called_with(&self.items, names, column) {
                 Called::With(item) => {
                     self.mark_whole(item);
-                    self.traits.note_call(self.catalog, function, 1);
+                    self.traits.note_call(self.lookup(), &[*function], 1);
                     self.note_row_call(function);
                     reference.whole_row = self.row_of(item);
                     reference.argument_of = Some((*function).to_owned());

@@ -138,6 +138,9 @@ impl Session {
             return self.gather_instead(request).await;
         }
         self.work = Work::default();
+        if request.planned.session.expands_views {
+            self.check_views_on_home(request).await?;
+        }
         if scatter.moves.is_empty() {
             return match self.scatter_in_place(scatter, request).await? {
                 Some(tier) => Ok(tier),

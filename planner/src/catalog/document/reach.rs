@@ -120,6 +120,8 @@ impl Objects<'_> {
         round.note_triggers();
         round.note_calls();
         round.note_types();
+        round.note_casts();
+        round.note_operator_classes();
         round.spread_reads();
         round.spread_writes();
         round.note_foreign_keys();
@@ -293,12 +295,45 @@ impl<'a> Round<'a> {
     fn note_types(&mut self) {
         for (type_oid, _, function) in self.objects.document.reach.types.iter().flatten() {
             for relation in self.relations.values() {
-                let mut columns = relation.columns.iter();
-                if columns.any(|column| column.type_oid == *type_oid)
+                if has_type(relation, *type_oid)
                     && let Some(found) = self.call_danger(*function, relation)
                 {
                     self.mark_writes(relation.oid, found);
                 }
+            }
+        }
+    }
+
+    /// A cast may be made wherever a value is read, or stored as another type.
+    fn note_casts(&mut self) {
+        let casts = self.objects.document.names.casts.iter().flatten();
+        for (source, target, _, function) in casts {
+            for relation in self.relations.values() {
+                let Some(found) = self.call_danger(*function, relation) else {
+                    continue;
+                };
+                if has_type(relation, *source) {
+                    mark(&mut self.found.reads, relation.oid, found.clone());
+                }
+                if has_type(relation, *target) {
+                    self.mark_writes(relation.oid, found);
+                }
+            }
+        }
+    }
+
+    /// Values are compared, sorted and hashed by functions of operator classes.
+    fn note_operator_classes(&mut self) {
+        let names = &self.objects.document.names;
+        for relation in self.relations.values() {
+            let types = names.class_types.iter().flatten();
+            let of_types = types.filter(|(type_oid, _)| has_type(relation, *type_oid));
+            let tables = names.class_tables.iter().flatten();
+            let of_indexes = tables.filter(|(table, _)| *table == relation.oid);
+            let mut functions = of_types.chain(of_indexes).map(|(_, function)| function);
+            let found = functions.find_map(|function| self.call_danger(*function, relation));
+            if let Some(found) = found {
+                self.mark_both(relation.oid, found);
             }
         }
     }
@@ -395,6 +430,11 @@ impl<'a> Round<'a> {
             mark(&mut self.found.writes, from.oid, found);
         }
     }
+}
+
+fn has_type(relation: &Relation, type_oid: u32) -> bool {
+    let mut columns = relation.columns.iter();
+    columns.any(|column| column.type_oid == type_oid)
 }
 
 fn unusable(relation: &Relation) -> Option<Danger> {
