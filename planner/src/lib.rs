@@ -35,6 +35,7 @@ mod hiding;
 mod insert;
 mod maintenance;
 mod once;
+mod own_schemas;
 mod parse;
 mod rights;
 mod route;
@@ -52,6 +53,7 @@ mod unique;
 mod views;
 mod write;
 
+pub use own_schemas::OwnSchemas;
 pub use parse::STACK_BYTES;
 pub use rights::explainable;
 pub use statement::{Context, Reach, Tier, plan};

@@ -17,6 +17,7 @@ use crate::{
     builtins::{self, Kind, Rows},
     catalog::{Catalog, Placement, QualifiedName, Relation},
     functions::output_name,
+    own_schemas::{self, OwnSchemas},
     plan::{Combine, FinalPiece, Memo, Piece, Plan, PlanError, Scatter, ShardSet},
     route::Statement,
     scope::{self, Found},
@@ -277,6 +278,10 @@ fn plan(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<Draft> {
     if !sums.found {
         return None;
     }
+    if statement.context.own_schemas == OwnSchemas::Hidden {
+        // Where it is not certain how, they are shown.
+        let _ = own_schemas::replace(statement, analysis, &sums.replaced, &mut sums.edits);
+    }
     let question = sums.question();
     let text = sums.edits.apply(statement.text, statement.span)?;
     crate::parse::parse_one(&text.replace(ROWS_MARK, "pg_class a67"))?;
@@ -450,11 +455,13 @@ impl<'a> Sums<'_, 'a> {
             Some(_) => String::new(),
             None => format!(" {}", identifier(&range.relname)),
         };
+        let seen = own_schemas::condition(self.statement, range, "a67_v")
+            .map_or(String::new(), |condition| format!(" WHERE {condition}"));
         let replacement = format!(
             "(SELECT a67_w.* FROM {relation} a67_v, LATERAL (SELECT pg_catalog.jsonb_build_object({}) AS sums FROM {ROWS_MARK} \
              WHERE pg_catalog.to_regclass(a67.c1) = a67_v.{key} HAVING pg_catalog.count(*) > 0 \
              UNION ALL SELECT '{{}}' LIMIT 1) a67_s, \
-             LATERAL pg_catalog.jsonb_populate_record(a67_v, a67_s.sums) a67_w){alias}",
+             LATERAL pg_catalog.jsonb_populate_record(a67_v, a67_s.sums) a67_w{seen}){alias}",
             fields.join(", ")
         );
         self.edits.replace(span, replacement);

@@ -13,6 +13,7 @@ use crate::{
     copy, cursor, ddl, explain, gather, hiding, insert, maintenance, names,
     normalise::{Normalised, TokenKind, tokens},
     once,
+    own_schemas::{self, OwnSchemas},
     parse::{self, ParseFailure, Parsed},
     plan::{
         IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, ShardSet,
@@ -44,6 +45,8 @@ pub struct Context<'a> {
     pub moved: &'a [Relation],
     /// The session's temporary objects.
     pub temporary: &'a Temporary,
+    /// Whether system catalogs show the proxy's own schemas.
+    pub own_schemas: OwnSchemas,
     /// What planning may cost.
     pub budget: &'a Budget,
 }
@@ -197,6 +200,7 @@ fn plan_one(
         None => draft(&statement)?,
         Some(calls) => with_sequence_calls(&statement, calls),
     };
+    let draft = own_schemas::hide(&statement, draft)?;
     // Which sequence a call means is a literal of the text.
     let mut draft = match sequences::is_called(statement.node, draft.session) {
         true => draft.reusable(false),
