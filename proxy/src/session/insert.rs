@@ -162,6 +162,7 @@ impl Session {
     }
 
     async fn draw(&mut self, insert: &InsertSplit, request: &Request<'_>) -> Outcome<Drawn> {
+        self.check_filling(&insert.table, &insert.sequences).await?;
         let mut sequences = Vec::with_capacity(insert.sequences.len());
         for (n, sequence) in insert.sequences.iter().enumerate() {
             sequences.push(self.draw_for_rows(insert, n, sequence).await?);
@@ -400,6 +401,7 @@ impl Session {
             let message = "cannot execute INSERT in a read-only transaction";
             return Err(Report::error(sqlstate::READ_ONLY_SQL_TRANSACTION, message).into());
         }
+        self.check_filling(&insert.table, &insert.sequences).await?;
         let tier = match &*insert.query {
             Plan::Gather(gather) => {
                 self.load_fetches(gather, request).await?;

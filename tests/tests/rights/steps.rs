@@ -1,7 +1,8 @@
 //! A statement that runs as several asks for the rights that Postgres asks for, and no other rights
 //! than those are of use.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use automator67_tests::wire::Connection;
 
 use super::Cluster;
 
@@ -55,7 +56,48 @@ pub fn check(cluster: &Cluster) -> Result<()> {
     ensure!(changed.as_deref() == Some("UPDATE 1"), "{changed:?}");
     let rows = owner.execute("select count(*) from moved where a between 1 and 20 or a = 103")?;
     ensure!(rows.as_deref() == Some("20"), "{rows:?}");
-    numbers(cluster)
+    numbers(cluster)?;
+    filled(cluster)
+}
+
+/// Columns that a sequence fills: Postgres fills them unasked, the proxy says what it needs for it.
+fn filled(cluster: &Cluster) -> Result<()> {
+    let mut owner = cluster.dev.connect()?;
+    for text in [
+        "create table filled (id bigserial primary key, v text)",
+        "select create_distributed_table('filled', 'id')",
+        "grant insert (v) on filled to low",
+        "grant usage on sequence filled_id_seq to low",
+    ] {
+        owner.execute(text)?;
+    }
+    let mut low = cluster.through("low")?;
+    for text in [
+        "insert into filled (v) values ('x')",
+        "insert into filled (v) select 'x' from news",
+    ] {
+        let (code, detail) = failure_in_detail(&mut low, text)?;
+        ensure!(
+            code == "42501" && detail.contains("needs INSERT on it"),
+            "{text}: {code} {detail}"
+        );
+    }
+    owner.execute("grant insert (id) on filled to low")?;
+    let done = low.execute("insert into filled (v) values ('x'), ('y')")?;
+    ensure!(done.as_deref() == Some("INSERT 0 2"), "{done:?}");
+    let mut mid = cluster.through("mid")?;
+    let (code, detail) = failure_in_detail(&mut mid, "insert into filled (v) values ('x')")?;
+    ensure!(code == "42501" && detail.is_empty(), "{code} {detail}");
+    Ok(())
+}
+
+/// The SQLSTATE and the detail of an error.
+fn failure_in_detail(connection: &mut Connection, text: &str) -> Result<(String, String)> {
+    let frames = connection.simple(text)?;
+    let error = frames.iter().find(|frame| frame.tag == b'E');
+    let error = error.with_context(|| format!("{text} did not fail"))?;
+    let field = |code| error.field(code).unwrap_or_default();
+    Ok((field(b'C'), field(b'D')))
 }
 
 /// A view whose text stands in for it, as its numbers are summed.
