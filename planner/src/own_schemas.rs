@@ -17,7 +17,7 @@ use crate::{
     splice::Edits,
     sql::identifier,
     statement::Draft,
-    tree::{self, Child},
+    tree::{self, Child, strings},
     views::Views,
     write,
 };
@@ -82,7 +82,7 @@ fn names_catalog(statement: &Statement<'_>) -> bool {
 /// `None`: nothing is to be hidden, or it is not certain how.
 fn without_own(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<String> {
     let mut edits = Edits::default();
-    let replaced = replace(statement, analysis, &HashSet::new(), &mut edits)?;
+    let replaced = replace(statement, analysis, None, &mut edits)?;
     if replaced == 0 {
         return None;
     }
@@ -91,12 +91,12 @@ fn without_own(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<Str
     Some(text)
 }
 
-/// Puts subqueries in the places of catalogs, but for those that stand at `done`. How many; `None`: it
-/// is not certain how.
+/// Puts subqueries in the places of catalogs. Beside sums, some have one already: those that stand at
+/// `summed`. How many; `None`: it is not certain how.
 pub(crate) fn replace(
     statement: &Statement<'_>,
     analysis: &Analysis<'_>,
-    done: &HashSet<i32>,
+    summed: Option<&HashSet<i32>>,
     edits: &mut Edits,
 ) -> Option<usize> {
     if analysis.locks || analysis.writes_in_with || analysis.strange {
@@ -110,7 +110,8 @@ pub(crate) fn replace(
     // What WITH is used for twice stands there once.
     let mut replacements = BTreeMap::new();
     for one in &analysis.occurrences {
-        let Some(by) = hidden_of(one).filter(|_| !done.contains(&one.range.location)) else {
+        let done = summed.is_some_and(|done| done.contains(&one.range.location));
+        let Some(by) = hidden_of(one).filter(|_| !done) else {
             continue;
         };
         // Beside `*`, system columns would be columns of their own.
@@ -119,13 +120,44 @@ pub(crate) fn replace(
             return None;
         }
         let span = source.name(usize::try_from(one.range.location).ok()?)?;
-        replacements.insert(span, subquery(one.range, by, &system));
+        replacements.insert(span, (one.range, subquery(one.range, by, &system)));
     }
+    let mut bare = HashSet::new();
     let count = replacements.len();
-    for (span, text) in replacements {
+    for (span, (range, text)) in replacements {
         edits.replace(span, text);
+        if range.alias.is_none() {
+            bare.insert((range.schemaname.as_str(), range.relname.as_str()));
+        }
+    }
+    for column in qualified_columns(statement.node, &bare) {
+        let name = strings(&column.fields).last().copied().unwrap_or_default();
+        // Sums have replaced those.
+        if summed.is_some() && builtins::is_summed_column(name) {
+            continue;
+        }
+        let location = usize::try_from(column.location).ok()?;
+        edits.replace(source.qualifiers(location, 1)?, "");
     }
     Some(count)
+}
+
+/// References with a schema, which a subquery has none of: `pg_catalog.pg_class.oid`.
+fn qualified_columns<'t>(
+    node: &'t NodeEnum,
+    relations: &HashSet<(&str, &str)>,
+) -> Vec<&'t protobuf::ColumnRef> {
+    let mut found = Vec::new();
+    tree::walk(node, &mut |child| {
+        if let Child::Node(NodeEnum::ColumnRef(column)) = child
+            && let [schema, relation, ..] = strings(&column.fields).as_slice()
+            && column.fields.len() > 2
+            && relations.contains(&(*schema, *relation))
+        {
+            found.push(column);
+        }
+    });
+    found
 }
 
 /// What holds for rows of a catalog, under another name, that are to be seen.

@@ -280,7 +280,7 @@ fn plan(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<Draft> {
     }
     if statement.context.own_schemas == OwnSchemas::Hidden {
         // Where it is not certain how, they are shown.
-        let _ = own_schemas::replace(statement, analysis, &sums.replaced, &mut sums.edits);
+        let _ = own_schemas::replace(statement, analysis, Some(&sums.replaced), &mut sums.edits);
     }
     let question = sums.question();
     let text = sums.edits.apply(statement.text, statement.span)?;

@@ -71,7 +71,7 @@ const SCRIPTS: &[(&str, &str)] = &[
          \\dt *.psql*
          \\df *.a67*
          \\dv auto*.*
-         select schema_name from information_schema.schemata order by 1;",
+         select schema_name from information_schema.schemata where schema_name !~ '^pg_' order by 1;",
     ),
     (
         "formats",

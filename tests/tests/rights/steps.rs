@@ -40,8 +40,8 @@ pub fn check(cluster: &Cluster) -> Result<()> {
     owner.execute("grant update (b) on moved to low")?;
     let (code, _) = low.failure("update moved set a = a + 100, b = 1 where a = 3")?;
     ensure!(code == "42501", "{code}");
-    let changed = low.execute("update moved set b = b + 1 where a = 3")?;
-    ensure!(changed.as_deref() == Some("UPDATE 1"), "{changed:?}");
+    let changed = low.execute("update moved set b = b + 1 where a = 3 returning b")?;
+    ensure!(changed.as_deref() == Some("4"), "{changed:?}");
 
     // Rows are deleted and inserted for it, which the role may not.
     owner.execute("grant update on moved to low")?;
@@ -52,8 +52,7 @@ pub fn check(cluster: &Cluster) -> Result<()> {
         "{code} {message}"
     );
     owner.execute("grant delete on moved to low")?;
-    let changed = low.execute("update moved set a = a + 100 where a = 3")?;
-    ensure!(changed.as_deref() == Some("UPDATE 1"), "{changed:?}");
+    low.execute("update moved set a = a + 100 where a = 3")?;
     let rows = owner.execute("select count(*) from moved where a between 1 and 20 or a = 103")?;
     ensure!(rows.as_deref() == Some("20"), "{rows:?}");
     numbers(cluster)?;
@@ -83,8 +82,9 @@ fn filled(cluster: &Cluster) -> Result<()> {
         );
     }
     owner.execute("grant insert (id) on filled to low")?;
-    let done = low.execute("insert into filled (v) values ('x'), ('y')")?;
-    ensure!(done.as_deref() == Some("INSERT 0 2"), "{done:?}");
+    low.execute("insert into filled (v) values ('x'), ('y')")?;
+    let rows = owner.execute("select count(*) from filled")?;
+    ensure!(rows.as_deref() == Some("2"), "{rows:?}");
     let mut mid = cluster.through("mid")?;
     let (code, detail) = failure_in_detail(&mut mid, "insert into filled (v) values ('x')")?;
     ensure!(code == "42501" && detail.is_empty(), "{code} {detail}");
