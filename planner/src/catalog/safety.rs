@@ -273,13 +273,30 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
         .filter(|word| !word.is_empty())
 }
 
-/// Words before an opening bracket, with or without quotes.
+/// Words before an opening bracket, with or without quotes, also where a comment is between.
 fn called(text: &str) -> impl Iterator<Item = &str> {
-    text.match_indices('(').filter_map(|(at, _)| {
+    text.match_indices('(').flat_map(|(at, _)| {
         let before = text[..at].trim_end();
-        let before = before.strip_suffix('"').unwrap_or(before);
-        words(before.rsplit(|c| !continues_word(c)).next()?).next()
+        let behind = std::iter::successors(Some(before), |text| without_comment(text));
+        behind.filter_map(last_word)
     })
+}
+
+fn last_word(text: &str) -> Option<&str> {
+    let text = text.strip_suffix('"').unwrap_or(text);
+    words(text.rsplit(|c| !continues_word(c)).next()?).next()
+}
+
+/// A text without what may be a comment at its end.
+fn without_comment(text: &str) -> Option<&str> {
+    let at = match text.strip_suffix("*/") {
+        Some(text) => text.rfind("/*")?,
+        None => {
+            let line = text.rfind('\n').map_or(0, |at| at + 1);
+            line + text[line..].find("--")?
+        }
+    };
+    Some(text[..at].trim_end())
 }
 
 /// What a function of this kind tells or does belongs to one server. Times, random numbers, and who
@@ -426,4 +443,24 @@ const UNEVEN: &[&str] = &[
 /// A word by which a function may give each copy of a row other values.
 pub(super) fn uneven(function: &Function) -> Option<&'static str> {
     Body::of(function).has_any(UNEVEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_words_before_a_bracket() {
+        for (text, name, is_called) in [
+            ("select nextval('s')", "nextval", true),
+            ("select pg_catalog . \"nextval\" ('s')", "nextval", true),
+            ("select nextval /* of s */ ('s')", "nextval", true),
+            ("select nextval -- of s\n ('s')", "nextval", true),
+            ("select '--' || nextval('s')", "nextval", true),
+            ("select version from t where (a)", "version", false),
+            ("select f(version)", "version", false),
+        ] {
+            assert_eq!(called(text).any(|word| word == name), is_called, "{text}");
+        }
+    }
 }

@@ -60,7 +60,8 @@ fn prepare(cluster: &Cluster) -> Result<()> {
         "create view closed as select * from t",
         "create view behind as select * from closed",
         "create view half as select * from t",
-        "grant select on t, open, behind to low",
+        "create view joined as select one.a, other.b from t one join t other on one.a = other.b",
+        "grant select on t, open, behind, joined to low",
         "grant select (a) on half to low",
         // Nobody owns it who may read what is behind it.
         "alter view behind owner to mid",
@@ -91,12 +92,17 @@ fn in_place(cluster: &Cluster) -> Result<()> {
         let found = low.execute(text)?;
         ensure!(found.as_deref() == Some(expected), "{text}: {found:?}");
     }
-    let text = "select rank() over (order by a) from open";
-    let (code, message) = low.failure(text)?;
-    ensure!(
-        code == "0A000" && message.contains("a view's owner"),
-        "{code} {message}"
-    );
+    for text in [
+        "select rank() over (order by a) from open",
+        // One side of the join is moved.
+        "select count(*) from joined",
+    ] {
+        let (code, message) = low.failure(text)?;
+        ensure!(
+            code == "0A000" && message.contains("a view's owner"),
+            "{text}: {code} {message}"
+        );
+    }
     let (code, _) = low.failure("select rank() over (order by a) from t")?;
     ensure!(code == "42501", "{code}");
     Ok(())
