@@ -8,7 +8,19 @@ as $$
 #variable_conflict use_column
 begin
     return (
-with recursive theirs as materialized (
+with recursive temporary as materialized (
+    select n.oid from pg_namespace n where n.nspname ~ '^pg_(toast_)?temp_'
+),
+-- Functions as others name them: 0 stands for all temporary ones.
+named as materialized (
+    select p.oid, case when t.oid is null then p.oid else 0::oid end as function
+    from pg_proc p left join temporary t on t.oid = p.pronamespace
+    where p.oid >= 16384
+),
+lasting_type as materialized (
+    select t.oid, t.typname from pg_type t where t.typnamespace not in (select oid from temporary)
+),
+theirs as materialized (
     select n.oid, n.nspname from pg_namespace n
     where n.oid >= 16384 and n.nspname !~ '^(pg_(toast_)?temp_|automator67(_|$))'
         or n.nspname = 'public'
@@ -37,10 +49,13 @@ hiding (schema, kind, name) as (
 ),
 -- Functions of operator classes, also by their operators, and the types that they are about.
 of_class (family, type, function) as (
-    select a.amprocfamily, a.amproclefttype, a.amproc::oid from pg_amproc a where a.amproc::oid >= 16384
+    select a.amprocfamily, a.amproclefttype, n.function
+    from pg_amproc a join named n on n.oid = a.amproc::oid
+    join lasting_type t on t.oid = a.amproclefttype
     union
-    select a.amopfamily, a.amoplefttype, o.oprcode::oid
-    from pg_amop a join pg_operator o on o.oid = a.amopopr where o.oprcode::oid >= 16384
+    select a.amopfamily, a.amoplefttype, n.function
+    from pg_amop a join pg_operator o on o.oid = a.amopopr join named n on n.oid = o.oprcode::oid
+    join lasting_type t on t.oid = a.amoplefttype
 ),
 -- Views whose texts name numbers that every shard has of its own, and views on those.
 number as materialized (
@@ -83,9 +98,11 @@ select left(document, -1) || ', "names": ' || json_build_object(
     'hiding', (select json_agg(json_build_array(schema, kind, name)) from hiding),
     'casts', (
         select json_agg(json_build_array(
-            s.castsource::bigint, s.casttarget::bigint, t.typname, s.castfunc::bigint))
+            s.castsource::bigint, s.casttarget::bigint, t.typname, n.function::bigint))
         from pg_cast s
-        join pg_type t on t.oid = s.casttarget
+        join lasting_type t on t.oid = s.casttarget
+        join lasting_type f on f.oid = s.castsource
+        join named n on n.oid = s.castfunc
         join pg_proc p on p.oid = s.castfunc
         join pg_language l on l.oid = p.prolang
         where s.oid >= 16384 and l.lanname not in ('c', 'internal')
@@ -100,11 +117,12 @@ select left(document, -1) || ', "names": ' || json_build_object(
         cross join lateral unnest(i.indclass) k(oid)
         join pg_opclass k2 on k2.oid = k.oid
         join of_class c on c.family = k2.opcfamily
-        where i.indrelid >= 16384
+        join pg_class r on r.oid = i.indrelid
+        where i.indrelid >= 16384 and r.relnamespace not in (select oid from temporary)
     ),
     'event_triggers', (
-        select json_agg(json_build_array(e.evtname, e.evtfoid::bigint))
-        from pg_event_trigger e where e.evtenabled <> 'D'
+        select json_agg(json_build_array(e.evtname, n.function::bigint))
+        from pg_event_trigger e join named n on n.oid = e.evtfoid where e.evtenabled <> 'D'
     ),
     'number_views', (
         select json_agg(json_build_array(v.oid::bigint, automator67.view_text(v.oid)))

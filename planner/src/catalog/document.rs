@@ -750,7 +750,7 @@ fn casts(
     verdicts: &HashMap<u32, FunctionSafety>,
 ) -> HashMap<String, FunctionSafety> {
     let casts = document.names.casts.iter().flatten();
-    let of_built_in = casts.filter(|(source, ..)| *source < FIRST_USER_OID);
+    let of_built_in = casts.filter(|(source, target, ..)| source.max(target) < &FIRST_USER_OID);
     let named = of_built_in.map(|(_, _, target, function)| (target.clone(), *function));
     operators(named.collect(), verdicts)
 }

@@ -13,7 +13,7 @@ use super::{
         StatementTrigger, keys,
         safety::{self, Names, Verdicts},
     },
-    Document, Function, ROW, StoredRelation, Trigger,
+    Document, FIRST_USER_OID, Function, ROW, StoredRelation, Trigger,
 };
 
 /// Where a function is the cause.
@@ -304,18 +304,22 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// A cast may be made wherever a value is read, or stored as another type.
+    /// A cast may be made wherever a value is read, or stored as another type. One that leads from or to
+    /// a built-in type is a matter of the other type alone: who has made that says nothing of others'
+    /// tables.
     fn note_casts(&mut self) {
         let casts = self.objects.document.names.casts.iter().flatten();
         for (source, target, _, function) in casts {
+            let between_built_in = *source < FIRST_USER_OID && *target < FIRST_USER_OID;
+            let counts = |type_oid: u32| between_built_in || type_oid >= FIRST_USER_OID;
             for relation in self.relations.values() {
                 let Some(found) = self.call_danger(*function, relation) else {
                     continue;
                 };
-                if has_type(relation, *source) {
+                if counts(*source) && has_type(relation, *source) {
                     mark(&mut self.found.reads, relation.oid, found.clone());
                 }
-                if has_type(relation, *target) {
+                if counts(*target) && has_type(relation, *target) {
                     self.mark_writes(relation.oid, found);
                 }
             }
