@@ -22,7 +22,7 @@ pub(crate) fn everywhere(
         return None;
     }
     let call = only_output(select)?;
-    let plain = nodes(&call.args).all(|node| is_constant(node));
+    let plain = nodes(&call.args).all(is_constant);
     (plain && is_alike(call)).then(|| {
         let multi = Multi {
             shards: ShardSet::All,

@@ -13,12 +13,14 @@ const BUILT_IN: &str = "pg_catalog";
 /// Operators that proofs rest on: those of `=`, IN, BETWEEN, USING, LIKE and the like.
 const PROVING: &[&str] = &["=", "<>", "<", "<=", ">", ">=", "~~", "!~~"];
 
+/// Of a function: its oid, its schema, the least number of arguments, the largest one if there is one.
+type Signature = (u32, String, usize, Option<usize>);
+
 /// The part of the catalog document that tells functions of one name apart, and has the code that runs
 /// where no statement names it. Lists without members are null.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct StoredNames {
-    /// Functions: oid, schema, the least number of arguments, the largest one if there is one.
-    signatures: Option<Vec<(u32, String, usize, Option<usize>)>>,
+    signatures: Option<Vec<Signature>>,
     /// What has the name of something built in: schema, kind, name.
     hiding: Option<Vec<(String, ObjectKind, String)>>,
     /// Casts by functions: both types, the target's name, the function.
