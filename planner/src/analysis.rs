@@ -15,7 +15,7 @@ use crate::{
     budget::Budget,
     catalog::{Catalog, KeyType, Placement, Relation},
     facts::{ColumnId, Constant, Facts, Known},
-    functions::{self, Traits},
+    functions::{self, Lookup, Traits},
     plan::PlanError,
     route,
     scope::{Found, Item, Names, Output, Visible},
@@ -369,6 +369,17 @@ impl<'t> Analysis<'t> {
         found
     }
 
+    /// Where the functions of the text that is looked at are looked up.
+    fn lookup(&self) -> Lookup<'t> {
+        match self.text {
+            CLIENT_TEXT => Lookup {
+                catalog: self.catalog,
+                path: self.context.search_path,
+            },
+            _ => Lookup::printed(self.catalog),
+        }
+    }
+
     pub(crate) fn search_path(&self) -> &'t [String] {
         self.context.search_path
     }
@@ -548,7 +559,7 @@ impl<'t> Analysis<'t> {
         {
             let value = inner(&target.val).unwrap_or(node);
             self.traits
-                .note(self.catalog, value, self.text != CLIENT_TEXT);
+                .note(self.lookup(), value, self.text != CLIENT_TEXT);
             let naming = match target.name.is_empty() {
                 true => Naming::Whole,
                 false => Naming::Labelled,

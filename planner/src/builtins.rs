@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Client,
     /// Changes one server.
     Changes,
+    /// Keeps house for a relation, of which every shard has a part.
+    Maintenance,
     /// Numbers that only a server has that was written to.
     OwnTransaction,
     /// The state of one server.
@@ -61,6 +63,7 @@ impl Kind {
             "size" => Kind::Size,
             "client" => Kind::Client,
             "changes" => Kind::Changes,
+            "maintenance" => Kind::Maintenance,
             "own-transaction" => Kind::OwnTransaction,
             "home" => Kind::Home,
             "catalog" => Kind::Catalog,
@@ -155,6 +158,12 @@ pub(crate) fn function(name: &str, arguments: usize) -> Option<Kind> {
     of(Some(arguments))
         .or_else(|| of(None))
         .map(|(_, kind)| *kind)
+}
+
+/// The judgements on the built-in functions of a name.
+pub(crate) fn kinds(name: &str) -> impl Iterator<Item = Kind> {
+    let judged = JUDGED.functions.get(name);
+    judged.into_iter().flatten().map(|(_, kind)| *kind)
 }
 
 /// The judgement on a built-in relation.

@@ -17,6 +17,7 @@ use crate::{
 mod defines;
 mod document;
 mod keys;
+mod names;
 mod portable;
 mod residue;
 mod safety;
@@ -24,6 +25,8 @@ mod split;
 
 pub use document::Temporary;
 pub(crate) use document::is_temporary_schema;
+pub(crate) use names::ObjectKind;
+pub use names::{Hiding, Overload};
 pub(crate) use residue::Reader;
 pub use residue::{Residue, Residues};
 pub use split::{Owner, Ranges, Split};
@@ -75,6 +78,18 @@ pub struct Catalog {
     /// User-defined functions, procedures and aggregates, by unqualified name: the least safe
     /// overload counts. Of extensions' functions only those that are not safe are listed.
     pub functions: HashMap<String, FunctionSafety>,
+    /// Of names in `functions` the functions one by one, where they can be told apart.
+    pub overloads: HashMap<String, Vec<Overload>>,
+    /// Objects of users that a search path may find in the place of built-in ones.
+    pub hiding: Hiding,
+    /// Some view has [`Relation::reads_numbers`].
+    pub has_number_views: bool,
+    /// Casts from and to built-in types whose function is not [`FunctionSafety::Safe`], by the name of
+    /// the type that they make.
+    pub casts: HashMap<String, FunctionSafety>,
+    /// An event trigger whose function may read or write placed tables, on every shard: its name, and
+    /// why.
+    pub unsafe_event_trigger: Option<(String, String)>,
     /// Why functions are [`FunctionSafety::Unsafe`], by their oids.
     pub unsafe_functions: HashMap<u32, String>,
     /// Unqualified names of functions that change the schema, and the command they do it by. They
@@ -144,6 +159,9 @@ pub struct Relation {
     /// distributed or reference table. The rows of a materialized view are on the home shard all
     /// the same: only REFRESH reads the placed table.
     pub reads_placed: bool,
+    /// Of a view: its query reads, directly or through other views, numbers that every shard has of its
+    /// own, as `reltuples`. Its text is then in `view_definition`, too.
+    pub reads_numbers: bool,
     /// A trigger, rule, default or check on it, or a foreign key to a table whose rows are
     /// elsewhere, makes writes unsafe.
     pub unsafe_writes: Option<Danger>,

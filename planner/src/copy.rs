@@ -6,7 +6,7 @@ use crate::{
     admin,
     catalog::{Column, Placement, Relation},
     clock,
-    functions::Traits,
+    functions::{Lookup, Traits},
     insert::without_length,
     plan::{
         CopyDestination, CopyFormat, CopyIn, CopyKey, CopyOut, Plan, PlanError, SessionEffects,
@@ -302,7 +302,7 @@ fn refuse_condition(statement: &Statement<'_>, copy: &protobuf::CopyStmt) -> Res
     let mut traits = Traits::default();
     tree::walk(condition, &mut |child| {
         if let Child::Node(node) = child {
-            traits.note(statement.catalog, node, false);
+            traits.note(Lookup::of(statement), node, false);
         }
     });
     traits.refuse_unsafe(statement.catalog)?;

@@ -71,7 +71,7 @@ pub(crate) fn cursor(statement: &Statement<'_>) -> Result<Draft, PlanError> {
             let mut traits = functions::Traits::default();
             tree::walk(statement.node, &mut |child| {
                 if let Child::Node(node) = child {
-                    traits.note(statement.catalog, node, false);
+                    traits.note(functions::Lookup::of(statement), node, false);
                 }
             });
             traits.refuse_unsafe(statement.catalog)?;

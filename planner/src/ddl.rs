@@ -15,6 +15,7 @@ use crate::{
     plan::{Ddl, Multi, Plan, PlanError, SessionEffects, ShardSet, TransactionBlock},
     route::{self, Statement},
     scope::{self, Found},
+    sql::identifier,
     statement::Draft,
     tree::{self, Child, inner, nodes, strings},
     views::Views,
@@ -30,6 +31,39 @@ mod table;
 pub(crate) use block::block_code;
 
 use self::everywhere::Reach;
+
+/// Refuses a change of the schema that an event trigger would go along with, whose function does not
+/// see all rows.
+pub(crate) fn refuse_event_trigger(statement: &Statement<'_>) -> Result<(), PlanError> {
+    let catalog = statement.catalog;
+    let Some((name, why)) = &catalog.unsafe_event_trigger else {
+        return Ok(());
+    };
+    if !catalog.has_placed_relations || fires_no_event_trigger(statement.node) {
+        return Ok(());
+    }
+    Err(PlanError::unsupported(format!(
+        "event trigger \"{name}\" may read or write distributed tables"
+    ))
+    .detail(why)
+    .hint(format!(
+        "ALTER EVENT TRIGGER {} DISABLE; or, if its function touches no distributed or reference table: select automator67.declare_safe('f')",
+        identifier(name)
+    )))
+}
+
+/// The manual, "Event Trigger Firing Matrix".
+fn fires_no_event_trigger(node: &NodeEnum) -> bool {
+    match node {
+        NodeEnum::CreateEventTrigStmt(_)
+        | NodeEnum::AlterEventTrigStmt(_)
+        | NodeEnum::VacuumStmt(_)
+        | NodeEnum::TruncateStmt(_)
+        | NodeEnum::ClusterStmt(_) => true,
+        NodeEnum::DropStmt(drop) => drop.remove_type() == ObjectType::ObjectEventTrigger,
+        _ => false,
+    }
+}
 
 /// The plan of a change of the schema, or of any statement that is not a query.
 pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {

@@ -6,6 +6,7 @@ use crate::{
     builtins::{self, Kind},
     catalog::{Catalog, FunctionSafety},
     plan::PlanError,
+    route::Statement,
     sizes::Size,
     tree,
 };
@@ -41,6 +42,8 @@ pub(crate) struct Traits {
     pub(crate) set_config: bool,
     /// Calls that tell the size of a relation or database.
     pub(crate) sizes: Vec<Size>,
+    /// A built-in function that keeps house for a relation's part on one server.
+    pub(crate) maintenance: Option<String>,
     /// A built-in function that no shard can answer for all, as its name.
     pub(crate) of_no_server: Option<String>,
     /// A built-in function or relation that is newer than our table of them.
@@ -127,6 +130,30 @@ fn value_function(function: &protobuf::SqlValueFunction) -> Option<String> {
     })
 }
 
+/// Where names of functions are looked up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    pub(crate) catalog: &'a Catalog,
+    /// The search path of the text that they stand in. Texts that a server prints have none, and
+    /// qualified names.
+    pub(crate) path: &'a [String],
+}
+
+impl<'a> Lookup<'a> {
+    /// In a client's text.
+    pub(crate) fn of(statement: &Statement<'a>) -> Lookup<'a> {
+        Lookup {
+            catalog: statement.catalog,
+            path: statement.context.search_path,
+        }
+    }
+
+    /// In a text that a server has printed.
+    pub(crate) fn printed(catalog: &'a Catalog) -> Lookup<'a> {
+        Lookup { catalog, path: &[] }
+    }
+}
+
 impl Traits {
     /// Values are computed, and nothing else happens.
     pub(crate) fn are_plain(&self) -> bool {
@@ -134,7 +161,8 @@ impl Traits {
     }
 
     /// Takes one node in; what hangs below it is the caller's.
-    pub(crate) fn note(&mut self, catalog: &Catalog, node: &NodeEnum, in_view: bool) {
+    pub(crate) fn note(&mut self, lookup: Lookup<'_>, node: &NodeEnum, in_view: bool) {
+        let catalog = lookup.catalog;
         if let Some((location, casts)) = clock_of(node) {
             self.clocks.push(Clock {
                 location,
@@ -148,7 +176,7 @@ impl Traits {
                 let names = tree::strings(&call.funcname);
                 self.note_temporary(&names);
                 if let Some(name) = names.last() {
-                    self.note_call(catalog, name, call.args.len());
+                    self.note_call(lookup, &names, call.args.len());
                     match builtins::function(name, call.args.len()) {
                         Some(Kind::Setting) if *name == "current_setting" => {
                             self.note_setting(call)
@@ -172,7 +200,7 @@ impl Traits {
                     self.note_operator(catalog, name);
                 }
             }
-            NodeEnum::ColumnRef(column) => self.note_column(catalog, &column.fields),
+            NodeEnum::ColumnRef(column) => self.note_column(lookup, &column.fields),
             NodeEnum::TypeCast(cast) => {
                 self.note_cast(cast);
                 self.note_type(catalog, cast.type_name.as_ref());
@@ -191,6 +219,7 @@ impl Traits {
         let names = name.map(|name| tree::strings(&name.names));
         if let Some(name) = names.unwrap_or_default().last() {
             self.note_safety(name, catalog.types.get(*name));
+            self.note_safety(name, catalog.casts.get(*name));
         }
     }
 
@@ -213,8 +242,20 @@ impl Traits {
     }
 
     /// Takes a call in.
-    pub(crate) fn note_call(&mut self, catalog: &Catalog, name: &str, arguments: usize) {
-        self.note_safety(name, catalog.functions.get(name));
+    pub(crate) fn note_call(&mut self, lookup: Lookup<'_>, names: &[&str], arguments: usize) {
+        let Lookup { catalog, path } = lookup;
+        let name = names.last().copied().unwrap_or_default();
+        self.note_safety(name, catalog.call_safety(path, names, arguments));
+        self.note_called(catalog, name, arguments);
+    }
+
+    /// Takes a word of code in that may be a call of any function of that name.
+    pub(crate) fn note_word(&mut self, catalog: &Catalog, word: &str) {
+        self.note_safety(word, catalog.functions.get(word));
+        self.note_called(catalog, word, 0);
+    }
+
+    fn note_called(&mut self, catalog: &Catalog, name: &str, arguments: usize) {
         if let Some(command) = catalog.definers.get(name) {
             self.writes = true;
             self.defines
@@ -268,6 +309,11 @@ impl Traits {
             Kind::Changes => {
                 self.note_home(name);
                 self.writes = true;
+            }
+            Kind::Maintenance => {
+                self.note_home(name);
+                self.writes = true;
+                self.maintenance.get_or_insert_with(|| name.to_owned());
             }
             Kind::OwnTransaction => {
                 self.of_no_server.get_or_insert_with(|| name.to_owned());
@@ -371,7 +417,8 @@ impl Traits {
     }
 
     /// `t.f` can be a call of `f(t)` (the manual, "Composite Type Arguments").
-    fn note_column(&mut self, catalog: &Catalog, fields: &[pg_query::Node]) {
+    fn note_column(&mut self, lookup: Lookup<'_>, fields: &[pg_query::Node]) {
+        let catalog = lookup.catalog;
         let names = tree::strings(fields);
         let Some(last) = names.last() else { return };
         if names.len() == fields.len() && builtins::is_system_column(last) {
@@ -385,7 +432,7 @@ impl Traits {
                     .any(|relation| relation.column(last).is_some())
             };
             if catalog.functions.contains_key(*last) && !is_column() {
-                self.note_safety(last, catalog.functions.get(*last));
+                self.note_safety(last, catalog.call_safety(lookup.path, &[*last], 1));
             }
         }
     }
@@ -406,6 +453,11 @@ impl Traits {
         }
         if let Some((name, why)) = &self.unsafe_call {
             return Err(unsafe_function(name, why));
+        }
+        if let Some(name) = &self.maintenance
+            && catalog.shards.len() > 1
+        {
+            return Err(maintenance_of_one_shard(name));
         }
         match &self.of_no_server {
             Some(name) if catalog.shards.len() > 1 => Err(PlanError::unsupported(format!(
@@ -430,6 +482,28 @@ impl Traits {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// The error for a function that would do its work on the home shard alone.
+fn maintenance_of_one_shard(name: &str) -> PlanError {
+    let hint = match name {
+        "brin_summarize_new_values" | "brin_summarize_range" | "gin_clean_pending_list" => {
+            "VACUUM the table: it does that on every shard."
+        }
+        "pg_stat_reset" | "pg_stat_reset_single_table_counters" => {
+            "Call it in a SELECT of its own, with the table's name as a constant: it is done on every shard."
+        }
+        "pg_clear_relation_stats"
+        | "pg_clear_attribute_stats"
+        | "pg_restore_relation_stats"
+        | "pg_restore_attribute_stats" => "ANALYZE the table: it does so on every shard.",
+        _ => "Call it on the shards themselves.",
+    };
+    PlanError::unsupported(format!(
+        "function \"{name}\" is not supported over several shards"
+    ))
+    .detail("It would do its work for the home shard's part of the relation alone.")
+    .hint(hint)
 }
 
 /// Whether a lower-case text may call a temporary function or use a temporary operator: `pg_temp.f(`,

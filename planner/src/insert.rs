@@ -94,7 +94,7 @@ fn refuse_of_server(
     let mut note = |node: &NodeEnum| {
         tree::walk(node, &mut |child| {
             if let Child::Node(node) = child {
-                traits.note(statement.catalog, node, false);
+                traits.note(functions::Lookup::of(statement), node, false);
             }
         });
     };
@@ -291,7 +291,7 @@ fn refuse_uneven(
         if let Child::Node(node) = child
             && drawn_sequence(node).is_none()
         {
-            traits.note(statement.catalog, node, false);
+            traits.note(functions::Lookup::of(statement), node, false);
         }
     });
     write::refuse_uneven_traits(statement, analysis, relation, &traits)
@@ -552,7 +552,7 @@ impl Builder<'_, '_> {
         let mut traits = functions::Traits::default();
         tree::walk(cell, &mut |child| {
             if let Child::Node(node) = child {
-                traits.note(self.statement.catalog, node, false);
+                traits.note(functions::Lookup::of(self.statement), node, false);
             }
         });
         if let Some(why) = traits.home {

@@ -70,6 +70,9 @@ pub struct SessionEffects {
     pub only_reads: bool,
     /// Names views on placed tables: the home shard is asked for the rights on them.
     pub through_views: bool,
+    /// Views' texts stand in for them in a statement that moves no relation: the home shard is asked
+    /// for the rights on them, too.
+    pub expands_views: bool,
     /// Reads the transaction's time, or a default that it uses does.
     pub reads_clock: bool,
     /// Changes tables, types, functions ...: the catalog snapshot is stale afterwards.

@@ -18,9 +18,10 @@ use crate::{
     catalog::{Catalog, Placement, QualifiedName, Relation},
     functions::output_name,
     holes,
+    own_schemas::{self, OwnSchemas},
     plan::{Combine, Memo, Piece, Plan, PlanError, Scatter, ShardSet},
     route::Statement,
-    scope::Found,
+    scope::{self, Found},
     sequences,
     splice::{Edits, Source},
     sql::{identifier, literal},
@@ -28,6 +29,8 @@ use crate::{
     tree::{self, Child, inner, nodes, strings},
     views::Views,
 };
+
+mod numbers;
 
 /// The plan of a SELECT that reads such numbers of distributed tables; `None` for any other.
 pub(crate) fn summed(statement: &Statement<'_>) -> Result<Option<Draft>, PlanError> {
@@ -37,7 +40,8 @@ pub(crate) fn summed(statement: &Statement<'_>) -> Result<Option<Draft>, PlanErr
     let NodeEnum::SelectStmt(_) = statement.node else {
         return Ok(None);
     };
-    if !may || !has_parts(statement.catalog) {
+    let through_views = names_number_view(statement);
+    if !(may || through_views) || !has_parts(statement.catalog) {
         return Ok(None);
     }
     let views = Views::load(statement.catalog, statement.context, statement.node)?;
@@ -45,11 +49,63 @@ pub(crate) fn summed(statement: &Statement<'_>) -> Result<Option<Draft>, PlanErr
     if !runs_at_home(&analysis) {
         return Ok(None);
     }
-    Ok(plan(statement, &analysis))
+    match through_views {
+        true => Ok(through_number_views(statement, &analysis)),
+        false => Ok(plan(statement, &analysis)),
+    }
+}
+
+/// The same with the texts of views in their places.
+fn through_number_views(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<Draft> {
+    if !numbers::are_read(statement.catalog, analysis) {
+        return None;
+    }
+    let text = numbers::expand(statement, analysis)?;
+    let node = crate::parse::parse_one(&text)?;
+    let expanded = Statement {
+        text: &text,
+        span: (0, text.len()),
+        node: &node,
+        normalised: None,
+        parameters: statement.parameters.clone(),
+        ..*statement
+    };
+    let mut draft = summed(&expanded).ok()??;
+    draft.session.through_views = true;
+    draft.session.expands_views = true;
+    Some(draft)
+}
+
+fn names_number_view(statement: &Statement<'_>) -> bool {
+    if !statement.catalog.has_number_views {
+        return false;
+    }
+    let mut found = false;
+    tree::walk(statement.node, &mut |child| {
+        if let Child::Node(NodeEnum::RangeVar(range)) | Child::Range(range) = child {
+            found |= scope::find_known(statement.catalog, statement.context, range)
+                .is_some_and(|relation| relation.reads_numbers);
+        }
+    });
+    found
+}
+
+/// The error for a statement that reads a view by which it would be told one shard's number as the
+/// whole.
+fn refuse_number_views(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
+    if !catalog.has_number_views || !has_parts(catalog) || !numbers::are_read(catalog, analysis) {
+        return Ok(());
+    }
+    Err(PlanError::unsupported(
+        "a view that reads sizes, estimates or counters is not supported in this statement over several shards",
+    )
+    .detail("Every shard has its own numbers, and the sums of them are made only for a SELECT that reads system catalogs, local tables and such views.")
+    .hint("Ask for them in a SELECT of its own that names the columns it wants, or read the system catalog itself."))
 }
 
 /// The error for a statement over several shards that would tell one shard's number as the whole.
 pub(crate) fn refuse(catalog: &Catalog, analysis: &Analysis<'_>) -> Result<(), PlanError> {
+    refuse_number_views(catalog, analysis)?;
     let call = analysis.traits.sizes.first();
     let named = |one: &Occurrence<'_>| {
         let columns = builtins::summed_columns(&one.range.relname);
@@ -220,6 +276,10 @@ fn plan(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Option<Draft> {
     if !sums.found {
         return None;
     }
+    if statement.context.own_schemas == OwnSchemas::Hidden {
+        // Where it is not certain how, they are shown.
+        let _ = own_schemas::replace(statement, analysis, Some(&sums.replaced), &mut sums.edits);
+    }
     let question = sums.question();
     let text = sums.edits.apply(statement.text, statement.span)?;
     crate::parse::parse_one(&text)?;
@@ -389,11 +449,13 @@ impl<'a> Sums<'_, 'a> {
             None => format!(" {}", identifier(&range.relname)),
         };
         let rows = holes::rows();
+        let seen = own_schemas::condition(self.statement, range, "a67_v")
+            .map_or(String::new(), |condition| format!(" WHERE {condition}"));
         let replacement = format!(
             "(SELECT a67_w.* FROM {relation} a67_v, LATERAL (SELECT pg_catalog.jsonb_build_object({}) AS sums FROM {rows} \
              WHERE pg_catalog.to_regclass(a67.c1) = a67_v.{key} HAVING pg_catalog.count(*) > 0 \
              UNION ALL SELECT '{{}}' LIMIT 1) a67_s, \
-             LATERAL pg_catalog.jsonb_populate_record(a67_v, a67_s.sums) a67_w){alias}",
+             LATERAL pg_catalog.jsonb_populate_record(a67_v, a67_s.sums) a67_w{seen}){alias}",
             fields.join(", ")
         );
         self.edits.replace(span, replacement);

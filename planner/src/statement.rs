@@ -10,9 +10,10 @@ use crate::{
     asker,
     budget::Budget,
     catalog::{Catalog, Placement, Relation, RelationKind, Residue, Temporary},
-    clock, copy, cursor, ddl, explain, gather, insert, names,
+    clock, copy, cursor, ddl, explain, gather, hiding, insert, maintenance, names,
     normalise::{Normalised, TokenKind, tokens},
     once,
+    own_schemas::{self, OwnSchemas},
     parse::{self, ParseFailure, Parsed},
     plan::{
         IndexLookup, Moved, Plan, PlanError, Planned, SequenceCall, SessionEffects, ShardSet,
@@ -44,6 +45,8 @@ pub struct Context<'a> {
     pub moved: &'a [Relation],
     /// The session's temporary objects.
     pub temporary: &'a Temporary,
+    /// Whether system catalogs show the proxy's own schemas.
+    pub own_schemas: OwnSchemas,
     /// What planning may cost.
     pub budget: &'a Budget,
 }
@@ -188,6 +191,7 @@ fn plan_one(
         normalised,
         parameters,
     };
+    hiding::refuse(&statement)?;
     unique::refuse(&statement)?;
     rights::refuse_ours(&statement)?;
     let asker = asker::calls(&statement);
@@ -196,6 +200,7 @@ fn plan_one(
         None => draft(&statement)?,
         Some(calls) => with_sequence_calls(&statement, calls),
     };
+    let draft = own_schemas::hide(&statement, draft)?;
     // Which sequence a call means is a literal of the text.
     let mut draft = match sequences::is_called(statement.node, draft.session) {
         true => draft.reusable(false),
@@ -204,7 +209,7 @@ fn plan_one(
     draft.session.indexed = unique::changes(&statement, &draft.plan);
     draft.session.residue = residue(&statement, &draft.plan);
     // EXPLAIN tells of the statement behind it.
-    draft.session.through_views = !matches!(statement.node, NodeEnum::ExplainStmt(_))
+    draft.session.through_views |= !matches!(statement.node, NodeEnum::ExplainStmt(_))
         && rights::through_views(&statement, statement.node);
     let names = names::of(&parsed.node, &draft.plan);
     let redefines = match draft.plan {
@@ -296,6 +301,9 @@ fn or_in_steps(
 pub(crate) fn draft(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     let draft = draft_of(statement)?;
     once::refuse(statement, &draft.plan)?;
+    if matches!(draft.plan, Plan::CreateTableAs { .. }) || draft.kind == "ddl" {
+        ddl::refuse_event_trigger(statement)?;
+    }
     Ok(draft)
 }
 
@@ -306,6 +314,7 @@ fn draft_of(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         }
         NodeEnum::SelectStmt(select) => match admin::call(statement, select)? {
             Some(draft) => Ok(draft),
+            None if let Some(draft) = maintenance::everywhere(statement, select) => Ok(draft),
             None => match sizes::summed(statement)? {
                 Some(draft) => Ok(draft),
                 None => or_in_steps(statement, select_query(statement, RowOrder::Seen)),
@@ -517,6 +526,7 @@ pub(crate) fn effects(analysis: &Analysis<'_>) -> SessionEffects {
         reads_sequence: traits.reads_sequence,
         writes: traits.writes || analysis.writes_in_with || writes,
         through_views: false,
+        expands_views: false,
         reads_clock: traits.clocks.iter().any(|clock| !clock.in_view),
         changes_catalog: false,
         indexed: false,

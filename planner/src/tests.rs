@@ -5,13 +5,14 @@
 //! `@temporary a, index b, type c` (`unsafe a` runs code that reads a placed table), `@plain` (no
 //! normalised text), `@unique schema.table column` (a global unique index), `@unjudged name` (a
 //! built-in function or relation that is newer than our table), `@leads schema.table` (a table whose
-//! rows take others with an index along). `UPDATE_CASES=1` writes the files anew, to be
+//! rows take others with an index along), `@hidden` (our schemas are not shown in system catalogs).
+//! `UPDATE_CASES=1` writes the files anew, to be
 //! read before they are committed.
 
 use std::{fs, path::PathBuf, sync::LazyLock};
 
 use crate::{
-    Context, Reach, Tier,
+    Context, OwnSchemas, Reach, Tier,
     budget::Budget,
     catalog::{Catalog, Temporary},
     normalise::{Normalised, normalise},
@@ -62,12 +63,14 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
     let mut temporary = Temporary::default();
     let mut catalog = catalog.clone();
     let (mut reach, mut plain, mut tier) = (Reach::Single, false, floor);
+    let mut own_schemas = OwnSchemas::Shown;
     for setting in &case.settings {
         match setting.split_once(' ').unwrap_or((setting, "")) {
             ("many", _) => reach = Reach::Many,
             ("time", _) => reach = Reach::OneTime,
             ("temporary", list) => temporary = catalog::temporary(&catalog, list),
             ("plain", _) => plain = true,
+            ("hidden", _) => own_schemas = OwnSchemas::Hidden,
             ("tier", "merge") => tier = Tier::Merge,
             ("types", list) => {
                 types = list
@@ -94,6 +97,7 @@ fn run(catalog: &Catalog, case: &Case, floor: Tier) -> String {
         tier,
         moved: &[],
         temporary: &temporary,
+        own_schemas,
         budget: &Budget::unlimited(),
     };
     let text = case.statement.trim_end();
@@ -195,6 +199,11 @@ fn rights() {
 }
 
 #[test]
+fn own_schemas() {
+    check("own_schemas");
+}
+
+#[test]
 fn placements() {
     check("placements");
 }
@@ -221,6 +230,7 @@ fn plain_context<'a>(search_path: &'a [String], budget: &'a Budget) -> Context<'
         tier: Default::default(),
         moved: &[],
         temporary: &EMPTY,
+        own_schemas: OwnSchemas::Hidden,
         budget,
     }
 }

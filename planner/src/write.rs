@@ -13,7 +13,7 @@ use crate::{
     builtins,
     catalog::{Catalog, Column, Placement, Relation},
     clock,
-    functions::Traits,
+    functions::{Lookup, Traits},
     gather, parse,
     plan::{Multi, Plan, PlanError, ShardSet, Target, Template},
     route::{self, Statement, Verdict, distributed},
@@ -283,7 +283,7 @@ pub(crate) fn default_text(column: &Column) -> &str {
 pub(crate) fn default_traits(catalog: &Catalog, column: &Column) -> Traits {
     let mut traits = Traits::default();
     if column.sequence.is_some() || column.identity_always.is_some() {
-        traits.note_call(catalog, "nextval", 1);
+        traits.note_word(catalog, "nextval");
     }
     match parse::parse_expression(&format!(
         "({})",
@@ -291,11 +291,11 @@ pub(crate) fn default_traits(catalog: &Catalog, column: &Column) -> Traits {
     )) {
         Some(node) => tree::walk(&node, &mut |child| {
             if let Child::Node(node) = child {
-                traits.note(catalog, node, true);
+                traits.note(Lookup::printed(catalog), node, true);
             }
         }),
         // What cannot be read may do anything.
-        None => traits.note_call(catalog, "nextval", 1),
+        None => traits.note_word(catalog, "nextval"),
     }
     traits
 }

@@ -72,6 +72,8 @@ pub struct Task<'a> {
     pub reach: automator67_planner::Reach,
     /// No tier below this one.
     pub tier: automator67_planner::Tier,
+    /// Whether system catalogs show the proxy's own schemas.
+    pub own_schemas: automator67_planner::OwnSchemas,
 }
 
 impl Task<'_> {
@@ -84,6 +86,7 @@ impl Task<'_> {
             moved: &[],
             parameter_types: self.parameter_types,
             temporary: self.temporary,
+            own_schemas: self.own_schemas,
             budget,
         };
         automator67_planner::plan(self.catalog, &context, self.text, self.normalised)
@@ -228,7 +231,7 @@ fn start(
     let normalised = task.normalised.cloned();
     let parameter_types = task.parameter_types.to_vec();
     let temporary = task.temporary.clone();
-    let (reach, tier) = (task.reach, task.tier);
+    let (reach, tier, own_schemas) = (task.reach, task.tier, task.own_schemas);
     let work = move || {
         let task = Task {
             catalog: &catalog,
@@ -240,6 +243,7 @@ fn start(
             temporary: &temporary,
             reach,
             tier,
+            own_schemas,
         };
         let budget = Budget::new(u64::MAX, bytes_max, called_off);
         let made = task.plan(&budget);

@@ -168,6 +168,8 @@ struct OwnSettings {
     gather_bytes_max: u64,
     /// `automator67.force_tier`: no tier below it answers a SELECT.
     tier: automator67_planner::Tier,
+    /// `automator67.own_schemas`.
+    own_schemas: automator67_planner::OwnSchemas,
     /// `automator67.work_mem_bytes`: what one statement may hold in memory.
     work_bytes: usize,
     /// `automator67.consistency`.
@@ -176,6 +178,14 @@ struct OwnSettings {
     sequence_block: u64,
     /// `client_min_messages` lets warnings through.
     warnings: bool,
+}
+
+impl OwnSettings {
+    /// Nothing in them changes what statements become.
+    fn plans_like_others(&self) -> bool {
+        self.tier == automator67_planner::Tier::Single
+            && self.own_schemas == automator67_planner::OwnSchemas::Hidden
+    }
 }
 
 /// Serves one client from its first byte to its last.
@@ -226,6 +236,7 @@ impl Session {
                 auto_distribute: false,
                 gather_bytes_max: process.settings.gather_bytes_max,
                 tier: automator67_planner::Tier::Single,
+                own_schemas: automator67_planner::OwnSchemas::Hidden,
                 work_bytes: WORK_BYTES,
                 consistency: process.settings.consistency,
                 sequence_block: process.settings.sequence_block,

@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 mod attempts;
 mod list;
 mod others;
+mod steps;
 mod upgrade;
 mod views;
 
@@ -107,6 +108,12 @@ fn what_is_ours_on_shards_is_as_the_docs_list_it() {
 fn views_are_read_with_the_rights_that_postgres_asks_for() {
     let cluster = Cluster::start().expect("the cluster starts");
     views::check(&cluster).expect("as one server would");
+}
+
+#[test]
+fn statements_in_steps_ask_for_the_rights_that_postgres_asks_for() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    steps::check(&cluster).expect("as one server would");
 }
 
 #[test]

@@ -264,14 +264,14 @@ impl<'t> Analysis<'t> {
             }
             NodeEnum::ColumnRef(column) => {
                 self.traits
-                    .note(self.catalog, node, self.text != CLIENT_TEXT);
+                    .note(self.lookup(), node, self.text != CLIENT_TEXT);
                 let part = self.naming.is_some_and(|one| std::ptr::eq(one, column));
                 let naming = if part { Naming::Part } else { Naming::Inside };
                 self.column(column, names, naming);
             }
             _ => {
                 self.traits
-                    .note(self.catalog, node, self.text != CLIENT_TEXT);
+                    .note(self.lookup(), node, self.text != CLIENT_TEXT);
                 self.outer_aggregate |= self.belongs_outside(node, names);
                 self.visit_children(node, scope, names, env);
             }

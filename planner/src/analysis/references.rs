@@ -79,7 +79,7 @@ impl<'t> Analysis<'t> {
             .skip(usize::from(is_column))
         {
             self.note_row_call(name);
-            self.traits.note_call(self.catalog, name, 1);
+            self.traits.note_call(self.lookup(), &[name], 1);
         }
         self.note_system_column(part, is_column);
         let Some(item) = scope::item_of_part(&self.items, names, part) else {
@@ -137,7 +137,7 @@ impl<'t> Analysis<'t> {
             [.., function] => match scope::called_with(&self.items, names, column) {
                 Called::With(item) => {
                     self.mark_whole(item);
-                    self.traits.note_call(self.catalog, function, 1);
+                    self.traits.note_call(self.lookup(), &[*function], 1);
                     self.note_row_call(function);
                     reference.whole_row = self.row_of(item);
                     reference.argument_of = Some((*function).to_owned());

@@ -12,6 +12,7 @@ use reach::Objects;
 use super::{
     Catalog, Change, Column, DocumentError, ForeignKey, FunctionSafety, KeyType, Placement,
     QualifiedName, Ranges, Relation, RelationKind, Shard, ShardId, Split, UniqueIndex, defines,
+    names::StoredNames,
     portable,
     residue::{self, Residues, Routes, Rows, Sources},
     safety::{self, Names, Verdicts},
@@ -26,6 +27,9 @@ pub(crate) use temporary::is_schema as is_temporary_schema;
 
 /// Has the values of global unique indexes, which nobody names.
 const INDEX_SCHEMA: &str = "automator67_index";
+
+/// Objects from here on are not built in.
+const FIRST_USER_OID: u32 = 16384;
 
 /// `automator67.catalog_document()`. Lists without members are null.
 #[derive(Debug, Deserialize)]
@@ -58,6 +62,9 @@ struct Document {
     /// What code behind relations and types reads and calls.
     #[serde(default)]
     reach: StoredReach,
+    /// What names mean.
+    #[serde(default)]
+    names: StoredNames,
     /// Something could not be read, because somebody holds a lock.
     #[serde(default)]
     incomplete: bool,
@@ -357,6 +364,10 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         telling,
     } = objects.judge(&mut relations, names);
 
+    let has_number_views = note_number_views(&mut document, &mut relations);
+    let casts = casts(&document, &verdicts);
+    let unsafe_event_trigger = unsafe_event_trigger(&document, &verdicts);
+    let overloads = document.names.overloads(&functions, &verdicts);
     let residues = residues(&document, &stored, &functions, &calls);
     let unique_indexes = unique_indexes(&document, &stored);
     let indexed = indexed(&unique_indexes, &document, &stored);
@@ -374,6 +385,11 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
         tenants: document.tenants.into_iter().flatten().collect(),
         has_placed_relations: relations.values().any(placed),
         functions: functions_by_name(&functions, &verdicts),
+        overloads,
+        hiding: document.names.hiding(),
+        has_number_views,
+        casts,
+        unsafe_event_trigger,
         unsafe_functions: unsafe_by_oid(&verdicts),
         types: types(document.reach.types.unwrap_or_default(), &verdicts),
         definers,
@@ -473,6 +489,7 @@ fn relation(stored: &StoredRelation, domains: &HashMap<u32, u32>) -> Relation {
         // A table with a rule that leads to a placed one is not a view; see `own_dangers`.
         reads_placed: stored.reads_placed
             && matches!(kind, RelationKind::View | RelationKind::MaterializedView),
+        reads_numbers: false,
         unsafe_writes: None,
         unsafe_reads: None,
         statement_triggers: Vec::new(),
@@ -484,9 +501,11 @@ fn relation(stored: &StoredRelation, domains: &HashMap<u32, u32>) -> Relation {
 /// A view that leads to placed tables, and nobody knows how.
 fn unreadable(stored: &StoredRelation) -> Option<String> {
     let view = matches!(stored.kind, StoredKind::View | StoredKind::MaterializedView);
-    (view && stored.reads_placed && stored.view.is_none()).then(|| {
-        "Its definition could not be read: somebody holds a lock on a table in it.".to_owned()
-    })
+    (view && stored.reads_placed && stored.view.is_none()).then(unread_definition)
+}
+
+fn unread_definition() -> String {
+    "Its definition could not be read: somebody holds a lock on a table in it.".to_owned()
 }
 
 fn column(stored: &StoredColumn, domains: &HashMap<u32, u32>) -> Column {
@@ -659,6 +678,10 @@ fn names(relations: &HashMap<u32, Relation>, declared: HashSet<u32>, document: &
         placed,
         local,
         declared,
+        has_parts: relations.values().any(|one| {
+            let placement = &one.placement;
+            !matches!(placement, Placement::Local | Placement::Reference)
+        }),
         dangerous_reads: HashMap::new(),
         dangerous_writes: HashMap::new(),
         types: types
@@ -700,6 +723,48 @@ fn types(
         .into_iter()
         .map(|(_, name, function)| (name, function));
     operators(named.collect(), verdicts)
+}
+
+/// Gives views the texts by which they read numbers that every shard has of its own. Whether there are
+/// such views.
+fn note_number_views(document: &mut Document, relations: &mut HashMap<u32, Relation>) -> bool {
+    let views = document.names.number_views.take();
+    let mut any = false;
+    for (oid, text) in views.into_iter().flatten() {
+        let Some(relation) = relations.get_mut(&oid) else {
+            continue;
+        };
+        any = true;
+        relation.reads_numbers = true;
+        if text.is_none() {
+            relation.unusable.get_or_insert_with(unread_definition);
+        }
+        relation.view_definition = relation.view_definition.take().or(text);
+    }
+    any
+}
+
+/// Casts between built-in types, by the names of what they make.
+fn casts(
+    document: &Document,
+    verdicts: &HashMap<u32, FunctionSafety>,
+) -> HashMap<String, FunctionSafety> {
+    let casts = document.names.casts.iter().flatten();
+    let of_built_in = casts.filter(|(source, target, ..)| source.max(target) < &FIRST_USER_OID);
+    let named = of_built_in.map(|(_, _, target, function)| (target.clone(), *function));
+    operators(named.collect(), verdicts)
+}
+
+fn unsafe_event_trigger(
+    document: &Document,
+    verdicts: &HashMap<u32, FunctionSafety>,
+) -> Option<(String, String)> {
+    let triggers = document.names.event_triggers.iter().flatten();
+    let mut unsafe_ones = triggers.filter_map(|(name, function)| match verdicts.get(function)? {
+        FunctionSafety::Unsafe(why) => Some((name.clone(), why.clone())),
+        FunctionSafety::HomeOnly(_) | FunctionSafety::Safe => None,
+    });
+    unsafe_ones.next()
 }
 
 /// The least safe function behind each name, where one is not safe.

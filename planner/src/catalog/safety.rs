@@ -8,49 +8,20 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{FunctionSafety, document::Function};
-use crate::functions;
+use crate::{
+    builtins::{self, Kind},
+    functions,
+};
 
-/// Words of built-in functions and commands that run SQL given as text, so that no word of the
-/// body need name what is read. Function families by prefix.
-const DYNAMIC: &[&str] = &["execute", "ts_stat", "ts_rewrite"];
-const DYNAMIC_PREFIXES: &[&str] = &[
-    "query_to_xml",
-    "table_to_xml",
-    "cursor_to_xml",
-    "schema_to_xml",
-    "database_to_xml",
-];
+/// The command of PL/pgSQL that runs SQL given as text, so that no word of the body need name what is
+/// read.
+const EXECUTE: &str = "execute";
 
-/// Words that read or change state of one server: sequences, locks, notifications, definitions.
-const SERVER_STATE: &[&str] = &[
-    "nextval",
-    "setval",
-    "currval",
-    "lastval",
-    "notify",
-    "listen",
-    "unlisten",
-    "pg_notify",
-    "pg_backend_pid",
-    "create",
-    "alter",
-    "drop",
-    "truncate",
-    "grant",
-    "revoke",
-    "reindex",
-    "refresh",
-    "analyze",
-    "cluster",
-    "lock",
-];
-const SERVER_STATE_PREFIXES: &[&str] = &[
-    "lo_",
-    "pg_advisory_",
-    "pg_try_advisory_",
-    "txid_",
-    "pg_current_xact_",
-    "pg_export_",
+/// Kinds of statement that read or change the state of one server: definitions, statistics,
+/// notifications, locks.
+const SERVER_STATEMENTS: &[&str] = &[
+    "notify", "listen", "unlisten", "create", "alter", "drop", "truncate", "grant", "revoke",
+    "reindex", "refresh", "analyze", "cluster", "lock",
 ];
 
 /// Stands for all functions in schemas of temporary objects: each belongs to one session, so that the
@@ -66,6 +37,8 @@ pub(super) struct Names {
     pub local: HashSet<String>,
     /// Oids of functions declared safe.
     pub declared: HashSet<u32>,
+    /// Some table has rows on several servers.
+    pub has_parts: bool,
     /// Of those, the ones of which reading or writing reaches placed tables, and why.
     pub dangerous_reads: HashMap<String, String>,
     pub dangerous_writes: HashMap<String, String>,
@@ -229,13 +202,20 @@ fn name_of(functions: &[Function], oid: u32) -> &str {
 struct Body {
     text: String,
     words: HashSet<String>,
+    /// Words before an opening bracket.
+    called: HashSet<String>,
 }
 
 impl Body {
     fn of(function: &Function) -> Body {
         let text = function.body.as_deref().unwrap_or_default().to_lowercase();
+        let called = called(&text).map(str::to_owned).collect();
         let words = words(&text).map(str::to_owned).collect();
-        Body { text, words }
+        Body {
+            text,
+            words,
+            called,
+        }
     }
 
     /// Whether a lower-case name may stand in the body: as a word, or anywhere if it is not one.
@@ -255,9 +235,32 @@ impl Body {
             .find(|word| self.words.contains(*word))
     }
 
-    fn has_prefix(&self, prefixes: &[&str]) -> Option<&str> {
-        let starts = |word: &&String| prefixes.iter().any(|prefix| word.starts_with(prefix));
-        self.words.iter().find(starts).map(String::as_str)
+    /// A built-in function that may be called, and that is of some kind with some number of arguments.
+    fn calls(&self, is_wanted: impl Fn(Kind) -> bool) -> Option<&str> {
+        let wanted = |word: &&String| builtins::kinds(word).any(&is_wanted);
+        self.called.iter().filter(wanted).map(String::as_str).min()
+    }
+
+    /// The same of a function that is of such a kind with every number of arguments.
+    fn surely_calls(&self, is_wanted: impl Fn(Kind) -> bool) -> Option<&str> {
+        let wanted = |word: &&String| {
+            let mut kinds = builtins::kinds(word).peekable();
+            kinds.peek().is_some() && kinds.all(&is_wanted)
+        };
+        self.called.iter().filter(wanted).map(String::as_str).min()
+    }
+
+    /// A size that is asked for, or a relation of which a number is read.
+    fn asks_for_numbers(&self) -> Option<&str> {
+        let of_relations = |kind| matches!(kind, Kind::Size | Kind::Maintenance);
+        let reads = |relation: &&String| {
+            let columns =
+                builtins::summed_columns(relation).map_or(&[][..], |(_, columns)| columns);
+            columns.iter().any(|column| self.words.contains(*column))
+        };
+        let relation = || self.words.iter().filter(reads).min();
+        self.calls(of_relations)
+            .or_else(|| relation().map(String::as_str))
     }
 }
 
@@ -268,6 +271,56 @@ fn continues_word(c: char) -> bool {
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c| !continues_word(c))
         .filter(|word| !word.is_empty())
+}
+
+/// Words before an opening bracket, with or without quotes, also where a comment is between.
+fn called(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices('(').flat_map(|(at, _)| {
+        let before = text[..at].trim_end();
+        let behind = std::iter::successors(Some(before), |text| without_comment(text));
+        behind.filter_map(last_word)
+    })
+}
+
+fn last_word(text: &str) -> Option<&str> {
+    let text = text.strip_suffix('"').unwrap_or(text);
+    words(text.rsplit(|c| !continues_word(c)).next()?).next()
+}
+
+/// A text without what may be a comment at its end.
+fn without_comment(text: &str) -> Option<&str> {
+    let at = match text.strip_suffix("*/") {
+        Some(text) => text.rfind("/*")?,
+        None => {
+            let line = text.rfind('\n').map_or(0, |at| at + 1);
+            line + text[line..].find("--")?
+        }
+    };
+    Some(text[..at].trim_end())
+}
+
+/// What a function of this kind tells or does belongs to one server. Times, random numbers, and who
+/// asks, are those of the server where the row is.
+fn is_of_one_server(kind: Kind) -> bool {
+    match kind {
+        Kind::Sequence
+        | Kind::Seed
+        | Kind::SessionLock
+        | Kind::Changes
+        | Kind::OwnTransaction
+        | Kind::Home => true,
+        Kind::Same
+        | Kind::TransactionTime
+        | Kind::StatementTime
+        | Kind::CallTime
+        | Kind::Random
+        | Kind::Setting
+        | Kind::Client
+        | Kind::Query
+        | Kind::Size
+        | Kind::Maintenance
+        | Kind::Catalog => false,
+    }
 }
 
 /// What a function is by its own body alone.
@@ -309,8 +362,8 @@ fn own_safety(function: &Function, body: &Body, names: &Names) -> FunctionSafety
         ));
     }
     let state = body
-        .has_any(SERVER_STATE)
-        .or_else(|| body.has_prefix(SERVER_STATE_PREFIXES));
+        .has_any(SERVER_STATEMENTS)
+        .or_else(|| body.surely_calls(is_of_one_server));
     match state {
         Some(word) => FunctionSafety::HomeOnly(format!(
             "Function \"{name}\" uses \"{word}\", which belongs to one server."
@@ -333,12 +386,15 @@ fn unsafe_reason(name: &str, body: &Body, names: &Names) -> Option<String> {
             "Function \"{name}\" names the relation \"{local}\". {why}"
         ));
     }
-    if let Some(word) = body
-        .has_any(DYNAMIC)
-        .or_else(|| body.has_prefix(DYNAMIC_PREFIXES))
-    {
+    let runs_text = body.has_any(&[EXECUTE]);
+    if let Some(word) = runs_text.or_else(|| body.calls(|kind| kind == Kind::Query)) {
         return Some(format!(
             "Function \"{name}\" runs SQL given as text, by \"{word}\"."
+        ));
+    }
+    if let Some(word) = names.has_parts.then(|| body.asks_for_numbers()).flatten() {
+        return Some(format!(
+            "Function \"{name}\" uses \"{word}\", of which every shard has its own share."
         ));
     }
     if functions::calls_temporary(&body.text) {
@@ -387,4 +443,24 @@ const UNEVEN: &[&str] = &[
 /// A word by which a function may give each copy of a row other values.
 pub(super) fn uneven(function: &Function) -> Option<&'static str> {
     Body::of(function).has_any(UNEVEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_words_before_a_bracket() {
+        for (text, name, is_called) in [
+            ("select nextval('s')", "nextval", true),
+            ("select pg_catalog . \"nextval\" ('s')", "nextval", true),
+            ("select nextval /* of s */ ('s')", "nextval", true),
+            ("select nextval -- of s\n ('s')", "nextval", true),
+            ("select '--' || nextval('s')", "nextval", true),
+            ("select version from t where (a)", "version", false),
+            ("select f(version)", "version", false),
+        ] {
+            assert_eq!(called(text).any(|word| word == name), is_called, "{text}");
+        }
+    }
 }

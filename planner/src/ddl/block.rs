@@ -211,7 +211,7 @@ fn at_home(
 ) -> Result<Draft, PlanError> {
     let mut traits = Traits::default();
     for word in words {
-        traits.note_call(statement.catalog, word, 0);
+        traits.note_word(statement.catalog, word);
     }
     if traits.defines.is_some() {
         traits.refuse_unsafe(statement.catalog)?;
@@ -263,7 +263,7 @@ fn touches(statement: &Statement<'_>, words: &[String]) -> Option<String> {
     }
     words.iter().find_map(|word| {
         let mut traits = Traits::default();
-        traits.note_call(catalog, word, 0);
+        traits.note_word(catalog, word);
         traits.unsafe_call.map(|(_, why)| why)
     })
 }
@@ -534,7 +534,7 @@ impl Block<'_, '_> {
 
     fn call(&self, name: &str) -> Result<(), PlanError> {
         let mut traits = Traits::default();
-        traits.note_call(self.statement.catalog, name, 1);
+        traits.note_word(self.statement.catalog, name);
         traits.refuse_unsafe(self.statement.catalog)?;
         let uneven = traits.home.is_some() || traits.volatile.is_some() || traits.statement_clock;
         match uneven || traits.unsafe_call.is_some() {

@@ -5,7 +5,7 @@ use pg_query::protobuf;
 use super::refuse_function;
 use crate::{
     catalog::{FunctionSafety, Placement},
-    functions::Traits,
+    functions::{Lookup, Traits},
     plan::PlanError,
     route::Statement,
     scope,
@@ -22,12 +22,11 @@ pub(super) fn call(
     if let Some(call) = &call.funccall {
         let names = strings(&call.funcname);
         traits.note_temporary(&names);
-        let name = names.last().map_or("", |name| *name);
-        traits.note_call(statement.catalog, name, call.args.len());
+        traits.note_call(Lookup::of(statement), &names, call.args.len());
         for node in nodes(&call.args) {
             tree::walk(node, &mut |child| {
                 if let Child::Node(node) = child {
-                    traits.note(statement.catalog, node, false);
+                    traits.note(Lookup::of(statement), node, false);
                 }
             });
         }
@@ -59,7 +58,7 @@ pub(super) fn trigger(
     traits.note_temporary(&names);
     traits.refuse_unsafe(catalog)?;
     let name = names.last().map_or("", |name| *name);
-    match catalog.functions.get(name) {
+    match catalog.call_safety(statement.context.search_path, &names, 0) {
         None | Some(FunctionSafety::Safe) => Ok(()),
         Some(FunctionSafety::HomeOnly(why)) if catalog.telling.contains(name) => {
             Err(PlanError::unsupported(format!(

@@ -7,7 +7,7 @@ use pg_query::{
 
 use crate::{
     catalog::{Placement, QualifiedName, Relation},
-    functions::Traits,
+    functions::{Lookup, Traits},
     plan::{Ddl, Plan, PlanError, TransactionBlock},
     route::{Statement, group},
     scope,
@@ -358,7 +358,7 @@ fn has_index(statement: &Statement<'_>, relation: &Relation, column: &str) -> bo
 fn note(statement: &Statement<'_>, node: &NodeEnum, traits: &mut Traits) {
     tree::walk(node, &mut |child| {
         if let Child::Node(node) = child {
-            traits.note(statement.catalog, node, false);
+            traits.note(Lookup::of(statement), node, false);
         }
     });
 }

@@ -223,7 +223,8 @@ fn subquery(
             .or_else(|| clauses::arm_extent(&base, statement.span, block.select))?,
         _ => clauses::select_extent(&base, block.select)?,
     };
-    let (columns, labels) = columns(analysis, index)?;
+    // Rows without columns cannot be copied.
+    let (columns, labels) = columns(analysis, index).filter(|(columns, _)| !columns.is_empty())?;
     let mut text = base.text(span).to_owned();
     if let Some(limit) = wanted::limit(&base, analysis, block) {
         text.push_str(&format!(" LIMIT {limit}"));
@@ -255,6 +256,7 @@ fn subquery(
             columns,
             primary_key: Vec::new(),
             view_definition: None,
+            reads_numbers: false,
             reads_placed: false,
             unsafe_writes: None,
             unsafe_reads: None,

@@ -210,6 +210,7 @@ fn start(catalog: &mut Catalog, line: &str) -> Option<Relation> {
         columns: Vec::new(),
         primary_key: Vec::new(),
         view_definition: None,
+        reads_numbers: false,
         reads_placed: view && words.get(2) != Some(&"local"),
         unsafe_writes: words
             .contains(&"unsafe_writes")

@@ -66,6 +66,7 @@ impl Session {
             .hint("Use FORMAT text or csv, or give every column.")
             .into());
         }
+        self.check_filling(&copy.table, &copy.sequences).await?;
         for sequence in &copy.sequences {
             self.check_drawing(sequence).await?;
         }

@@ -130,12 +130,17 @@ impl Session {
         self.check_views_on_home(request).await
     }
 
+    /// Asks for the rights on views that do not stand in what shards are sent.
+    pub(super) async fn check_views_on_home(&mut self, request: &Request<'_>) -> Outcome {
+        match request.planned.session.through_views {
+            true => self.check_rights_on_home(request).await,
+            false => Ok(()),
+        }
+    }
+
     /// EXPLAIN asks for the rights on all that a statement reads and writes, those of views and of
     /// their owners among them, and runs nothing.
-    pub(super) async fn check_views_on_home(&mut self, request: &Request<'_>) -> Outcome {
-        if !request.planned.session.through_views {
-            return Ok(());
-        }
+    pub(super) async fn check_rights_on_home(&mut self, request: &Request<'_>) -> Outcome {
         let index = self.link(self.home()).await?;
         let text = format!("EXPLAIN (COSTS OFF) {}", explainable(request.text));
         let server = &mut self.links[index].server;
@@ -157,6 +162,7 @@ impl Session {
     }
 
     async fn draw(&mut self, insert: &InsertSplit, request: &Request<'_>) -> Outcome<Drawn> {
+        self.check_filling(&insert.table, &insert.sequences).await?;
         let mut sequences = Vec::with_capacity(insert.sequences.len());
         for (n, sequence) in insert.sequences.iter().enumerate() {
             sequences.push(self.draw_for_rows(insert, n, sequence).await?);
@@ -394,6 +400,7 @@ impl Session {
             let message = "cannot execute INSERT in a read-only transaction";
             return Err(Report::error(sqlstate::READ_ONLY_SQL_TRANSACTION, message).into());
         }
+        self.check_filling(&insert.table, &insert.sequences).await?;
         let tier = match &*insert.query {
             Plan::Gather(gather) => {
                 self.load_fetches(gather, request).await?;

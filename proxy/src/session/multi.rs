@@ -3,7 +3,7 @@
 
 use automator67_planner::{
     catalog::{QualifiedName, ShardId},
-    plan::{Ddl, Multi, Plan, SessionEffects, TransactionBlock},
+    plan::{Ddl, Multi, Plan, SessionEffects, ShardSet, TransactionBlock},
 };
 
 use super::{
@@ -122,6 +122,10 @@ impl Session {
             let choice = Choice::only(&multi.moves);
             self.move_relations(&multi.moves, &shards, &choice, request)
                 .await?;
+        }
+        if multi.shards == ShardSet::Home && multi.sql.is_some() && request.bound.is_none() {
+            // What is wrong with the client's own text is said of that.
+            self.check_on_home(request).await?;
         }
         let text = match &multi.sql {
             None => request.text.to_owned(),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use automator67_planner::{
-    Reach, Tier,
+    OwnSchemas, Reach, Tier,
     catalog::{Catalog, KeyType, Owner, ShardId, Split, Temporary},
     key::{self, KeyValue},
     names,
@@ -214,7 +214,7 @@ impl Session {
             && normalise::normalise(text, &mut normalised)
             && normalised.statements == 1
             && self.transaction.catalog.is_none()
-            && self.settings.own.tier == Tier::Single;
+            && self.settings.own.plans_like_others();
         if cacheable {
             let mut plans = lock(&self.thread.plans);
             let found = plans
@@ -311,6 +311,7 @@ impl Session {
             temporary: self.temporary.objects(),
             reach: goal.reach,
             tier: goal.tier,
+            own_schemas: self.settings.own.own_schemas,
         };
         let planned = match process.planners.at_once(&task) {
             Some(planned) => planned?,
@@ -387,7 +388,9 @@ impl Session {
             parameter_types: Arc::from(types),
         };
         let key = format!("{:?} {}", goal, request.text);
-        let shared = self.transaction.catalog.is_none() && self.temporary.objects().is_empty();
+        let shared = self.transaction.catalog.is_none()
+            && self.temporary.objects().is_empty()
+            && self.settings.own.own_schemas == OwnSchemas::Hidden;
         let epoch = request.catalog.epoch;
         if shared && let Some(known) = lock(&self.thread.plans).get(epoch, &key, &surroundings) {
             return Ok(known);

@@ -23,7 +23,9 @@ use bytes::BytesMut;
 mod sending;
 
 pub use self::sending::Select;
-use super::{Session, merge::TypeNames, moving::MovedRelation, planning::Request};
+use super::{
+    Session, gather::behind_view, merge::TypeNames, moving::MovedRelation, planning::Request,
+};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
@@ -138,6 +140,9 @@ impl Session {
             return self.gather_instead(request).await;
         }
         self.work = Work::default();
+        if request.planned.session.expands_views {
+            self.check_views_on_home(request).await?;
+        }
         if scatter.moves.is_empty() {
             return match self.scatter_in_place(scatter, request).await? {
                 Some(tier) => Ok(tier),
@@ -159,14 +164,16 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Tier> {
         self.check_on_home(request).await?;
-        let (way, choice) = self.choose(scatter, request).await?;
+        let chosen = self.choose(scatter, request).await;
+        let (way, choice) = chosen.map_err(|failure| behind_view(failure, request))?;
         let targets = match way.shards {
             ShardSet::Home => vec![self.home()],
             ShardSet::All | ShardSet::Keys(_) | ShardSet::Span(_) => self.all_shards(),
         };
         let moved = self
             .move_relations(&way.moves, &targets, &choice, request)
-            .await?;
+            .await;
+        let moved = moved.map_err(|failure| behind_view(failure, request))?;
         self.work = Work {
             way: choice.way,
             moved,

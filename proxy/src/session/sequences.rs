@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use automator67_planner::{
+    catalog::QualifiedName,
     plan::{Piece, Planned, SequenceCall, SequenceFunction, SequenceUse, Template},
     sequences,
 };
@@ -315,6 +316,53 @@ impl Session {
             format!("permission denied for sequence {}", shared.name),
         )
         .into())
+    }
+
+    /// Columns that the proxy fills stand in what shards are sent, which then ask for INSERT on them,
+    /// too. For a role that has the privilege on other columns only, Postgres fills them unasked.
+    pub(super) async fn check_filling(
+        &mut self,
+        table: &QualifiedName,
+        sequences: &[String],
+    ) -> Outcome {
+        let own_role = self.settings.map.get("role").is_some() || self.transaction.has_settings();
+        let changed = self.transaction.catalog.is_some() || self.transaction.stale;
+        if sequences.is_empty() || own_role || changed {
+            return Ok(());
+        }
+        let catalog = self.catalog();
+        let Some(relation) = catalog.relation(table) else {
+            return Ok(());
+        };
+        let (user, epoch) = (self.user.name.clone(), catalog.epoch);
+        if self
+            .process
+            .sequences
+            .is_allowed(&user, relation.oid, epoch)
+        {
+            return Ok(());
+        }
+        let filled = relation.columns.iter().filter(|column| {
+            let sequence = column.sequence.as_ref();
+            sequence.is_some_and(|sequence| sequences.contains(sequence))
+        });
+        let filled: Vec<String> = filled
+            .map(|column| guc::quote_literal(&column.name))
+            .collect();
+        let oid = relation.oid;
+        let text = format!(
+            "select c from pg_catalog.unnest(array[{}]::text[]) c \
+             where not pg_catalog.has_column_privilege({oid}::oid, c, 'INSERT') \
+             and pg_catalog.has_any_column_privilege({oid}::oid, 'INSERT') limit 1",
+            filled.join(", ")
+        );
+        match self.query_value(self.home(), &text).await? {
+            None => {
+                self.process.sequences.allow(&user, oid, epoch);
+                Ok(())
+            }
+            Some(column) => Err(not_filled(table, &column).into()),
+        }
     }
 
     // ---- currval, lastval, nextval ----
@@ -645,4 +693,20 @@ pub fn unknown_value() -> Failure {
     .detail("Values were drawn both by the proxy and by a server since.")
     .hint("Use INSERT ... RETURNING.")
     .into()
+}
+
+fn not_filled(table: &QualifiedName, column: &str) -> Report {
+    Report::error(
+        sqlstate::INSUFFICIENT_PRIVILEGE,
+        format!("permission denied for table {}", table.name),
+    )
+    .detail(format!(
+        "The proxy gives column \"{column}\" its value, and needs INSERT on it for that."
+    ))
+    .hint(format!(
+        "GRANT INSERT ({}) ON {}.{} to the role.",
+        guc::quote_identifier(column),
+        guc::quote_identifier(&table.schema),
+        guc::quote_identifier(&table.name)
+    ))
 }

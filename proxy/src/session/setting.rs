@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use automator67_planner::{
-    Tier as Floor,
+    OwnSchemas, Tier as Floor,
     plan::{ConfigArgument, ConfigCall, Discarded, SettingCommand},
 };
 
@@ -391,6 +391,11 @@ impl Session {
                 Floor::Gather => "gather",
             }
             .to_owned(),
+            "automator67.own_schemas" => match own.own_schemas {
+                OwnSchemas::Hidden => "hidden",
+                OwnSchemas::Shown => "shown",
+            }
+            .to_owned(),
             "automator67.consistency" => own.consistency.name().to_owned(),
             other => {
                 return Err(Report::error(
@@ -486,6 +491,19 @@ impl Session {
                     }
                 };
             }
+            "automator67.own_schemas" => {
+                self.settings.own.own_schemas = match value_text {
+                    "shown" => OwnSchemas::Shown,
+                    "" | "hidden" => OwnSchemas::Hidden,
+                    _ => {
+                        return Err(invalid_value(
+                            name,
+                            value_text,
+                            "Available values: hidden, shown.",
+                        ));
+                    }
+                };
+            }
             "automator67.consistency" => {
                 self.settings.own.consistency = if value_text.is_empty() {
                     self.process.settings.consistency
@@ -535,6 +553,7 @@ impl Session {
                 self.settings.own.gather_bytes_max = self.process.settings.gather_bytes_max;
             }
             "automator67.force_tier" => self.settings.own.tier = Floor::Single,
+            "automator67.own_schemas" => self.settings.own.own_schemas = OwnSchemas::Hidden,
             "automator67.work_mem_bytes" => self.settings.own.work_bytes = super::WORK_BYTES,
             "automator67.consistency" => {
                 self.settings.own.consistency = self.process.settings.consistency;
@@ -555,6 +574,7 @@ impl Session {
             "automator67.work_mem_bytes",
             "automator67.sequence_block",
             "automator67.force_tier",
+            "automator67.own_schemas",
             "automator67.consistency",
             "client_min_messages",
         ] {

@@ -339,7 +339,7 @@ impl Session {
     fn plans_like_others(&self) -> bool {
         self.transaction.catalog.is_none()
             && self.temporary.objects().is_empty()
-            && self.settings.own.tier == automator67_planner::Tier::Single
+            && self.settings.own.plans_like_others()
     }
 
     /// A statement by name, with a plan of the current catalog.

@@ -32,6 +32,9 @@ impl Session {
     /// Runs the steps of a statement.
     pub(super) async fn in_steps(&mut self, plan: &Plan, request: &Request<'_>) -> Outcome<Tier> {
         self.begin_implicit();
+        // What the steps do asks for other rights than the statement does.
+        self.check_on_home(request).await?;
+        self.check_rights_on_home(request).await?;
         // What one step has moved, a later one may have to prepare.
         let outer = std::mem::replace(&mut self.will_write, true);
         let result = match plan {
@@ -46,8 +49,6 @@ impl Session {
 
     /// Writes inside WITH, then the statement that reads what they return.
     async fn with_writes(&mut self, with: &WithWrites, request: &Request<'_>) -> Outcome<Tier> {
-        // The whole statement's own errors are the server's.
-        self.check_on_home(request).await?;
         for relation in &with.no_cascades {
             if self.has_cascades(relation).await? {
                 return Err(Report::error(
@@ -80,8 +81,8 @@ impl Session {
 
     /// Rows are deleted where they are and inserted where their new keys belong.
     async fn key_update(&mut self, update: &KeyUpdate, request: &Request<'_>) -> Outcome<Tier> {
-        self.check_on_home(request).await?;
         self.refuse_triggers(&update.relation).await?;
+        self.check_moving(&update.relation).await?;
         let cascades = self.has_cascades(&update.relation).await?;
         let rows = self.step(&update.delete, true, request).await?;
         if cascades || self.is_referenced(&update.relation).await? && keeps_keys(update, &rows) {
@@ -103,7 +104,6 @@ impl Session {
 
     /// A MERGE: its source is read, rows that match are changed, others are inserted.
     async fn merge_steps(&mut self, merge: &MergeSteps, request: &Request<'_>) -> Outcome<Tier> {
-        self.check_on_home(request).await?;
         let rows = self.step(&merge.source, true, request).await?;
         let numbers: Vec<usize> = (0..rows.rows.len()).collect();
         let source = as_source(merge, &rows, &numbers);
@@ -198,6 +198,29 @@ impl Session {
             .hint("Delete the row and insert it again.")
             .into()),
         }
+    }
+
+    /// Rows that change their shard are read whole, deleted, and inserted, with the rights of who asks.
+    async fn check_moving(&mut self, relation: &str) -> Outcome {
+        let text = format!(
+            "select pg_catalog.has_table_privilege(r.oid, 'DELETE') and not exists ( \
+                select from pg_catalog.pg_attribute a \
+                where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped and not ( \
+                    pg_catalog.has_column_privilege(r.oid, a.attnum, 'SELECT') \
+                    and (a.attgenerated <> '' or pg_catalog.has_column_privilege(r.oid, a.attnum, 'INSERT')))) \
+             from (select {}::regclass::oid) r(oid)",
+            guc::quote_literal(relation)
+        );
+        if self.query_value(self.home(), &text).await?.as_deref() == Some("t") {
+            return Ok(());
+        }
+        Err(Report::error(
+            sqlstate::FEATURE_NOT_SUPPORTED,
+            "changing the shard key needs more rights than UPDATE",
+        )
+        .detail("Rows are deleted where they are and inserted where they belong, with the rights of who asks.")
+        .hint(format!("GRANT SELECT, INSERT, DELETE ON {relation} to the role, or let a role that has them do it."))
+        .into())
     }
 
     /// Runs one step and keeps its rows.

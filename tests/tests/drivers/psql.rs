@@ -65,6 +65,15 @@ const SCRIPTS: &[(&str, &str)] = &[
          \\d absent",
     ),
     (
+        "schemas",
+        "\\dn
+         \\dn *au*
+         \\dt *.psql*
+         \\df *.a67*
+         \\dv auto*.*
+         select schema_name from information_schema.schemata where schema_name !~ '^pg_' order by 1;",
+    ),
+    (
         "formats",
         "\\x
          select * from psql_people where id in (4, 5) order by id;
@@ -182,6 +191,7 @@ fn like_plain_postgres(dev: &Dev) -> Result<()> {
     for (name, text) in SCRIPTS {
         if *name == "last" {
             failures.extend(one_transaction(&plain, dev).err());
+            failures.extend(dumped(&plain, dev).err());
         }
         let expected = script(&plain.server, directory, name, text, &[])?;
         let found = script(dev.server(), directory, name, text, &[])?;
@@ -190,6 +200,29 @@ fn like_plain_postgres(dev: &Dev) -> Result<()> {
     }
     let told: Vec<String> = failures.iter().map(|error| format!("{error:#}")).collect();
     ensure!(told.is_empty(), "{}", told.join("\n"));
+    Ok(())
+}
+
+/// `pg_dump` sees what it would see in one server.
+fn dumped(plain: &Plain, dev: &Dev) -> Result<()> {
+    let dump = |server: &Server, arguments: &[&str]| -> Result<String> {
+        let output = client(server, dev.directory(), "pg_dump", arguments)?;
+        let text = output.success("pg_dump")?;
+        // Newer versions write a random word into the file.
+        let lines = text.lines().filter(|line| !line.contains("restrict "));
+        Ok(lines.collect::<Vec<_>>().join("\n"))
+    };
+    let whole = dump(dev.server(), &["--schema-only"])?;
+    ensure!(
+        !whole.contains("automator67") && !whole.contains("a67_"),
+        "{whole}"
+    );
+    let arguments = ["--schema-only", "--no-owner", "-t", "psql_*"];
+    let (expected, found) = (
+        dump(&plain.server, &arguments)?,
+        dump(dev.server(), &arguments)?,
+    );
+    ensure!(expected == found, "{expected}\n----\n{found}");
     Ok(())
 }
 

@@ -60,7 +60,8 @@ fn prepare(cluster: &Cluster) -> Result<()> {
         "create view closed as select * from t",
         "create view behind as select * from closed",
         "create view half as select * from t",
-        "grant select on t, open, behind to low",
+        "create view joined as select one.a, other.b from t one join t other on one.a = other.b",
+        "grant select on t, open, behind, joined to low",
         "grant select (a) on half to low",
         // Nobody owns it who may read what is behind it.
         "alter view behind owner to mid",
@@ -101,6 +102,8 @@ fn in_place(cluster: &Cluster) -> Result<()> {
         "select rank() over (order by a) from open",
         "select n from sums union select 1",
         "select (select max(n) from sums), a from open where a < 3",
+        // One side of the join is moved.
+        "select count(*) from joined",
     ] {
         let (code, message) = low.failure(text)?;
         ensure!(

@@ -13,7 +13,7 @@ use super::{
         StatementTrigger, keys,
         safety::{self, Names, Verdicts},
     },
-    Document, Function, ROW, StoredRelation, Trigger,
+    Document, FIRST_USER_OID, Function, ROW, StoredRelation, Trigger,
 };
 
 /// Where a function is the cause.
@@ -120,6 +120,8 @@ impl Objects<'_> {
         round.note_triggers();
         round.note_calls();
         round.note_types();
+        round.note_casts();
+        round.note_operator_classes();
         round.spread_reads();
         round.spread_writes();
         round.note_foreign_keys();
@@ -293,12 +295,49 @@ impl<'a> Round<'a> {
     fn note_types(&mut self) {
         for (type_oid, _, function) in self.objects.document.reach.types.iter().flatten() {
             for relation in self.relations.values() {
-                let mut columns = relation.columns.iter();
-                if columns.any(|column| column.type_oid == *type_oid)
+                if has_type(relation, *type_oid)
                     && let Some(found) = self.call_danger(*function, relation)
                 {
                     self.mark_writes(relation.oid, found);
                 }
+            }
+        }
+    }
+
+    /// A cast may be made wherever a value is read, or stored as another type. One that leads from or to
+    /// a built-in type is a matter of the other type alone: who has made that says nothing of others'
+    /// tables.
+    fn note_casts(&mut self) {
+        let casts = self.objects.document.names.casts.iter().flatten();
+        for (source, target, _, function) in casts {
+            let between_built_in = *source < FIRST_USER_OID && *target < FIRST_USER_OID;
+            let counts = |type_oid: u32| between_built_in || type_oid >= FIRST_USER_OID;
+            for relation in self.relations.values() {
+                let Some(found) = self.call_danger(*function, relation) else {
+                    continue;
+                };
+                if counts(*source) && has_type(relation, *source) {
+                    mark(&mut self.found.reads, relation.oid, found.clone());
+                }
+                if counts(*target) && has_type(relation, *target) {
+                    self.mark_writes(relation.oid, found);
+                }
+            }
+        }
+    }
+
+    /// Values are compared, sorted and hashed by functions of operator classes.
+    fn note_operator_classes(&mut self) {
+        let names = &self.objects.document.names;
+        for relation in self.relations.values() {
+            let types = names.class_types.iter().flatten();
+            let of_types = types.filter(|(type_oid, _)| has_type(relation, *type_oid));
+            let tables = names.class_tables.iter().flatten();
+            let of_indexes = tables.filter(|(table, _)| *table == relation.oid);
+            let mut functions = of_types.chain(of_indexes).map(|(_, function)| function);
+            let found = functions.find_map(|function| self.call_danger(*function, relation));
+            if let Some(found) = found {
+                self.mark_both(relation.oid, found);
             }
         }
     }
@@ -395,6 +434,11 @@ impl<'a> Round<'a> {
             mark(&mut self.found.writes, from.oid, found);
         }
     }
+}
+
+fn has_type(relation: &Relation, type_oid: u32) -> bool {
+    let mut columns = relation.columns.iter();
+    columns.any(|column| column.type_oid == type_oid)
 }
 
 fn unusable(relation: &Relation) -> Option<Danger> {
