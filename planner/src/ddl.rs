@@ -107,7 +107,7 @@ pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
         NodeEnum::IndexStmt(index) => {
             table::index(statement, index)?;
             let draft = broadcast(TransactionBlock::refused_if(index.concurrent));
-            Ok(if is_plain_index(index) {
+            Ok(if is_plain_index(statement, index) {
                 draft.keeps_catalog()
             } else {
                 draft
@@ -168,11 +168,30 @@ fn only_logs_in(alter: &protobuf::AlterRoleStmt) -> bool {
     })
 }
 
-/// The snapshot of the catalog is the same before and after it: it runs no code of an expression.
-fn is_plain_index(index: &protobuf::IndexStmt) -> bool {
-    let of_columns = nodes(&index.index_params)
-        .all(|node| matches!(node, NodeEnum::IndexElem(element) if element.expr.is_none()));
-    of_columns && !index.unique && index.where_clause.is_none()
+/// Types that have a built-in class of operators for a btree: `boolean` to `jsonb`.
+const BUILT_IN_BTREE: [u32; 21] = [
+    16, 17, 18, 19, 20, 21, 23, 25, 26, 700, 701, 1042, 1043, 1082, 1083, 1114, 1184, 1266, 1700,
+    2950, 3802,
+];
+
+/// The snapshot of the catalog is the same before and after it: it runs no code of an expression or of
+/// a class of operators of the user's.
+fn is_plain_index(statement: &Statement<'_>, index: &protobuf::IndexStmt) -> bool {
+    let range = index.relation.as_ref();
+    let known = range.and_then(|one| scope::find_known(statement.catalog, statement.context, one));
+    let plain = |name: &str| {
+        let columns = known.into_iter().flat_map(|relation| &relation.columns);
+        let mut named = columns.filter(|column| column.name == name);
+        named.any(|column| BUILT_IN_BTREE.contains(&column.type_oid))
+    };
+    let of_columns = nodes(&index.index_params).all(|node| match node {
+        NodeEnum::IndexElem(element) => {
+            element.expr.is_none() && element.opclass.is_empty() && plain(&element.name)
+        }
+        _ => false,
+    });
+    let btree = matches!(index.access_method.as_str(), "" | "btree");
+    of_columns && btree && !index.unique && index.where_clause.is_none()
 }
 
 /// Defines or removes something, and runs nothing of what it names.

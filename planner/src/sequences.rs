@@ -25,7 +25,7 @@ use crate::{
     route::Statement,
     splice::Source,
     sql::literal,
-    tree::{self, Child, inner, nodes, strings},
+    tree::{self, Child, constant_text, inner, nodes, strings},
     write,
 };
 
@@ -376,6 +376,9 @@ fn set_target(call: &protobuf::FuncCall, source: &Source<'_>) -> Option<String> 
     if let NodeEnum::TypeCast(cast) = argument {
         argument = inner(&cast.arg)?;
     }
+    if let Some(name) = constant_text(argument) {
+        return Some(format!("{}::regclass", literal(&name)));
+    }
     let NodeEnum::FuncCall(serial) = argument else {
         return None;
     };
@@ -413,6 +416,10 @@ mod tests {
         assert_eq!(set_targets("select 1"), Some(Vec::new()));
         assert_eq!(
             set_targets("select setval('S', 1), setval('t'::regclass, 2, false)"),
+            Some(vec!["'S'::regclass".into(), "'t'::regclass".into()])
+        );
+        assert_eq!(
+            set_targets("select setval('S'::text, 1), setval(cast('t' as varchar)::regclass, 2)"),
             Some(vec!["'S'::regclass".into(), "'t'::regclass".into()])
         );
         assert_eq!(

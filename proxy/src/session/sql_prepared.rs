@@ -107,6 +107,25 @@ impl Session {
             };
             rows.push(prepared_row(name, &source, &types, true));
         }
+        rows.extend(self.prepared_by_code().await?);
+        Ok(rows)
+    }
+
+    /// Those that a function or a block has made by PREPARE, on the connection that the session keeps
+    /// since.
+    async fn prepared_by_code(&mut self) -> Outcome<Vec<Vec<Option<String>>>> {
+        let home = self.home();
+        let kept = |index: usize| self.links[index].is_pinned();
+        if !self.link_position(home).is_some_and(kept) {
+            return Ok(Vec::new());
+        }
+        let text = "select name, statement, parameter_types::pg_catalog.oid[]::text, from_sql
+             from pg_catalog.pg_prepared_statements where from_sql and name !~ '^a67_'";
+        let mut rows = self.query_rows(home, text).await?;
+        rows.retain(|row| match row.first() {
+            Some(Some(name)) => !self.is_prepared_in_sql(name),
+            _ => false,
+        });
         Ok(rows)
     }
 

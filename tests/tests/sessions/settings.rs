@@ -536,8 +536,7 @@ fn commented(server: &Server) -> Result<()> {
         );
     }
     connection.execute("create table drawn (id bigserial primary key, v integer)")?;
-    let behind = "select count(*) from pg_namespace where nspname = 'automator67'";
-    if connection.execute(behind)?.as_deref() == Some("1") {
+    if connection.execute("show automator67.consistency").is_ok() {
         connection.execute("select create_distributed_table('drawn', 'id')")?;
     }
     connection.execute("insert into drawn (v) values (1)")?;

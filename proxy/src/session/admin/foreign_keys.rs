@@ -19,7 +19,7 @@ impl Session {
         together: &Together<'_>,
     ) -> Outcome {
         if let Some(column) = together.column {
-            self.refuse_assigned_key(relation, column).await?;
+            self.refuse_assigned_key(catalog, relation, column).await?;
         }
         for key in &catalog.foreign_keys {
             if key.table == relation.name {
@@ -139,8 +139,22 @@ impl Session {
     }
 
     /// What a foreign key does by itself, a server does to the row where it is: a row with another shard
-    /// key would be on the wrong shard. NULL is on every shard's side of a GROUP BY.
-    async fn refuse_assigned_key(&mut self, relation: &Relation, column: &str) -> Outcome {
+    /// key would be on the wrong shard. Groups of NULL keys would be on several.
+    async fn refuse_assigned_key(
+        &mut self,
+        catalog: &Catalog,
+        relation: &Relation,
+        column: &str,
+    ) -> Outcome {
+        let is_reference = |key: &ForeignKey| {
+            let referenced = catalog.relation(&key.referenced_table);
+            referenced.is_some_and(|one| one.placement == Placement::Reference)
+        };
+        let keys = catalog.foreign_keys.iter();
+        let copies: Vec<String> = keys
+            .filter(|key| key.table == relation.name && is_reference(key))
+            .map(|key| guc::quote_literal(&key.name))
+            .collect();
         let column = guc::quote_literal(column);
         let probe = format!(
             "select f.conname
@@ -149,16 +163,14 @@ impl Session {
             where f.contype = 'f' and f.conrelid = {}::pg_catalog.regclass
                 and a.attnum = any (f.conkey)
                 and (
-                    f.confdeltype = 'd' and (f.confdelsetcols is null or a.attnum = any (f.confdelsetcols))
-                    or f.confdeltype = 'n' and not a.attnotnull
+                    (f.confdeltype = 'd' or f.confdeltype = 'n' and not a.attnotnull)
                         and (f.confdelsetcols is null or a.attnum = any (f.confdelsetcols))
                     or f.confupdtype = 'd' or f.confupdtype = 'n' and not a.attnotnull
-                    or f.confupdtype = 'c' and exists (
-                        select from automator67.placement p
-                        where p.relation = f.confrelid and p.kind = 'reference')
+                    or f.confupdtype = 'c' and f.conname = any (array[{}]::text[])
                 )
             order by f.conname limit 1",
-            guc::quote_literal(&quoted(&relation.name))
+            guc::quote_literal(&quoted(&relation.name)),
+            copies.join(", ")
         );
         let Some(name) = self.query_value(self.home(), &probe).await? else {
             return Ok(());
