@@ -30,6 +30,7 @@ mod planning;
 mod portals;
 mod scatter;
 mod sequences;
+mod servers;
 mod setting;
 mod snapshot;
 mod sql_prepared;

@@ -324,18 +324,6 @@ impl Session {
         relay::throw_away(&mut self.client, server).await?;
         Err(Failure::Report(report))
     }
-
-    /// Sends a statement of our own to one shard and throws its answer away.
-    pub(super) async fn run_hidden(&mut self, shard: ShardId, text: &str) -> Outcome {
-        let index = self.link(shard).await?;
-        let server = &mut self.links[index].server;
-        server.query(text, false);
-        relay::exchange(&mut self.client, server).await?;
-        match self.links[index].server.hidden_error.take() {
-            None => Ok(()),
-            Some(frame) => Err(Failure::Shard(frame)),
-        }
-    }
 }
 
 /// Queues a statement: as a simple query, or with its parameters as one extended batch.

@@ -389,12 +389,6 @@ impl Session {
         }
     }
 
-    pub(super) fn shard_name(&self, shard: ShardId) -> String {
-        self.process
-            .shard(shard)
-            .map_or_else(|_| shard.to_string(), |shard| shard.settings.name.clone())
-    }
-
     fn answer(
         &mut self,
         explain: &Explain,

@@ -111,25 +111,6 @@ impl Session {
         Ok(Tier::Multi)
     }
 
-    /// Parses the statement as the client wrote it on the home shard: its errors are the server's
-    /// own, also when what we send is rewritten, and views are not in it.
-    pub(super) async fn check_on_home(&mut self, request: &Request<'_>) -> Outcome {
-        let home = self.home();
-        let index = self.link(home).await?;
-        let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
-        let server = &mut self.links[index].server;
-        message::put_parse(&mut server.wire.output, "", request.text, types);
-        server.expect(Step::Parse, false);
-        server.sync();
-        server.unnamed = None;
-        let relayed = relay::exchange(&mut self.client, server).await?;
-        self.hidden_error(index)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
-        self.check_views_on_home(request).await
-    }
-
     /// Asks for the rights on views that do not stand in what shards are sent.
     pub(super) async fn check_views_on_home(&mut self, request: &Request<'_>) -> Outcome {
         match request.planned.session.through_views {

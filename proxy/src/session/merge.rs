@@ -15,7 +15,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     Session,
     planning::Request,
-    scatter::{COLLATABLE, Learned, Part, Select, malformed, without_position},
+    scatter::{COLLATABLE, Learned, Part, malformed, without_position},
+    servers::Select,
 };
 use crate::{
     copy_rows,

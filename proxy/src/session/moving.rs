@@ -767,27 +767,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// A statement of our own on several shards at once; answers unseen.
-    pub(super) async fn run_hidden_on(&mut self, shards: &[ShardId], text: &str) -> Outcome {
-        for shard in shards {
-            let index = self.link(*shard).await?;
-            let server = &mut self.links[index].server;
-            server.query(text, false);
-            relay::send(server).await?;
-        }
-        let mut failure = None;
-        for shard in shards {
-            let Some(index) = self.link_position(*shard) else {
-                continue;
-            };
-            relay::exchange(&mut self.client, &mut self.links[index].server).await?;
-            if let Some(frame) = self.links[index].server.hidden_error.take() {
-                failure.get_or_insert(Failure::Shard(frame));
-            }
-        }
-        failure.map_or(Ok(()), Err)
-    }
 }
 
 /// Columns of a relation whose values reduce others.

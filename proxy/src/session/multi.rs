@@ -249,26 +249,6 @@ impl Session {
         Ok(indexes)
     }
 
-    /// The transaction's timestamp, as the shard has it that joined first, in a form that every server
-    /// reads alike.
-    pub(super) async fn transaction_time(&mut self) -> Outcome<String> {
-        if let Some(known) = &self.transaction.time {
-            return Ok(known.clone());
-        }
-        let shard = self.transaction.clock.unwrap_or(self.home());
-        let text = "select to_char(now() at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS.US') || '+00'";
-        let time = self.query_value(shard, text).await?.unwrap_or_default();
-        if self.transaction.is_open() {
-            self.transaction.time = Some(time.clone());
-        }
-        Ok(time)
-    }
-
-    /// The transaction's time, where a statement is to read it, is that of another shard.
-    pub(super) fn has_other_clock(&self, shard: ShardId, effects: &SessionEffects) -> bool {
-        effects.reads_clock && self.transaction.clock.is_some_and(|clock| clock != shard)
-    }
-
     // ---- schema changes ----
 
     /// DDL: on every shard or on none.
@@ -390,46 +370,6 @@ impl Session {
         Ok(done)
     }
 
-    /// A statement on every shard but home, answers unseen.
-    pub(super) async fn run_elsewhere(&mut self, text: &str) -> Outcome {
-        let home = self.home();
-        let others: Vec<ShardId> = self
-            .all_shards()
-            .into_iter()
-            .filter(|shard| *shard != home)
-            .collect();
-        for shard in &others {
-            let index = self.link(*shard).await?;
-            self.links[index].wrote = true;
-            self.links[index].server.query(text, false);
-            relay::send(&mut self.links[index].server).await?;
-        }
-        let mut failure = None;
-        for shard in others {
-            let Some(index) = self
-                .links
-                .iter()
-                .position(|link| link.server.shard_id() == shard)
-            else {
-                continue;
-            };
-            let server = &mut self.links[index].server;
-            match relay::exchange(&mut self.client, server).await {
-                Ok(_) => {}
-                Err(Failure::ClientGone) => return Err(Failure::ClientGone),
-                Err(error) => {
-                    failure.get_or_insert(error);
-                    continue;
-                }
-            }
-            if let Some(frame) = self.links[index].server.hidden_error.take() {
-                let name = &self.links[index].server.shard.settings.name;
-                failure.get_or_insert(on_shard(name, &frame));
-            }
-        }
-        failure.map_or(Ok(()), Err)
-    }
-
     /// Statements that refuse a transaction block: shard by shard; a failure says how far it came.
     async fn ddl_shard_by_shard(&mut self, text: &str, request: &Request<'_>) -> Outcome<Tier> {
         if self.transaction.is_open() {
@@ -485,14 +425,6 @@ impl Session {
         .await?;
         self.hidden_error(index)?;
         Ok(tag)
-    }
-
-    fn shard_names(&self, shards: &[ShardId]) -> Vec<String> {
-        shards
-            .iter()
-            .filter_map(|shard| self.process.shard(*shard).ok())
-            .map(|shard| shard.settings.name.clone())
-            .collect()
     }
 
     /// The transaction changes the schema: from now on it plans with a snapshot of its own, and its
@@ -555,22 +487,6 @@ impl Session {
         let request = request.with_plan(&planned);
         Box::pin(self.execute(&request)).await
     }
-}
-
-/// A shard's error with the shard's name in its detail.
-fn on_shard(name: &str, frame: &[u8]) -> Failure {
-    let body = &frame[crate::frame::HEADER_BYTES..];
-    let field = |code| message::error_field(body, code).unwrap_or_default();
-    Report::error(field(b'C'), field(b'M'))
-        .detail(
-            format!(
-                "{} (On shard \"{name}\"; no shard was changed.)",
-                field(b'D')
-            )
-            .trim_start()
-            .to_owned(),
-        )
-        .into()
 }
 
 /// The error of a statement that came only as far as shard `name`.

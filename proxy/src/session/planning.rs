@@ -434,26 +434,6 @@ impl Session {
         })
     }
 
-    /// A shard that can answer what every shard can: one the session uses anyway, else the home
-    /// shard, else any that is up.
-    pub(super) fn any_copy(&self) -> ShardId {
-        let clock = self.transaction.clock;
-        let begun = |link: &&super::links::Link| link.begun;
-        let mut links = self.links.iter().filter(begun);
-        let shards = || links.clone().map(|link| link.server.shard_id());
-        if let Some(shard) = shards().find(|shard| Some(*shard) == clock) {
-            return shard;
-        }
-        if let Some(link) = links.next() {
-            return link.server.shard_id();
-        }
-        let shards = &self.process.shards;
-        shards
-            .iter()
-            .find(|shard| shard.is_up())
-            .map_or(self.home(), |shard| shard.id)
-    }
-
     /// Reads and hashes the keys of a route. `types` are the parameters' types as a shard
     /// described them, where that was asked.
     pub(super) fn resolve(
@@ -606,12 +586,6 @@ impl Session {
     fn is_copying(&self, shard: ShardId) -> bool {
         let mut links = self.links.iter();
         links.any(|link| link.server.shard_id() == shard && link.server.copying)
-    }
-
-    /// Every shard, home first: DDL takes its first locks there, so that two sessions that change
-    /// the schema wait for each other in one order.
-    pub(super) fn all_shards(&self) -> Vec<ShardId> {
-        self.process.shards.iter().map(|shard| shard.id).collect()
     }
 }
 

@@ -20,19 +20,15 @@ use automator67_planner::{
 };
 use bytes::BytesMut;
 
-mod sending;
-
-pub use self::sending::Select;
 use super::{
     Session, gather::behind_view, merge::TypeNames, moving::MovedRelation, planning::Request,
+    servers::Select,
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
     guc, message,
     order::{self, Kernel, SortKey},
-    relay,
-    server::Step,
     telemetry::Tier,
 };
 
@@ -57,7 +53,7 @@ pub struct Learned {
 const QUICK: Duration = Duration::from_millis(3);
 
 impl Learned {
-    fn is_quick(&self) -> bool {
+    pub fn is_quick(&self) -> bool {
         u128::from(self.took.load(Ordering::Relaxed)) < QUICK.as_micros()
     }
 
@@ -332,40 +328,6 @@ impl Session {
         Ok(learned)
     }
 
-    /// RowDescription of a statement of ours, from the home shard.
-    pub(super) async fn describe_text(
-        &mut self,
-        text: &str,
-        request: &Request<'_>,
-    ) -> Outcome<BytesMut> {
-        let parameter_types = self.types_for_shards(request).await?;
-        let index = self.link(self.home()).await?;
-        let server = &mut self.links[index].server;
-        message::put_parse(&mut server.wire.output, "", text, &parameter_types);
-        server.expect(Step::Parse, false);
-        message::put_describe(&mut server.wire.output, b'S', "");
-        server.expect(Step::Describe, true);
-        server.sync();
-        server.unnamed = None;
-        let mut description = None;
-        relay::collect(&mut self.client, server, |_, frame| {
-            if frame.tag == b'T' {
-                description = Some(frame.bytes);
-            }
-            Ok(())
-        })
-        .await
-        .map_err(without_position)?;
-        self.hidden_error(index).map_err(without_position)?;
-        description.ok_or_else(|| {
-            Report::error(
-                sqlstate::INTERNAL_ERROR,
-                "a shard did not describe its rows",
-            )
-            .into()
-        })
-    }
-
     /// Which columns compare as bytes; asked only where one holds text that is compared.
     pub(super) async fn bytewise(
         &mut self,
@@ -420,25 +382,6 @@ impl Session {
             .iter()
             .map(|value| value.as_deref() == Some("t"))
             .collect())
-    }
-
-    /// Rows of a question to the home shard that holds the client's parameters, as text.
-    pub(super) async fn ask_home(
-        &mut self,
-        text: &str,
-        request: &Request<'_>,
-    ) -> Outcome<Vec<Vec<Option<String>>>> {
-        let home = self.home();
-        self.send_select(home, text, &[0], request).await?;
-        let mut rows = Vec::new();
-        while let Some(frame) = self.next_row(home).await? {
-            let values = message::data_row(frame.body()).unwrap_or_default();
-            let text = |value: Option<&[u8]>| {
-                value.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-            };
-            rows.push(values.into_iter().map(text).collect());
-        }
-        Ok(rows)
     }
 
     /// Passes shards' rows on to the client.

@@ -18,9 +18,8 @@ use crate::{
     error::{Failure, Outcome, Report, Severity, sqlstate},
     gate::Barrier,
     guc, message, relay,
-    server::Step,
     telemetry::Tier,
-    two_phase::{self, Moments, Turn},
+    two_phase::{Moments, Turn},
 };
 
 /// What lives as long as a transaction.
@@ -756,23 +755,6 @@ impl Session {
         .into())
     }
 
-    /// Runs a statement, whose answer nobody needs, on every shard that has joined.
-    pub(super) async fn everywhere(&mut self, text: &str) -> Outcome {
-        for link in self.links.iter_mut().filter(|link| link.begun) {
-            link.server.query(text, false);
-            relay::send(&mut link.server).await?;
-        }
-        for index in 0..self.links.len() {
-            if self.links[index].begun {
-                relay::exchange(&mut self.client, &mut self.links[index].server).await?;
-                if let Some(frame) = self.links[index].server.hidden_error.take() {
-                    return Err(Failure::Shard(frame));
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Remembers a setting for shards that join the transaction later.
     pub(super) fn log_setting(&mut self, statement: &str) {
         if self.transaction.is_open() {
@@ -805,108 +787,6 @@ impl Session {
         catalog.epoch += self.transaction.changes;
         self.transaction.catalog = Some(Arc::new(catalog));
         Ok(())
-    }
-
-    /// The first column of the first row of a statement on one shard.
-    pub(super) async fn query_value(
-        &mut self,
-        shard: ShardId,
-        text: &str,
-    ) -> Outcome<Option<String>> {
-        let rows = self.query_rows(shard, text).await?;
-        Ok(rows
-            .into_iter()
-            .next()
-            .and_then(|row| row.into_iter().next().flatten()))
-    }
-
-    /// All rows of a statement on one shard, as text.
-    pub(super) async fn query_rows(
-        &mut self,
-        shard: ShardId,
-        text: &str,
-    ) -> Outcome<Vec<Vec<Option<String>>>> {
-        let index = self.link(shard).await?;
-        self.links[index].server.query(text, true);
-        self.text_rows(index).await
-    }
-
-    /// All rows of a function of ours on one shard, as text.
-    pub(super) async fn call_rows(
-        &mut self,
-        shard: ShardId,
-        call: &Call,
-    ) -> Outcome<Vec<Vec<Option<String>>>> {
-        self.set_up(shard).await?;
-        let index = self.link(shard).await?;
-        let server = &mut self.links[index].server;
-        server.call(call, true);
-        self.text_rows(index).await
-    }
-
-    /// The first column of its first row.
-    pub(super) async fn call_value(
-        &mut self,
-        shard: ShardId,
-        call: &Call,
-    ) -> Outcome<Option<String>> {
-        let mut rows = self.call_rows(shard, call).await?.into_iter();
-        Ok(rows.next().and_then(|row| row.into_iter().next().flatten()))
-    }
-
-    /// A function of ours that changes something on one shard.
-    pub(super) async fn call(&mut self, shard: ShardId, call: &Call) -> Outcome {
-        self.call_rows(shard, call).await.map(drop)
-    }
-
-    /// The same on every shard, home first.
-    pub(super) async fn call_everywhere(&mut self, call: &Call) -> Outcome {
-        let home = self.home();
-        self.call(home, call).await?;
-        for shard in self.all_shards() {
-            if shard == home {
-                continue;
-            }
-            let index = self.link(shard).await?;
-            self.links[index].wrote = true;
-            self.call(shard, call).await?;
-        }
-        Ok(())
-    }
-
-    /// A shard that was away when the proxy started may not know the functions yet.
-    pub(super) async fn set_up(&mut self, shard: ShardId) -> Outcome {
-        let shard = self.process.shard(shard)?.clone();
-        if shard.proof_key().is_none() {
-            Box::pin(two_phase::ensure(&shard)).await;
-        }
-        Ok(())
-    }
-
-    /// Sends what is queued, and reads the rows that come, as text.
-    pub(super) async fn text_rows(&mut self, index: usize) -> Outcome<Vec<Vec<Option<String>>>> {
-        let mut rows = Vec::new();
-        let server = &mut self.links[index].server;
-        relay::collect(&mut self.client, server, |_, frame| {
-            if frame.tag == b'D' {
-                let values = message::data_row(frame.body()).unwrap_or_default();
-                let text = |value: Option<&[u8]>| {
-                    value.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-                };
-                rows.push(values.into_iter().map(text).collect());
-            }
-            Ok(())
-        })
-        .await?;
-        debug_assert!(!server.expected.iter().any(|due| matches!(
-            due,
-            crate::server::Expected::Answer {
-                step: Step::Query,
-                ..
-            }
-        )));
-        self.hidden_error(index)?;
-        Ok(rows)
     }
 }
 

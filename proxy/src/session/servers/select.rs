@@ -3,7 +3,10 @@
 
 use automator67_planner::catalog::ShardId;
 
-use super::{super::Session, Learned, without_position};
+use crate::session::{
+    Session,
+    scatter::{Learned, without_position},
+};
 use crate::{
     error::{Failure, Outcome},
     failpoint,
