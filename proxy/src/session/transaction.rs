@@ -28,6 +28,8 @@ pub struct Transaction {
     state: State,
     /// What BEGIN, and SET TRANSACTION before any shard joined, have said.
     modes: TransactionModes,
+    /// Those that a transaction before it handed on with AND CHAIN, which an error does not take back.
+    chained: TransactionModes,
     /// Every shard is read only.
     pub read_only: bool,
     /// On the home shard only a subtransaction is read only, see [`Guard`].
@@ -245,10 +247,10 @@ impl Transaction {
     }
 
     /// The modes of a transaction that is chained to it by ROLLBACK: its own, but an error has taken
-    /// them back, to those at the first savepoint if there is one.
+    /// them back, to those at the first savepoint if there is one, else to those it was chained with.
     fn modes_of_next(&self) -> TransactionModes {
         match (self.state, self.savepoints.first()) {
-            (State::Failed, None) => TransactionModes::default(),
+            (State::Failed, None) => self.chained.clone(),
             (State::Failed, Some(first)) => with_read_only(&first.modes, first.read_only),
             (State::Idle | State::Implicit | State::Open, _) => self.modes_now(),
         }
@@ -489,7 +491,9 @@ impl Session {
 
     fn chain(&mut self, chain: bool, modes: TransactionModes) {
         if chain {
-            self.transaction.start(State::Open, modes, &self.settings);
+            self.transaction
+                .start(State::Open, modes.clone(), &self.settings);
+            self.transaction.chained = modes;
         }
     }
 
