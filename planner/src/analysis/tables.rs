@@ -61,26 +61,31 @@ impl<'t> Analysis<'t> {
             NodeEnum::JsonTable(table) => return (String::new(), json_columns(&table.columns)),
             _ => return (String::new(), None),
         };
-        let (call, definitions) = match range.functions.first().and_then(|node| node.node.as_ref())
-        {
-            Some(NodeEnum::List(list)) => (list.items.first(), list.items.get(1)),
-            _ => (None, None),
-        };
-        let Some(NodeEnum::FuncCall(call)) = call.and_then(|node| node.node.as_ref()) else {
+        let calls: Vec<(&protobuf::FuncCall, &[Node])> =
+            nodes(&range.functions).filter_map(called).collect();
+        let Some((first, _)) = calls
+            .first()
+            .filter(|_| calls.len() == range.functions.len())
+        else {
             return (String::new(), None);
         };
-        let name = strings(&call.funcname).last().copied().unwrap_or_default();
-        let alias = range.alias.as_ref().map(|alias| alias.aliasname.as_str());
-        let defined = definitions.is_some_and(|node| node.node.is_some());
-        if range.is_rowsfrom || range.functions.len() != 1 || defined {
-            return (name.to_owned(), None);
-        }
-        let columns = if range.coldeflist.is_empty() {
-            self.columns_of_call(call, name, alias.unwrap_or(name), names)
-        } else {
-            defined_columns(&range.coldeflist)
-        };
-        let columns = columns.map(|mut columns| {
+        let name = strings(&first.funcname).last().copied().unwrap_or_default();
+        // The alias names the column of a function that is alone.
+        let alias = range.alias.as_ref().filter(|_| calls.len() == 1);
+        let columns: Option<Vec<Vec<Output<'t>>>> = calls
+            .iter()
+            .map(|(call, definitions)| {
+                let own = strings(&call.funcname).last().copied().unwrap_or_default();
+                let alias = alias.map_or(own, |alias| alias.aliasname.as_str());
+                match (definitions, range.coldeflist.as_slice()) {
+                    ([], []) => self.columns_of_call(call, own, alias, names),
+                    ([], outer) => defined_columns(outer),
+                    _ => None,
+                }
+            })
+            .collect();
+        let columns = columns.map(|columns| {
+            let mut columns: Vec<Output<'t>> = columns.into_iter().flatten().collect();
             columns.extend(range.ordinality.then(|| named("ordinality")));
             columns
         });
@@ -124,6 +129,22 @@ impl<'t> Analysis<'t> {
             && !column.sql_type.starts_with("pg_")
             && !column.sql_type.contains('.')
     }
+}
+
+/// A function of FROM, with the columns that it is given.
+fn called(node: &NodeEnum) -> Option<(&protobuf::FuncCall, &[Node])> {
+    let NodeEnum::List(pair) = node else {
+        return None;
+    };
+    let mut parts = pair.items.iter().map(|item| item.node.as_ref());
+    let Some(Some(NodeEnum::FuncCall(call))) = parts.next() else {
+        return None;
+    };
+    let definitions = match parts.next() {
+        Some(Some(NodeEnum::List(list))) => list.items.as_slice(),
+        _ => &[],
+    };
+    Some((call, definitions))
 }
 
 fn is_built_in(catalog: &Catalog, call: &protobuf::FuncCall, name: &str) -> bool {
