@@ -38,6 +38,22 @@ pub(crate) struct Statement<'a> {
 }
 
 impl<'a> Statement<'a> {
+    /// The statement in another text, of which it is all.
+    pub(crate) fn rewritten<'b>(&self, text: &'b str, node: &'b NodeEnum) -> Statement<'b>
+    where
+        'a: 'b,
+    {
+        Statement {
+            catalog: self.catalog,
+            context: self.context,
+            text,
+            span: (0, text.len()),
+            node,
+            normalised: None,
+            parameters: self.parameters.clone(),
+        }
+    }
+
     /// A statement inside of another's text, like the query of COPY.
     pub(crate) fn inner(&self, node: &'a NodeEnum) -> Statement<'a> {
         Statement {

@@ -68,14 +68,7 @@ fn at_one_time(
     let text = with_one_clock(statement, analysis)?;
     statement.context.budget.hold_tree(&text).then_some(())?;
     let node = crate::parse::parse_one(&text)?;
-    let statement = Statement {
-        text: &text,
-        span: (0, text.len()),
-        node: &node,
-        normalised: None,
-        parameters: statement.parameters.clone(),
-        ..*statement
-    };
+    let statement = statement.rewritten(&text, &node);
     let views = Views::load(statement.catalog, statement.context, &node).ok()?;
     let order = analysis.order;
     let mut analysis =

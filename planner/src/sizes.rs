@@ -62,14 +62,7 @@ fn through_number_views(statement: &Statement<'_>, analysis: &Analysis<'_>) -> O
     }
     let text = numbers::expand(statement, analysis)?;
     let node = crate::parse::parse_one(&text)?;
-    let expanded = Statement {
-        text: &text,
-        span: (0, text.len()),
-        node: &node,
-        normalised: None,
-        parameters: statement.parameters.clone(),
-        ..*statement
-    };
+    let expanded = statement.rewritten(&text, &node);
     let mut draft = summed(&expanded).ok()??;
     draft.session.through_views = true;
     draft.session.expands_views = true;

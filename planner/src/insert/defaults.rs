@@ -43,14 +43,7 @@ pub(super) fn insert_at_home(
     }
     let text = written_out(statement, insert, relation, &filled)?;
     let node = parse::parse_one(&text).ok_or_else(not_understood)?;
-    write::write(&Statement {
-        text: &text,
-        span: (0, text.len()),
-        node: &node,
-        normalised: None,
-        parameters: statement.parameters.clone(),
-        ..*statement
-    })
+    write::write(&statement.rewritten(&text, &node))
 }
 
 /// Columns whose default reads the time, where some row leaves them to it: their places in the

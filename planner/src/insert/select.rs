@@ -140,7 +140,7 @@ fn is_split_like_its_rows(
     let (from, to) = query_span(statement, insert)?;
     let text = statement.text.get(from..to)?;
     let node = parse::parse_one(text)?;
-    let query = alone(statement, text, &node);
+    let query = statement.rewritten(text, &node);
     let views = Views::load(query.catalog, query.context, &node).ok()?;
     let mut analysis = analysis::analyse(query.catalog, query.context, &views, &node).ok()?;
     analysis.order = order_of(statement);
@@ -353,7 +353,7 @@ fn order_of(statement: &Statement<'_>) -> RowOrder {
 /// The query with a plan of its own, where that is cheaper than to gather what it reads.
 fn answered(statement: &Statement<'_>, text: &str, order: RowOrder) -> Option<Plan> {
     let node = parse::parse_one(text)?;
-    let query = alone(statement, text, &node);
+    let query = statement.rewritten(text, &node);
     match statement::plan_subquery(&query, order)?.plan {
         plan @ Plan::Scatter(_) => Some(plan),
         _ => None,
@@ -368,22 +368,10 @@ fn gathered(statement: &Statement<'_>, text: &str) -> Result<gather::Fetched, Pl
         )
     };
     let node = parse::parse_one(text).ok_or_else(failure)?;
-    let query = alone(statement, text, &node);
+    let query = statement.rewritten(text, &node);
     let views = Views::load(query.catalog, query.context, &node)?;
     let analysis = analysis::analyse(query.catalog, query.context, &views, &node)?;
     gather::fetch_all(&query, &analysis, &views)
-}
-
-/// A part of a statement as one of its own.
-fn alone<'a>(statement: &Statement<'a>, text: &'a str, node: &'a NodeEnum) -> Statement<'a> {
-    Statement {
-        text,
-        span: (0, text.len()),
-        node,
-        normalised: None,
-        parameters: statement.parameters.clone(),
-        ..*statement
-    }
 }
 
 /// The columns of new rows: those given, then those with a default. The shard key is always one of

@@ -231,15 +231,7 @@ fn subquery(
     }
     statement.context.budget.hold_tree(&text).then_some(())?;
     let node = parse::parse_one(&text)?;
-    let inner = Statement {
-        catalog: statement.catalog,
-        context: statement.context,
-        text: &text,
-        span: (0, text.len()),
-        node: &node,
-        normalised: None,
-        parameters: statement.parameters.clone(),
-    };
+    let inner = statement.rewritten(&text, &node);
     let plan = statement::plan_subquery(&inner, RowOrder::Seen)?;
     let name = format!("a67_q{number}");
     Some(Subquery {

@@ -637,11 +637,7 @@ impl Session {
         catalog: &Catalog,
     ) -> Outcome<u64> {
         let home = self.home();
-        let others: Vec<ShardId> = self
-            .all_shards()
-            .into_iter()
-            .filter(|shard| *shard != home)
-            .collect();
+        let others = self.other_shards();
         let declare = format!("DECLARE a67_rows NO SCROLL CURSOR FOR {source}");
         self.run_hidden(home, &declare).await?;
         // It keeps some of the rows, or gives some away.

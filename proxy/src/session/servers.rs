@@ -18,6 +18,13 @@ impl Session {
         self.process.shards.iter().map(|shard| shard.id).collect()
     }
 
+    /// Every shard but home.
+    pub(in crate::session) fn other_shards(&self) -> Vec<ShardId> {
+        let home = self.home();
+        let shards = self.all_shards().into_iter();
+        shards.filter(|shard| *shard != home).collect()
+    }
+
     /// A shard that can answer what every shard can: one the session uses anyway, else the home
     /// shard, else any that is up.
     pub(in crate::session) fn any_copy(&self) -> ShardId {

@@ -66,12 +66,7 @@ impl Session {
 
     /// A statement on every shard but home, answers unseen.
     pub(in crate::session) async fn run_elsewhere(&mut self, text: &str) -> Outcome {
-        let home = self.home();
-        let others: Vec<ShardId> = self
-            .all_shards()
-            .into_iter()
-            .filter(|shard| *shard != home)
-            .collect();
+        let others = self.other_shards();
         for shard in &others {
             let index = self.link(*shard).await?;
             self.links[index].wrote = true;
