@@ -28,7 +28,7 @@ pub(crate) use document::is_temporary_schema;
 pub(crate) use names::ObjectKind;
 pub use names::{Hiding, Overload};
 pub(crate) use residue::Reader;
-pub use residue::{Residue, Residues};
+pub use residue::{MadeSettings, Residue, Residues, custom_names, is_custom_name};
 pub use split::{Owner, Ranges, Split};
 
 /// A shard's number, as in `automator67.shard`.

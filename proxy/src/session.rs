@@ -20,6 +20,7 @@ mod insert;
 mod known_statements;
 mod links;
 mod locking;
+mod made_settings;
 mod merge;
 mod moves;
 mod moving;

@@ -8,7 +8,7 @@
 //! code that is not known counts as [`Residue::may_keep`].
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ops::{BitOr, BitOrAssign},
 };
 
@@ -19,6 +19,10 @@ use crate::{
     gather::folded,
     normalise::{Token, TokenKind, tokens},
 };
+
+mod settings;
+
+pub use settings::{MadeSettings, custom_names, is_custom_name};
 
 /// What a statement may leave in its server session beyond its transaction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub struct Residue {
     pub reads_sequence: bool,
     /// It asks for settings by name.
     pub reads_setting: bool,
+    /// Code in a server may make settings.
+    pub settings: MadeSettings,
 }
 
 impl Residue {
@@ -46,6 +52,7 @@ impl Residue {
         moves_sequence: false,
         reads_sequence: false,
         reads_setting: false,
+        settings: MadeSettings::None,
     };
     /// Nothing, but it asks for settings.
     pub(crate) const READS_SETTING: Residue = Residue {
@@ -66,6 +73,7 @@ impl Residue {
         reads_sequence: true,
         reads_setting: true,
         keeps: false,
+        settings: MadeSettings::None,
     };
 
     /// The same of code that may run with statements that do not name it: it is looked for
@@ -74,6 +82,7 @@ impl Residue {
         Residue {
             keeps: false,
             may_keep: self.stays(),
+            settings: MadeSettings::None,
             ..self
         }
     }
@@ -95,6 +104,7 @@ impl BitOr for Residue {
             moves_sequence: self.moves_sequence | other.moves_sequence,
             reads_sequence: self.reads_sequence | other.reads_sequence,
             reads_setting: self.reads_setting | other.reads_setting,
+            settings: self.settings.max(other.settings),
         }
     }
 }
@@ -182,6 +192,8 @@ pub struct Residues {
     definitions: Residue,
     /// There is code whose residue only the end of the connection takes away.
     any_lasting: bool,
+    /// Custom settings that bodies name.
+    custom_settings: BTreeSet<String>,
 }
 
 /// Operators that key words stand for: IN, BETWEEN, LIKE, USING, DISTINCT ...
@@ -279,7 +291,14 @@ pub(super) fn judge(sources: &Sources<'_>) -> Residues {
             }
         }
         if next == verdicts {
-            return residues;
+            let bodies = sources
+                .functions
+                .iter()
+                .filter_map(|one| one.body.as_deref());
+            return Residues {
+                custom_settings: bodies.flat_map(settings::custom_names).collect(),
+                ..residues
+            };
         }
         verdicts = next;
     }
@@ -306,6 +325,11 @@ fn of_built_in(name: &str) -> Residue {
         moves_sequence: code.dynamic,
         reads_sequence: code.dynamic,
         reads_setting: code.dynamic,
+        // What the call is given is not in the text.
+        settings: match name {
+            "set_config" => MadeSettings::Computed,
+            _ => MadeSettings::None,
+        },
     }
 }
 
@@ -505,6 +529,11 @@ fn code(function: &Function, sources: &Sources<'_>) -> Code {
 }
 
 impl Residues {
+    /// Custom settings (`app.tenant`) that bodies of functions name.
+    pub fn custom_settings(&self) -> &BTreeSet<String> {
+        &self.custom_settings
+    }
+
     /// What a statement may leave behind, by the names in its text.
     pub(crate) fn of_statement(&self, text: &str, defines: bool) -> Residue {
         let code = Code::of_statement(text);
@@ -534,6 +563,7 @@ impl Residues {
             moves_sequence: true,
             reads_sequence: true,
             reads_setting: true,
+            settings: MadeSettings::Named,
         }
     }
 
@@ -605,7 +635,12 @@ impl Code {
         });
         code.dynamic |= !complete;
         // Of a text that is put together, what is set cannot be seen afterwards.
-        code.own.keeps |= code.dynamic && list.iter().any(|token| reader.sets_in_string(*token));
+        if code.dynamic && list.iter().any(|token| reader.sets_in_string(*token)) {
+            code.own.keeps = true;
+        }
+        if code.dynamic && list.iter().any(|token| reader.computes_setting(*token)) {
+            code.make(MadeSettings::Computed);
+        }
         code
     }
 
@@ -679,15 +714,20 @@ impl Code {
                 let scope = reader.word(at + 1);
                 let local = ["local", "constraints", "transaction"];
                 self.own.keeps |= !scope.is_some_and(|scope| local.contains(&scope.as_str()));
+                self.make(MadeSettings::Named);
             }
             "reset" | "discard" | "listen" | "unlisten" | "prepare" | "deallocate"
                 if reader.starts_statement(at) =>
             {
                 self.own.keeps = true;
+                self.make(MadeSettings::Named);
             }
             "load" if reader.starts_statement(at) => self.own |= Residue::KEEPS_LASTING,
             "hold" => self.own.keeps |= reader.word_before(at, 1).as_deref() == Some("with"),
-            "set_config" if call => self.own.keeps |= !reader.third_argument_is_true(at + 1),
+            "set_config" if call => {
+                self.own.keeps |= !reader.third_argument_is_true(at + 1);
+                self.make(reader.setting_of_call(at + 1));
+            }
             "currval" | "lastval" if call => self.own.reads_sequence = true,
             "current_setting" if call => self.own.reads_setting = true,
             "execute" => self.note_execute(reader, at, nested),
@@ -695,6 +735,10 @@ impl Code {
             lock if call => self.own.keeps |= locks_session(lock),
             _ => {}
         }
+    }
+
+    fn make(&mut self, settings: MadeSettings) {
+        self.own.settings = self.own.settings.max(settings);
     }
 
     /// EXECUTE of a text; other uses of the word run nothing now.
@@ -724,7 +768,10 @@ impl Code {
             .get(at)
             .and_then(|token| reader.plain_string(*token));
         match text.filter(|_| ends && nested < NESTED_MAX) {
-            None => self.dynamic = true,
+            None => {
+                self.dynamic = true;
+                self.make(MadeSettings::Named);
+            }
             Some(text) => {
                 let inner = Code::of_body(&text, nested + 1);
                 self.names.extend(inner.names);

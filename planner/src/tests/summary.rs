@@ -1,5 +1,6 @@
 //! Plans in a few lines.
 
+use crate::catalog::MadeSettings;
 use crate::plan::{
     ColumnAt, Combine, Distinct, Fetch, FetchSource, FinalPiece, InsertSplit, KeyRoute, KeySource,
     Piece, Plan, PlanError, Planned, RowKey, ShardSet, Target, TransactionBlock,
@@ -44,6 +45,10 @@ fn flags(planned: &Planned) -> String {
         (session.residue.keeps, "keeps"),
         (session.residue.may_keep, "may_keep"),
         (session.residue.lasting, "lasting"),
+        (
+            session.residue.settings != MadeSettings::None,
+            "makes_setting",
+        ),
     ];
     let set: Vec<&str> = all
         .into_iter()

@@ -65,7 +65,15 @@ impl Session {
             self.commit_one_by_one(&writers).await?;
         }
         self.commit_readers(writers.is_empty()).await?;
+        let made = std::mem::take(&mut self.transaction.made_by_code);
         self.settle().await;
+        if !made.is_empty() && Box::pin(self.keep_settings(made)).await.is_err() {
+            // The session keeps its connections, and this one is lost with what was set there.
+            tracing::debug!(
+                session = self.card.id,
+                "settings that code has made are lost"
+            );
+        }
         if writers.len() > 1 && self.process.settings.two_phase == TwoPhaseMode::Prefer {
             self.warn_several_writers(&writers, explicit);
         }

@@ -1,7 +1,7 @@
 //! Each plan to the step that runs it, and the step for one shard.
 
 use automator67_planner::{
-    catalog::ShardId,
+    catalog::{MadeSettings, ShardId},
     plan::{Plan, Target, TransactionCommand},
 };
 
@@ -34,7 +34,13 @@ impl Session {
             self.begin_implicit();
             Box::pin(self.borrow_for_indexes()).await?;
         }
+        let before = self
+            .settings_before(request.planned.session.residue, request)
+            .await?;
         let tier = self.execute_plan(request).await?;
+        if let Some(before) = before {
+            Box::pin(self.adopt_settings(before)).await?;
+        }
         if indexed {
             Box::pin(self.apply_index_changes()).await?;
         }
@@ -50,7 +56,9 @@ impl Session {
         if self.transaction.is_failed() && !ends_failed_transaction(&planned.plan) {
             return Err(aborted());
         }
-        if request.bound.is_some_and(|bound| bound.limit > 0) && !streams(&planned.plan) {
+        if request.bound.is_some_and(|bound| bound.limit > 0)
+            && !(streams(&planned.plan) && planned.session.residue.settings == MadeSettings::None)
+        {
             return Box::pin(self.run_and_keep(request)).await;
         }
         self.want_snapshot_for(&planned.plan);

@@ -4,7 +4,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use automator67_planner::{
-    catalog::{Residue, ShardId},
+    catalog::{MadeSettings, Residue, ShardId},
     plan::SessionEffects,
 };
 use tokio_util::sync::CancellationToken;
@@ -80,16 +80,13 @@ impl Session {
 
     /// The same without BEGIN.
     pub(super) async fn idle_link(&mut self, shard: ShardId) -> Outcome<usize> {
-        let mut index = match self
-            .links
-            .iter()
-            .position(|link| link.server.shard_id() == shard)
-        {
+        let position = self.link_position(shard);
+        let mut index = match position {
             Some(index) => index,
             None => self.borrow(shard).await?,
         };
         if self.residue.reads_setting {
-            index = Box::pin(self.without_strange_settings(index)).await?;
+            index = Box::pin(self.without_strange_settings(index, position.is_none())).await?;
         }
         if !self.links[index].begun {
             // What the transaction itself has set comes behind BEGIN, so that ROLLBACK takes it back.
@@ -125,10 +122,16 @@ impl Session {
     /// The statement that runs next may leave this behind in whatever server sessions it uses.
     pub(super) fn expect_residue(&mut self, residue: Residue) {
         self.residue |= residue;
+        // What it has made is seen by the statements behind it, too.
+        self.residue.reads_setting |= residue.settings != MadeSettings::None;
         if residue.stays() {
             self.temporary.expect_change();
         }
         if residue.keeps {
+            if self.residue.reads_setting {
+                // Until now they could be others as well.
+                self.leave_strange_links();
+            }
             self.pin();
         }
     }

@@ -23,15 +23,18 @@ impl Session {
     }
 
     /// Another connection in the place of one that knows settings of other sessions. What those know
-    /// that cannot be given back, every shard knows from now on.
-    pub(super) async fn without_strange_settings(&mut self, mut index: usize) -> Outcome<usize> {
-        for link in self
-            .links
-            .iter()
-            .filter(|link| link.begun || link.is_pinned())
-        {
-            self.placeholders
-                .extend(link.server.placeholders.keys().cloned());
+    /// that cannot be given back, every shard knows from now on: not one that was `borrowed` just now.
+    pub(super) async fn without_strange_settings(
+        &mut self,
+        mut index: usize,
+        borrowed: bool,
+    ) -> Outcome<usize> {
+        for (position, link) in self.links.iter().enumerate() {
+            let stays = link.begun || link.is_pinned();
+            if stays && !(borrowed && position == index) {
+                let known = link.server.placeholders.keys();
+                self.placeholders.extend(known.cloned());
+            }
         }
         while self.knows_strange_settings(index) {
             let shard = self.links[index].server.shard_id();
@@ -39,6 +42,17 @@ impl Session {
             index = self.borrow(shard).await?;
         }
         Ok(index)
+    }
+
+    /// Gives up connections that know settings of other sessions, and that nothing is on yet.
+    pub(super) fn leave_strange_links(&mut self) {
+        for index in (0..self.links.len()).rev() {
+            let link = &self.links[index];
+            let stays = link.begun || link.is_pinned() || !link.server.expected.is_empty();
+            if !stays && self.knows_strange_settings(index) {
+                self.links.remove(index).server.close();
+            }
+        }
     }
 
     fn knows_strange_settings(&self, index: usize) -> bool {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use automator67_planner::{
     OwnSchemas, Reach, Tier,
-    catalog::{Catalog, KeyType, Owner, ShardId, Split, Temporary},
+    catalog::{Catalog, KeyType, MadeSettings, Owner, ShardId, Split, Temporary},
     key::{self, KeyValue},
     names,
     normalise::{self, Literal, LiteralClass, Normalised},
@@ -415,6 +415,7 @@ impl Session {
             && !effects.pins
             && !effects.sets_sequence
             && !effects.indexed
+            && effects.residue.settings == MadeSettings::None
             && request.bound.is_none()
     }
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 
 use automator67_planner::{
     catalog::ShardId,
-    plan::{Combine, Plan, SettingCommand, TransactionBlock},
+    plan::{Combine, Plan, Planned, SettingCommand, TransactionBlock},
 };
 use bytes::{Buf, BufMut, BytesMut};
 
@@ -167,7 +167,7 @@ impl Session {
             self.client.output().extend_from_slice(message::EMPTY_QUERY);
             return Ok(());
         };
-        if self.runs_in_transaction(&planned.plan) {
+        if self.runs_in_transaction(planned) {
             self.begin_implicit();
         }
         let mut bound = Bound {
@@ -194,8 +194,8 @@ impl Session {
     }
 
     /// False for statements that must not, or need not, be inside a transaction of ours.
-    fn runs_in_transaction(&self, plan: &Plan) -> bool {
-        match plan {
+    fn runs_in_transaction(&self, planned: &Planned) -> bool {
+        match &planned.plan {
             Plan::Transaction(_) | Plan::Empty => false,
             // It is taken back with the other statements of its batch.
             Plan::Setting(SettingCommand::DiscardAll) => false,
@@ -203,6 +203,8 @@ impl Session {
             // A server refuses a cursor that would end at once.
             Plan::DeclareCursor { .. } => false,
             Plan::Ddl(ddl) => ddl.block == TransactionBlock::Inside,
+            // Procedures and blocks may end their transaction.
+            Plan::Single(_) if matches!(planned.kind, "call" | "do") => self.batch.has_several(),
             _ => true,
         }
     }

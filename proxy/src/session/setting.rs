@@ -1,10 +1,11 @@
 //! SET and friends: checked by a server once, then kept by the session and made again wherever
 //! its statements run.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use automator67_planner::{
     OwnSchemas, Tier as Floor,
+    catalog::ShardId,
     plan::{ConfigArgument, ConfigCall, Discarded, SettingCommand},
 };
 
@@ -182,8 +183,7 @@ impl Session {
     async fn configure(&mut self, calls: &[ConfigCall], request: &Request<'_>) -> Outcome {
         self.begin_implicit();
         let named = self.named_settings(calls, request).await?;
-        let refused = |name: &str| name.starts_with(OWN) || NOT_BY_CALL.contains(&name);
-        if let Some((name, _)) = named.iter().find(|(name, _)| refused(name)) {
+        if let Some((name, _)) = named.iter().find(|(name, _)| is_refused_by_call(name)) {
             return Err(own_by_call(name));
         }
         let home = self.home();
@@ -200,7 +200,8 @@ impl Session {
         let values = rows.into_iter().next().unwrap_or_default();
         for ((name, local), value) in named.iter().zip(values) {
             if let Some(value) = value {
-                self.make_elsewhere(name, &value, *local).await?;
+                self.make_elsewhere(name, &value, *local, &BTreeSet::from([home]))
+                    .await?;
             }
         }
         Ok(())
@@ -241,16 +242,21 @@ impl Session {
         Ok(named)
     }
 
-    /// A setting that a statement has made on the home shard, for every other one.
-    async fn make_elsewhere(&mut self, name: &str, value: &str, local: bool) -> Outcome {
+    /// A setting that a statement has made on some shards, for every other one.
+    pub(super) async fn make_elsewhere(
+        &mut self,
+        name: &str,
+        value: &str,
+        local: bool,
+        made_on: &BTreeSet<ShardId>,
+    ) -> Outcome {
         check_encoding(name, Some(value))?;
-        let home = self.home();
         let scope = if local { "true" } else { "false" };
         let replay = guc::config_statement(name, value, scope);
         let in_use = |link: &&super::Link| link.begun || link.is_pinned();
         let others = self.links.iter().filter(in_use);
         let others: Vec<u32> = others.map(|link| link.server.shard_id()).collect();
-        for shard in others.into_iter().filter(|shard| *shard != home) {
+        for shard in others.into_iter().filter(|one| !made_on.contains(one)) {
             self.run_hidden(shard, &replay).await?;
         }
         self.note_placeholder(name);
@@ -583,7 +589,12 @@ impl Session {
     }
 }
 
-fn own_by_call(name: &str) -> Failure {
+/// What no call of `set_config` can set.
+pub(super) fn is_refused_by_call(name: &str) -> bool {
+    name.starts_with(OWN) || NOT_BY_CALL.contains(&name)
+}
+
+pub(super) fn own_by_call(name: &str) -> Failure {
     Report::error(
         sqlstate::FEATURE_NOT_SUPPORTED,
         format!("\"{name}\" cannot be set by this call of set_config"),

@@ -235,7 +235,11 @@ impl Session {
         session.moves_sequence |= effects.moves_sequence;
         session.reads_sequence |= effects.reads_sequence;
         let known = request.with_plan(&planned);
+        let before = self.settings_before(effects.residue, request).await?;
         self.run_single(&known, self.home()).await?;
+        if let Some(before) = before {
+            self.adopt_settings(before).await?;
+        }
         if planned.session.pins {
             // CREATE TEMPORARY TABLE AS EXECUTE
             self.temporary.expect_change();

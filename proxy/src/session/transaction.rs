@@ -1,7 +1,7 @@
 //! Transactions: BEGIN is lazy, a shard joins at its first touch; COMMIT and ROLLBACK go to all
 //! that joined.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use automator67_planner::{
     catalog::{Catalog, ForeignKey, ShardId},
@@ -77,6 +77,8 @@ pub struct Transaction {
     pub clock: Option<ShardId>,
     /// That time, once it was asked for.
     pub time: Option<String>,
+    /// Settings that code has made in it, and their values.
+    pub made_by_code: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

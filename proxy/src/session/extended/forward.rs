@@ -7,7 +7,7 @@ use std::{
 };
 
 use automator67_planner::{
-    catalog::{Residue, ShardId},
+    catalog::{MadeSettings, Residue, ShardId},
     plan::{Plan, Planned},
 };
 
@@ -242,6 +242,7 @@ impl Session {
             || effects.reads_sequence
             || effects.sets_sequence
             || effects.indexed
+            || effects.residue.settings != MadeSettings::None
         {
             return None;
         }
