@@ -78,7 +78,7 @@ mod on {
             }
             _ if action == "cut" => {
                 if let Some(server) = server {
-                    server.wire.stream.cut();
+                    server.cut();
                 }
             }
             _ => {}

@@ -1,11 +1,10 @@
 //! Speaks Postgres to clients and to shards.
 //!
 //! A SELECT goes: [`listener`] -> `login` -> `session` -> `frame` -> planner -> `session/execute`
-//! -> `pool` -> `server`, and its rows come back through `relay`.
+//! -> `pool` -> `server`, and its rows come back through `server/relay`.
 //!
 //! [`order`] compares values as Postgres does, to merge sorted rows of several shards.
 
-mod call;
 mod copy_rows;
 mod deadlock;
 mod error;
@@ -24,7 +23,6 @@ mod plan_cache;
 mod planners;
 mod pool;
 mod process;
-mod relay;
 mod requirements;
 mod scram;
 mod sequences;

@@ -3,31 +3,20 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io,
-    mem::MaybeUninit,
     ops::{Deref, DerefMut},
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
 use automator67_planner::catalog::ShardId;
 use metrics::{Counter, Histogram};
-use socket2::SockRef;
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    sync::oneshot,
-};
+use tokio::sync::oneshot;
 
 use crate::{
     error::{Report, sqlstate},
-    frame::{self, FRAME_BYTES_MAX, HEADER_BYTES},
-    message,
     server::{self, ConnectError, Server},
     settings::User,
     shard::Shard,
-    wire::Stream,
 };
 
 /// Connections to one shard as one user, on one thread.
@@ -133,7 +122,7 @@ impl Pool {
             Ok(lease) => lease,
             Err(turn) => {
                 let mut lease = self.wait(turn).await?;
-                if lease.server.as_mut().is_some_and(went_stale) {
+                if lease.server.as_mut().is_some_and(Server::went_stale) {
                     lease.server = None;
                 }
                 lease
@@ -155,8 +144,8 @@ impl Pool {
             generation,
         };
         while let Some(Idle { mut server, since }) = state.idle.pop() {
-            let heard = went_stale(&mut server);
-            if !heard && (since.elapsed() < TRUSTED || !was_closed(&server)) {
+            let heard = server.went_stale();
+            if !heard && (since.elapsed() < TRUSTED || !server.was_closed()) {
                 return Ok(lend(Some(server)));
             }
             state.open -= 1;
@@ -223,7 +212,7 @@ impl Pool {
                 state.refused.push_back(sender);
             }
             if let Ok(Ok(mut server)) = tokio::time::timeout(pause.min(left), turn).await
-                && !went_stale(&mut server)
+                && !server.went_stale()
             {
                 return Ok(server);
             }
@@ -348,54 +337,6 @@ impl Pool {
             waited: state.waited,
         }
     }
-}
-
-/// Whether the server has ended the connection, or says something, as the kernel knows it: the
-/// runtime may not have heard of it yet.
-fn was_closed(server: &Server) -> bool {
-    let socket = match &server.wire.stream {
-        Stream::Tcp(stream) => SockRef::from(stream),
-        Stream::Unix(stream) => SockRef::from(stream),
-        Stream::TlsClient(stream) => SockRef::from(stream.get_ref().0),
-        Stream::TlsServer(_) | Stream::Closed => return true,
-    };
-    match socket.peek(&mut [MaybeUninit::uninit()]) {
-        Ok(_) => true,
-        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
-    }
-}
-
-/// An idle connection that was closed by the server, or is being closed: an error is a farewell,
-/// and so is a notice that says so, which servers send when another of their processes crashed.
-fn went_stale(server: &mut Server) -> bool {
-    let mut space = [0; 1024];
-    let mut context = Context::from_waker(Waker::noop());
-    loop {
-        let mut buffer = ReadBuf::new(&mut space);
-        match Pin::new(&mut server.wire.stream).poll_read(&mut context, &mut buffer) {
-            Poll::Pending => break,
-            Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                server.wire.input.extend_from_slice(buffer.filled());
-            }
-            Poll::Ready(_) => return true,
-        }
-    }
-    // Other notices and changed parameters are kept for whoever reads next.
-    let mut rest = &server.wire.input[..];
-    while !rest.is_empty() {
-        let Ok(Some((tag, size))) = frame::peek(rest, FRAME_BYTES_MAX) else {
-            return true;
-        };
-        let Some(body) = rest.get(HEADER_BYTES..size) else {
-            return true;
-        };
-        let shutdown = message::error_field(body, b'C').is_some_and(|it| it.starts_with("57P"));
-        if !matches!(tag, b'S' | b'N') || tag == b'N' && shutdown {
-            return true;
-        }
-        rest = &rest[size..];
-    }
-    false
 }
 
 /// Takes back what is left of a client's statements, then gives the connection back.

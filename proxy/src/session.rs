@@ -72,7 +72,7 @@ use crate::{
     message,
     pool::Pool,
     process::{Activity, Process, SessionCard, Thread, lock},
-    relay::Client,
+    server::relay::Client,
     settings::{Consistency, User},
     telemetry::Tier,
 };

@@ -16,10 +16,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    call::Key,
     error::{Report, sqlstate},
     process::lock,
-    server::{self, BackendKey, ConnectError},
+    server::{self, BackendKey, ConnectError, call::Key},
     settings::{ShardHost, ShardSettings},
     tls,
     two_phase::Ability,

@@ -20,9 +20,9 @@ use tokio_postgres::{Client, Transaction, error::SqlState, types::ToSql};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    call::Key,
     failpoint,
     process::Process,
+    server::call::Key,
     shard::Shard,
     store::{self, StoreError},
 };

@@ -21,9 +21,9 @@ use super::{
     planning::Request,
 };
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc, message,
+    server::call::Call,
     telemetry::Tier,
 };
 

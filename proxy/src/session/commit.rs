@@ -14,12 +14,10 @@ use tokio::time::Instant;
 
 use super::Session;
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     failpoint, message,
     process::Process,
-    relay,
-    server::Server,
+    server::{Answer, Server, call::Call, relay},
     settings::TwoPhaseMode,
     two_phase::{self, Ability, Moments, Name, Note},
 };
@@ -103,7 +101,7 @@ impl Session {
             let name = self.shard_name(*shard);
             let step = match self.link_position(*shard) {
                 Some(index) => {
-                    self.links[index].server.query("COMMIT", true);
+                    self.links[index].server.query("COMMIT", Answer::Shown);
                     let step = self.answer_of(index, "COMMIT", position == 0).await;
                     self.links[index].begun = false;
                     self.links[index].wrote = false;
@@ -129,7 +127,7 @@ impl Session {
     /// rolled back instead shows that the transaction had failed.
     async fn commit_readers(&mut self, all: bool) -> Outcome {
         for link in self.links.iter_mut().filter(|link| link.begun) {
-            link.server.query("COMMIT", true);
+            link.server.query("COMMIT", Answer::Shown);
             // What cannot be sent is noticed when the answer is read.
             let _ = relay::send(&mut link.server).await;
         }
@@ -285,8 +283,8 @@ impl Session {
             if let Some(index) = self.link_position(*shard) {
                 let gid = self.process.two_phase.gid(name, *shard);
                 let server = &mut self.links[index].server;
-                server.call(&note, true);
-                server.run(&format!("PREPARE TRANSACTION '{gid}'"), true);
+                server.call(&note, Answer::Shown);
+                server.run(&format!("PREPARE TRANSACTION '{gid}'"), Answer::Shown);
                 server.sync();
                 if let Err(failure) = relay::send(server).await {
                     failed.get_or_insert(failure);
@@ -330,10 +328,10 @@ impl Session {
         let server: &mut Server = &mut self.links[index].server;
         if self.transaction.is_silent() {
             // On the home shard. Others who change the schema wait for this COMMIT, and no longer.
-            server.call(&Call::to("bump"), true);
+            server.call(&Call::to("bump"), Answer::Shown);
         }
-        server.call(&note.add_to(Call::to("decide").with(name)), true);
-        server.run("COMMIT", true);
+        server.call(&note.add_to(Call::to("decide").with(name)), Answer::Shown);
+        server.run("COMMIT", Answer::Shown);
         server.sync();
         // What cannot be sent is noticed when the answer is read.
         let _ = relay::send(server).await;
@@ -381,7 +379,7 @@ impl Session {
             if let Some(index) = self.link_position(*shard) {
                 let gid = self.process.two_phase.gid(name, *shard);
                 let server = &mut self.links[index].server;
-                server.query(&format!("COMMIT PREPARED '{gid}'"), true);
+                server.query(&format!("COMMIT PREPARED '{gid}'"), Answer::Shown);
                 let _ = relay::send(server).await;
             }
             self.fail_at("commit.one_second_sent", *shard).await;
@@ -439,9 +437,9 @@ impl Session {
                 continue;
             };
             let server = &self.links[index].server;
-            if !server.expected.is_empty() || server.status != b'I' {
+            if !server.is_answered() || server.status != b'I' {
                 // Still in its transaction: it was not prepared. A broken connection says nothing.
-                all &= server.expected.is_empty();
+                all &= server.is_answered();
                 continue;
             }
             // Where the part was not prepared, because it failed, there is nothing of this name.
@@ -466,7 +464,7 @@ impl Session {
         let Some(index) = self.link_position(shard) else {
             return Step::Failed(rolled_back(&self.shard_name(shard)));
         };
-        self.links[index].server.query(text, true);
+        self.links[index].server.query(text, Answer::Shown);
         self.answer_of(index, tag, false).await
     }
 
@@ -502,7 +500,7 @@ impl Session {
     fn drop_broken_links(&mut self) {
         let (whole, broken): (Vec<_>, Vec<_>) = std::mem::take(&mut self.links)
             .into_iter()
-            .partition(|link| link.server.expected.is_empty());
+            .partition(|link| link.server.is_answered());
         self.links = whole;
         broken.into_iter().for_each(|link| link.server.close());
     }

@@ -19,14 +19,13 @@ use super::{
     planning::{Request, whole_of},
 };
 use crate::{
-    call::Call,
     copy_rows::{self, COPY_CHUNK_BYTES, Piece, RowError, Scan, Tail},
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
     guc,
     memory::{Share, UNCOUNTED_BYTES},
-    message, relay,
-    server::Server,
+    message,
+    server::{Answer, Server, call::Call, relay},
     telemetry::Tier,
 };
 
@@ -378,7 +377,9 @@ impl Session {
         }
         let sql_type = sql_type(key_type);
         let probe = format!("select {}::{sql_type}", guc::quote_literal(text));
-        let canonical = self.ask_apart(|server| server.query(&probe, true)).await?;
+        let canonical = self
+            .ask_apart(|server| server.query(&probe, Answer::Shown))
+            .await?;
         let value = canonical
             .first()
             .and_then(|text| key::from_text(key_type, text));
@@ -452,9 +453,9 @@ impl Session {
             return;
         }
         if done {
-            message::put_copy_done(&mut server.wire.output);
+            server.copy_done();
         } else {
-            message::put_copy_fail(&mut server.wire.output, ELSEWHERE);
+            server.copy_fail(ELSEWHERE);
         }
         let _ = relay::send(server).await;
     }
@@ -468,7 +469,7 @@ impl Session {
         if !std::mem::take(&mut server.copying) {
             return Ok(());
         }
-        message::put_copy_fail(&mut server.wire.output, ELSEWHERE);
+        server.copy_fail(ELSEWHERE);
         if relay::send(server).await.is_err() {
             return Ok(());
         }
@@ -486,13 +487,14 @@ impl Session {
             "select nextval({}::regclass) from generate_series(1, {count})",
             guc::quote_literal(sequence)
         );
-        self.ask_apart(|server| server.query(&text, true)).await
+        self.ask_apart(|server| server.query(&text, Answer::Shown))
+            .await
     }
 
     /// What a function of ours returns, called outside of this session's transaction.
     pub(super) async fn call_apart(&mut self, call: &Call) -> Outcome<Option<String>> {
         let ask = |server: &mut Server| {
-            server.call(call, true);
+            server.call(call, Answer::Shown);
         };
         Ok(self.ask_apart(ask).await?.into_iter().next())
     }
@@ -506,7 +508,7 @@ impl Session {
         if !server.settings.same(&Default::default()) {
             let reset = server.settings.difference(&Default::default());
             server.settings = Default::default();
-            server.query(&reset, false);
+            server.query(&reset, Answer::Hidden);
         }
         ask(&mut server);
         server.move_sequence(0);
@@ -541,7 +543,7 @@ impl Session {
         let mut rows = 0;
         for (position, shard) in shards.iter().enumerate() {
             let index = self.link(*shard).await?;
-            self.links[index].server.query(request.text, true);
+            self.links[index].server.query(request.text, Answer::Shown);
             relay::send(&mut self.links[index].server).await?;
             let (first, last) = (position == 0, position + 1 == shards.len());
             rows += self.copy_out_of(index, copy, header, first, last).await?;

@@ -15,8 +15,10 @@ use super::{
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     failpoint, message,
-    relay::{self, Relayed},
-    server::{Server, Step},
+    server::{
+        Answer, Server,
+        relay::{self, Relayed},
+    },
     telemetry::Tier,
     types,
 };
@@ -244,7 +246,7 @@ impl Session {
         self.note_effects(index, request.planned.session)?;
         types::learn_for_shard(&self.links[index].server.shard, request.parameter_types()).await?;
         let server = &mut self.links[index].server;
-        queue(server, text, request.bound, true);
+        queue(server, text, request.bound, Answer::Shown);
         failpoint::reach("statement.before_send", Some(server)).await;
         self.exchange_with_copy(index, request.bound.is_some())
             .await
@@ -280,24 +282,19 @@ impl Session {
             };
             let server = &mut self.links[index].server;
             match frame.tag {
-                b'd' | b'c' | b'f' => server.wire.output.extend_from_slice(&frame.bytes),
+                b'd' | b'c' | b'f' => server.copy_message(&frame.bytes),
                 // The server ignores these while it copies, too.
                 b'H' | b'S' => continue,
                 other => return Err(unexpected_in_copy(other)),
             }
             if frame.tag == b'd' {
-                if server.wire.flush_if_high().await.is_err() {
-                    return Err(server
-                        .shard
-                        .broken("the server closed the connection")
-                        .into());
-                }
+                relay::send_if_high(server).await?;
                 continue;
             }
             if extended {
                 // The Sync of the batch was swallowed by the copy; the client sends another.
                 self.sync_taken_by_copy = self.batch.is_synced();
-                message::put_sync(&mut self.links[index].server.wire.output);
+                self.links[index].server.sync_behind_copy();
             }
             return Ok(());
         }
@@ -324,9 +321,9 @@ impl Session {
         }
         self.sync_taken_by_copy |= extended && self.batch.is_synced();
         let server = &mut self.links[index].server;
-        message::put_copy_fail(&mut server.wire.output, "a message is too large");
+        server.copy_fail("a message is too large");
         if extended {
-            message::put_sync(&mut server.wire.output);
+            server.sync_behind_copy();
         }
         relay::send(server).await?;
         relay::throw_away(&mut self.client, server).await?;
@@ -335,18 +332,15 @@ impl Session {
 }
 
 /// Queues a statement: as a simple query, or with its parameters as one extended batch.
-pub fn queue(server: &mut Server, text: &str, bound: Option<&Bound>, relay: bool) {
+pub fn queue(server: &mut Server, text: &str, bound: Option<&Bound>, answer: Answer) {
     match bound {
-        None => server.query(text, relay),
+        None => server.query(text, answer),
         Some(bound) => {
-            server.put_parse("", text, &bound.types);
-            server.expect(Step::Parse, false);
-            queue_bind(server, &bound.portal, "", &bound.bind.rest);
-            server.expect(Step::Bind, false);
+            server.parse(text, &bound.types, Answer::Hidden);
+            queue_bind(server, &bound.portal, "", &bound.bind.rest, Answer::Hidden);
             let binary = bound.bind.wants_binary();
-            server.execute(&bound.portal, bound.limit, relay, binary, None);
+            server.execute(&bound.portal, bound.limit, answer, binary, None);
             server.sync();
-            server.unnamed = None;
         }
     }
 }

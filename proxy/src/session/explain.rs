@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    guc, message, relay,
+    guc, message,
+    server::{Answer, relay},
     telemetry::Tier,
 };
 
@@ -161,7 +162,7 @@ impl Session {
         let index = self.link(shard).await?;
         self.note_effects(index, request.planned.session)?;
         let server = &mut self.links[index].server;
-        queue(server, text, None, true);
+        queue(server, text, None, Answer::Shown);
         let mut lines = Vec::new();
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'D' {

@@ -8,8 +8,7 @@ use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::Frame,
     message::Reader,
-    relay,
-    server::Step,
+    server::relay,
 };
 
 /// OIDs of the functions that read and write large objects, the same in every version (`pg_proc.dat`):
@@ -49,9 +48,7 @@ impl Session {
         };
         self.note_effects(index, writes)?;
         let server = &mut self.links[index].server;
-        server.wire.output.extend_from_slice(&frame.bytes);
-        // Like a query, it ends with ReadyForQuery.
-        server.expect(Step::Query, true);
+        server.function_call(&frame.bytes);
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
         if relayed.failed {

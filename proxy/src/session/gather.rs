@@ -11,8 +11,8 @@ use super::{Session, moving::staged::put_row, planning::Request};
 use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
-    guc, message, relay,
-    server::Step,
+    guc, message,
+    server::{Answer, relay},
     telemetry::Tier,
     types,
 };
@@ -225,20 +225,10 @@ impl Session {
         let parameters = request
             .bound
             .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
-        server.put_parse("", &select, &parameter_types);
-        message::put_bind_with_format(
-            &mut server.wire.output,
-            "",
-            "",
-            parameters,
-            i16::from(fetch.binary),
-        );
-        message::put_execute(&mut server.wire.output, "", 0);
-        server.expect(Step::Parse, false);
-        server.expect(Step::Bind, false);
-        server.expect(Step::Execute, true);
+        server.parse(&select, &parameter_types, Answer::Hidden);
+        server.bind_with(parameters, &[i16::from(fetch.binary)]);
+        server.execute_unnamed(Answer::Shown);
         server.sync();
-        server.unnamed = None;
         relay::send(server).await
     }
 
@@ -262,14 +252,10 @@ impl Session {
         let parameters = request
             .bound
             .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
-        message::put_parse(&mut server.wire.output, "", text, &types);
-        message::put_bind_with_format(&mut server.wire.output, "", "", parameters, 0);
-        message::put_execute(&mut server.wire.output, "", 0);
-        server.expect(Step::Parse, false);
-        server.expect(Step::Bind, false);
-        server.expect(Step::Execute, true);
+        server.parse(text, &types, Answer::Hidden);
+        server.bind_with(parameters, &[]);
+        server.execute_unnamed(Answer::Shown);
         server.sync();
-        server.unnamed = None;
         let mut rows = 0;
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'C' {
@@ -329,7 +315,7 @@ impl Session {
             let Some(source) = self.link_position(shard) else {
                 return Ok((rows, bytes));
             };
-            if self.links[source].server.expected.is_empty() {
+            if self.links[source].server.is_answered() {
                 break;
             }
             let answer =

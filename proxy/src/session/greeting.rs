@@ -15,7 +15,7 @@ use crate::{
     guc::{self, SettingMap},
     message,
     process::lock,
-    relay,
+    server::{Answer, relay},
 };
 
 /// Greetings kept per thread.
@@ -126,7 +126,7 @@ impl Session {
 
     async fn defaults_on(&mut self, index: usize) -> Outcome<Values> {
         let server = &mut self.links[index].server;
-        server.query(DEFAULTS, true);
+        server.query(DEFAULTS, Answer::Shown);
         let rows = self.text_rows(index).await?;
         let pairs = rows.into_iter().filter_map(|row| {
             let mut values = row.into_iter();
@@ -154,7 +154,7 @@ impl Session {
         let text = server.settings.difference(&wanted);
         server.settings = wanted;
         if !text.is_empty() {
-            server.query(&text, true);
+            server.query(&text, Answer::Shown);
             relay::collect(&mut self.client, server, |_, frame| {
                 if frame.tag == b'S' {
                     let mut reader = message::Reader::new(frame.body());

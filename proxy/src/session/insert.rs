@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    guc, message, relay,
-    server::Step,
+    guc, message,
+    server::{Answer, relay},
     telemetry::Tier,
 };
 
@@ -129,13 +129,10 @@ impl Session {
             None => (&[][..], message::NO_PARAMETERS),
             Some(bound) => (&bound.types[..], bound.bind.parameters()),
         };
-        message::put_parse(&mut server.wire.output, "", &text, types);
-        server.expect(Step::Parse, false);
-        message::put_bind_with_formats(&mut server.wire.output, parameters, &[]);
-        server.expect(Step::Bind, false);
-        server.execute("", 0, true, false, None);
+        server.parse(&text, types, Answer::Hidden);
+        server.bind_with(parameters, &[]);
+        server.execute_unnamed(Answer::Shown);
         server.sync();
-        server.unnamed = None;
         self.text_rows(index)
             .await
             .map(drop)
@@ -248,20 +245,13 @@ impl Session {
         };
         let index = self.link(home).await?;
         let server = &mut self.links[index].server;
-        let output = &mut server.wire.output;
-        message::put_parse(output, "", &text, &types);
         let parameters = request
             .bound
             .map_or(message::NO_PARAMETERS, |b| b.bind.parameters());
-        let mut rest = parameters.to_vec();
-        rest.extend_from_slice(&[0, 2, 0, 1, 0, 0]);
-        message::put_bind(output, "", "", &rest);
-        message::put_execute(output, "", 0);
-        server.expect(Step::Parse, false);
-        server.expect(Step::Bind, false);
-        server.expect(Step::Execute, true);
+        server.parse(&text, &types, Answer::Hidden);
+        server.bind_with(parameters, &[1, 0]);
+        server.execute_unnamed(Answer::Shown);
         server.sync();
-        server.unnamed = None;
         let mut values = Vec::with_capacity(expressions.len());
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'D' {
@@ -467,7 +457,12 @@ impl Session {
         let index = self.link(self.home()).await?;
         self.note_effects(index, request.planned.session)?;
         let text = format!("CREATE TEMPORARY TABLE a67_stage ON COMMIT DROP AS {query}");
-        queue(&mut self.links[index].server, &text, request.bound, true);
+        queue(
+            &mut self.links[index].server,
+            &text,
+            request.bound,
+            Answer::Shown,
+        );
         let mut rows = 0;
         relay::collect(
             &mut self.client,

@@ -20,8 +20,7 @@ use crate::{
     guc::{self, SettingMap},
     pool::{self, Lease, Pool},
     process::{Process, lock},
-    relay,
-    server::{self, SequenceOwner},
+    server::{self, Answer, SequenceOwner, relay},
 };
 
 /// A borrowed server connection.
@@ -151,7 +150,7 @@ impl Session {
         server.doubtful = residue.stays();
         if residue.reads_sequence && server.sequence_owner != SequenceOwner::Session(session) {
             // What others have drawn here is not what the code may see.
-            server.query("DISCARD SEQUENCES", false);
+            server.query("DISCARD SEQUENCES", Answer::Hidden);
             server.sequence_owner = SequenceOwner::Nobody;
         }
         if residue.moves_sequence {
@@ -218,7 +217,7 @@ impl Session {
         if difference.is_empty() {
             return Ok(());
         }
-        server.query(&difference, false);
+        server.query(&difference, Answer::Hidden);
         relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)
     }
@@ -235,7 +234,7 @@ impl Session {
         link.begun = true;
         link.used = true;
         link.server.settings = settings;
-        link.server.query(&statements, false);
+        link.server.query(&statements, Answer::Hidden);
         if self.transaction.begins_plainly() {
             // A plain BEGIN cannot fail on a live connection: it travels with the statement.
             return Ok(());
@@ -320,7 +319,7 @@ impl Session {
             // What is in the middle of something is closed anyway.
             if !self.pinned && server.residue.stays() && server.is_idle() {
                 let text = look(&server.settings, &self.user.name);
-                server.query(&text, true);
+                server.query(&text, Answer::Shown);
                 let mut left = false;
                 let looked = relay::collect(&mut self.client, server, |_, frame| {
                     left |= frame.tag == b'D' && frame.body().ends_with(b"t");
@@ -376,7 +375,7 @@ impl Session {
     pub(super) async fn wait_with_links(&mut self, stop: &CancellationToken) -> Outcome {
         let mut shards: Vec<_> = self.links.iter_mut().map(|link| &mut link.server).collect();
         let any_shard = async {
-            let fills = shards.iter_mut().map(|server| Box::pin(server.wire.fill()));
+            let fills = shards.iter_mut().map(|server| Box::pin(server.listen()));
             let mut fills: Vec<_> = fills.collect();
             std::future::poll_fn(|context| {
                 for (index, fill) in fills.iter_mut().enumerate() {

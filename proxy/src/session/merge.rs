@@ -22,8 +22,8 @@ use crate::{
     copy_rows,
     error::{Failure, Outcome},
     frame::{Frame, HEADER_BYTES},
-    guc, message, relay,
-    server::Step,
+    guc, message,
+    server::{Answer, relay},
 };
 
 /// More bytes than this do not travel as parameters.
@@ -520,22 +520,17 @@ impl Session {
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
-        message::put_parse(&mut server.wire.output, "", &text, &parameter_types);
-        server.expect(Step::Parse, false);
+        server.parse(&text, &parameter_types, Answer::Hidden);
         let arrays = match &brought {
             Brought::Arrays(parts) => Some(parts),
             Brought::Table => None,
         };
-        put_last_bind(&mut server.wire.output, arrays, names, request);
-        server.expect(Step::Bind, false);
+        server.bind_written(|body| put_last_bind(body, arrays, names, request));
         if request.bound.is_none() {
-            message::put_describe(&mut server.wire.output, b'P', "");
-            server.expect(Step::Describe, true);
+            server.describe_portal("", Answer::Shown);
         }
-        message::put_execute(&mut server.wire.output, "", 0);
-        server.expect(Step::Execute, true);
+        server.execute_unnamed(Answer::Shown);
         server.sync();
-        server.unnamed = None;
         server.forget_tables = true;
         let relayed = relay::exchange(&mut self.client, server).await;
         if let Some(index) = self.link_position(self.home()) {
@@ -736,7 +731,7 @@ fn arrays_as_rows(names: &[TypeNames], given: usize) -> String {
 
 /// Bind of the last statement: the client's parameters, then the arrays, in binary.
 fn put_last_bind(
-    output: &mut BytesMut,
+    body: &mut BytesMut,
     arrays: Option<&Parts>,
     names: &[TypeNames],
     request: &Request<'_>,
@@ -745,36 +740,32 @@ fn put_last_bind(
         .bound
         .map_or(0, |bound| bound.bind.parameter_count());
     let added = arrays.map_or(0, |_| names.len());
-    message::framed(output, b'B', |body| {
-        message::put_string(body, "");
-        message::put_string(body, "");
-        body.put_i16((given + added) as i16);
-        for index in 0..given {
-            let binary = request
-                .bound
-                .is_some_and(|bound| bound.bind.is_binary(index));
-            body.put_i16(i16::from(binary));
-        }
-        (0..added).for_each(|_| body.put_i16(1));
-        body.put_i16((given + added) as i16);
-        for index in 0..given {
-            match request.bound.and_then(|bound| bound.bind.value(index)) {
-                None => body.put_i32(-1),
-                Some(value) => {
-                    body.put_i32(value.len() as i32);
-                    body.extend_from_slice(value);
-                }
+    body.put_i16((given + added) as i16);
+    for index in 0..given {
+        let binary = request
+            .bound
+            .is_some_and(|bound| bound.bind.is_binary(index));
+        body.put_i16(i16::from(binary));
+    }
+    (0..added).for_each(|_| body.put_i16(1));
+    body.put_i16((given + added) as i16);
+    for index in 0..given {
+        match request.bound.and_then(|bound| bound.bind.value(index)) {
+            None => body.put_i32(-1),
+            Some(value) => {
+                body.put_i32(value.len() as i32);
+                body.extend_from_slice(value);
             }
         }
-        if let Some(parts) = arrays {
-            for (index, name) in names.iter().enumerate() {
-                let oid = if name.binary { name.oid } else { TEXT_OID };
-                parts.put_array(index, oid, body);
-            }
+    }
+    if let Some(parts) = arrays {
+        for (index, name) in names.iter().enumerate() {
+            let oid = if name.binary { name.oid } else { TEXT_OID };
+            parts.put_array(index, oid, body);
         }
-        let formats: Bytes = request.bound.map_or(Bytes::from_static(&[0, 0]), |bound| {
-            bound.bind.result_formats()
-        });
-        body.extend_from_slice(&formats);
+    }
+    let formats: Bytes = request.bound.map_or(Bytes::from_static(&[0, 0]), |bound| {
+        bound.bind.result_formats()
     });
+    body.extend_from_slice(&formats);
 }

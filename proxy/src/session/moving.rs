@@ -28,14 +28,16 @@ use super::{
     scatter::{malformed, without_position},
 };
 use crate::{
-    call::Call,
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
     frame::{Frame, HEADER_BYTES},
     message,
     process::lock,
-    relay::{self, Captured},
-    server::Step,
+    server::{
+        Answer,
+        call::Call,
+        relay::{self, Captured},
+    },
     types,
 };
 
@@ -670,19 +672,14 @@ impl Session {
         let index = self.link(shard).await?;
         types::learn_for_shard(&self.links[index].server.shard, &parameter_types).await?;
         let server = &mut self.links[index].server;
-        server.put_parse("", text, &parameter_types);
-        server.expect(Step::Parse, false);
-        message::framed(&mut server.wire.output, b'B', |body| {
-            body.put_u16(0);
+        server.parse(text, &parameter_types, Answer::Hidden);
+        server.bind_written(|body| {
             put_parameters(body, arrays, request);
             body.put_i16(1);
             body.put_i16(i16::from(binary));
         });
-        server.expect(Step::Bind, false);
-        message::put_execute(&mut server.wire.output, "", 0);
-        server.expect(Step::Execute, true);
+        server.execute_unnamed(Answer::Shown);
         server.sync();
-        server.unnamed = None;
         relay::send(server).await
     }
 

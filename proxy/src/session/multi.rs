@@ -14,9 +14,9 @@ use super::{
     planning::Request,
 };
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
-    message, relay,
+    message,
+    server::{Answer, call::Call, relay},
     telemetry::Tier,
     types,
 };
@@ -242,7 +242,12 @@ impl Session {
             // Already borrowed: this finds it and nothing else.
             let index = self.link(task.shard).await?;
             let bound = task.bound.as_ref().or(request.bound);
-            queue(&mut self.links[index].server, &task.text, bound, true);
+            queue(
+                &mut self.links[index].server,
+                &task.text,
+                bound,
+                Answer::Shown,
+            );
             relay::send(&mut self.links[index].server).await?;
             indexes.push(index);
         }
@@ -334,10 +339,10 @@ impl Session {
         self.set_up(self.home()).await?;
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
-        server.call(&Call::to("change_schema"), false);
-        queue(server, text, request.bound, true);
+        server.call(&Call::to("change_schema"), Answer::Hidden);
+        queue(server, text, request.bound, Answer::Shown);
         // Not kept prepared: the change may fail, and this behind it.
-        server.run(HAS_WRITTEN, true);
+        server.run(HAS_WRITTEN, Answer::Shown);
         server.sync();
         let mut done = Done::default();
         let collected = relay::collect(&mut self.client, server, |_, frame| {
@@ -414,7 +419,7 @@ impl Session {
         let index = self.link(self.home()).await?;
         self.links[index].wrote = true;
         let server = &mut self.links[index].server;
-        queue(server, text, request.bound, true);
+        queue(server, text, request.bound, Answer::Shown);
         let mut tag = String::new();
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'C' {

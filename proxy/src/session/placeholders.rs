@@ -4,7 +4,11 @@
 //! that asks for a setting sees is arranged to be what it has made itself.
 
 use super::Session;
-use crate::{error::Outcome, guc, relay};
+use crate::{
+    error::Outcome,
+    guc,
+    server::{Answer, relay},
+};
 
 impl Session {
     /// The session has made a setting.
@@ -48,7 +52,7 @@ impl Session {
     pub(super) fn leave_strange_links(&mut self) {
         for index in (0..self.links.len()).rev() {
             let link = &self.links[index];
-            let stays = link.begun || link.is_pinned() || !link.server.expected.is_empty();
+            let stays = link.begun || link.is_pinned() || !link.server.is_answered();
             if !stays && self.knows_strange_settings(index) {
                 self.links.remove(index).server.close();
             }
@@ -91,7 +95,7 @@ impl Session {
             doubtful.join(", ")
         );
         let server = &mut self.links[index].server;
-        server.query(&text, false);
+        server.query(&text, Answer::Hidden);
         relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)
     }

@@ -13,9 +13,9 @@ use super::{
     copy::{Rule, sql_type},
 };
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
+    server::call::Call,
 };
 
 const DUPLICATE_OBJECT: &str = "42710";

@@ -13,12 +13,12 @@ use automator67_planner::{
 
 use super::{Session, extended::Bound, links::cancelled};
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
     plan_cache::{CACHED_TEXT_BYTES_MAX, Surroundings},
     planners::Task,
     process::lock,
+    server::call::Call,
 };
 
 /// A query string, planned.

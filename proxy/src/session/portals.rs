@@ -23,8 +23,10 @@ use super::{
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     message::{self, Bind},
-    relay::{self, Captured},
-    server::{Server, Step},
+    server::{
+        Answer, Server,
+        relay::{self, Captured},
+    },
     telemetry::Tier,
 };
 
@@ -227,7 +229,7 @@ impl Session {
         let (binary, statement) = self.rows_of(name);
         let there = self.name_there(name);
         let server = &mut self.links[index].server;
-        server.execute(there, limit, true, binary, statement);
+        server.execute(there, limit, Answer::Shown, binary, statement);
         server.sync();
         self.pass_answer_of(index).await
     }
@@ -361,8 +363,7 @@ impl Session {
         if let Some(index) = shard.and_then(|shard| self.link_position(shard)) {
             let there = self.name_there(name);
             let server = &mut self.links[index].server;
-            message::put_describe(&mut server.wire.output, b'P', there);
-            server.expect(Step::Describe, true);
+            server.describe_portal(there, Answer::Shown);
             server.sync();
             return self.pass_answer_of(index).await;
         }
@@ -400,7 +401,7 @@ impl Session {
             return Ok(());
         };
         let server = &mut self.links[index].server;
-        queue_close(server, there);
+        server.close_portal(there, Answer::Hidden);
         server.sync();
         relay::exchange(&mut self.client, server).await?;
         Ok(())
@@ -431,16 +432,11 @@ fn on_server(name: &str, limit: i32) -> &str {
 }
 
 /// Queues Bind. What was open under our name for the unnamed portal makes room.
-pub fn queue_bind(server: &mut Server, portal: &str, statement: &str, rest: &[u8]) {
+pub fn queue_bind(server: &mut Server, portal: &str, statement: &str, rest: &[u8], answer: Answer) {
     if portal == UNNAMED {
-        queue_close(server, UNNAMED);
+        server.close_portal(UNNAMED, Answer::Hidden);
     }
-    message::put_bind(&mut server.wire.output, portal, statement, rest);
-}
-
-fn queue_close(server: &mut Server, portal: &str) {
-    message::put_close(&mut server.wire.output, b'P', portal);
-    server.expect(Step::Close, false);
+    server.bind(portal, statement, rest, answer);
 }
 
 /// Its rows may come in parts from the server that has its portal.

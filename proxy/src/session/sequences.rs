@@ -11,11 +11,10 @@ use automator67_planner::{
 
 use super::{Session, extended::Bound, links::cancelled, planning::Request};
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
     sequences::{Ask, Held},
-    server::{BackendKey, SequenceOwner},
+    server::{BackendKey, SequenceOwner, call::Call},
     telemetry::Tier,
 };
 

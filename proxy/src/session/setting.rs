@@ -16,8 +16,7 @@ use crate::{
     guc::{self, SettingMap},
     message,
     process::lock,
-    relay,
-    server::reseed,
+    server::{Answer, relay, reseed},
     settings::Consistency,
     telemetry::Tier,
 };
@@ -307,13 +306,13 @@ impl Session {
                 continue;
             }
             let server = &mut self.links[index].server;
-            server.query(text, true);
+            server.query(text, Answer::Shown);
             if text == RESET_ALL {
                 server.settings = server.settings.reset_all(&SettingMap::default());
             }
             let difference = server.settings.difference(&wanted);
             if !difference.is_empty() {
-                server.query(&difference, true);
+                server.query(&difference, Answer::Shown);
             }
             server.settings = wanted.clone();
             relay::collect(&mut self.client, server, |output, frame| {
@@ -357,14 +356,14 @@ impl Session {
             // What pinned the session is discarded with everything else.
             for index in 0..self.links.len() {
                 let server = &mut self.links[index].server;
-                server.query("DISCARD ALL", true);
+                server.query("DISCARD ALL", Answer::Shown);
                 relay::collect(&mut self.client, server, message::pass_status).await?;
                 self.hidden_error(index)?;
                 let server = &mut self.links[index].server;
                 server.settings = SettingMap::default();
                 server.forget_prepared(None);
                 if server.residue.stays() && !server.residue.lasting {
-                    server.query(&reseed(), false);
+                    server.query(&reseed(), Answer::Hidden);
                     relay::exchange(&mut self.client, server).await?;
                     self.hidden_error(index)?;
                     self.links[index].server.is_reset();

@@ -20,8 +20,8 @@ use tokio_postgres::error::SqlState;
 use super::Session;
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
-    failpoint, relay,
-    server::Own,
+    failpoint,
+    server::{Answer, Own, relay},
     settings::Consistency,
     shard::Shard,
     store,
@@ -186,7 +186,7 @@ impl Session {
         for link in &mut self.links {
             if link.begun && shards.contains(&link.server.shard_id()) {
                 link.begun = false;
-                link.server.query("ROLLBACK", false);
+                link.server.query("ROLLBACK", Answer::Hidden);
                 relay::send(&mut link.server).await?;
             }
         }
@@ -265,7 +265,7 @@ impl Session {
     pub(super) fn note_ended(&mut self) {
         for link in &mut self.links {
             let server = &link.server;
-            link.begun &= !(server.expected.is_empty() && server.status == b'I');
+            link.begun &= !(server.is_answered() && server.status == b'I');
         }
     }
 
@@ -323,11 +323,11 @@ impl Session {
             link.used = true;
             link.server.settings = settings;
             if begin == Own::BeginSnapshot.text() {
-                link.server.execute_own(Own::BeginSnapshot, false);
+                link.server.execute_own(Own::BeginSnapshot, Answer::Hidden);
             } else {
-                link.server.query(&begin, false);
+                link.server.query(&begin, Answer::Hidden);
             }
-            link.server.execute_own(Own::Seen, true);
+            link.server.execute_own(Own::Seen, Answer::Shown);
         }
     }
 
@@ -364,7 +364,7 @@ impl Session {
         let mut seen = Seen::default();
         loop {
             let server = &mut self.links[index].server;
-            if server.expected.is_empty() {
+            if server.is_answered() {
                 return Err(no_snapshot());
             }
             let frame = relay::next_answer(&mut self.client, server).await?;

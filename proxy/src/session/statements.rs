@@ -21,8 +21,7 @@ use crate::{
     frame::Frame,
     message::{self, Bind},
     process::lock,
-    relay,
-    server::Step,
+    server::{Answer, Server, relay},
     types,
 };
 
@@ -63,9 +62,12 @@ impl Session {
         let index = self.link(self.describing_shard(statement)).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let server = &mut self.links[index].server;
-        server.put_parse("", &statement.text, &statement.types);
-        server.expect(Step::Parse, true);
-        server.unnamed = Some(statement.id);
+        server.parse_statement(
+            statement.id,
+            &statement.text,
+            &statement.types,
+            Answer::Shown,
+        );
         server.sync();
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
@@ -92,15 +94,16 @@ impl Session {
         let index = self.link(self.describing_shard(statement)).await?;
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let server = &mut self.links[index].server;
-        if server.unnamed != Some(statement.id) {
-            server.put_parse("", &statement.text, &statement.types);
-            server.expect(Step::Parse, false);
-            server.unnamed = Some(statement.id);
+        if !server.has_unnamed(statement.id) {
+            server.parse_statement(
+                statement.id,
+                &statement.text,
+                &statement.types,
+                Answer::Hidden,
+            );
         }
-        message::put_bind(&mut server.wire.output, PROBE_PORTAL, "", &bind.rest);
-        server.expect(Step::Bind, false);
-        message::put_close(&mut server.wire.output, b'P', PROBE_PORTAL);
-        server.expect(Step::Close, false);
+        server.bind(PROBE_PORTAL, "", &bind.rest, Answer::Hidden);
+        server.close_portal(PROBE_PORTAL, Answer::Hidden);
         server.sync();
         relay::exchange(&mut self.client, server).await?;
         let failed = self.links[index].server.hidden_error.take();
@@ -136,22 +139,14 @@ impl Session {
             .described_in_place(planned.map(|planned| &planned.plan))
             .await?;
         let server = &mut self.links[index].server;
-        let text = in_place.as_deref().unwrap_or(&statement.text);
-        server.put_parse("", text, &statement.types);
-        server.expect(Step::Parse, false);
-        server.unnamed = Some(statement.id).filter(|_| in_place.is_none());
+        queue_parse(server, statement, in_place.as_deref());
         match bind {
-            None => message::put_describe(&mut server.wire.output, b'S', ""),
+            None => server.describe_statement("", Answer::Shown),
             Some(bind) => {
-                message::put_bind(&mut server.wire.output, PROBE_PORTAL, "", &bind.rest);
-                server.expect(Step::Bind, false);
-                message::put_describe(&mut server.wire.output, b'P', PROBE_PORTAL);
+                server.bind(PROBE_PORTAL, "", &bind.rest, Answer::Hidden);
+                server.describe_portal(PROBE_PORTAL, Answer::Shown);
+                server.close_portal(PROBE_PORTAL, Answer::Hidden);
             }
-        }
-        server.expect(Step::Describe, true);
-        if bind.is_some() {
-            message::put_close(&mut server.wire.output, b'P', PROBE_PORTAL);
-            server.expect(Step::Close, false);
         }
         server.sync();
         let mut shape = None;
@@ -209,12 +204,8 @@ impl Session {
             .described_in_place(planned.map(|planned| &planned.plan))
             .await?;
         let server = &mut self.links[index].server;
-        let text = in_place.as_deref().unwrap_or(&statement.text);
-        server.put_parse("", text, &statement.types);
-        server.expect(Step::Parse, false);
-        server.unnamed = Some(statement.id).filter(|_| in_place.is_none());
-        message::put_describe(&mut server.wire.output, b'S', "");
-        server.expect(Step::Describe, true);
+        queue_parse(server, statement, in_place.as_deref());
+        server.describe_statement("", Answer::Shown);
         server.sync();
         let mut shape = None;
         relay::collect(&mut self.client, server, |_, frame| {
@@ -309,9 +300,7 @@ impl Session {
         let told = async {
             let index = self.link(self.home()).await?;
             let server = &mut self.links[index].server;
-            message::put_parse(&mut server.wire.output, "", text, &[]);
-            server.expect(Step::Parse, true);
-            server.unnamed = None;
+            server.parse(text, &[], Answer::Shown);
             server.sync();
             relay::collect(&mut self.client, server, |_, _| Ok(())).await
         };
@@ -405,17 +394,9 @@ impl Session {
         let home = self.home();
         let index = self.link(home).await?;
         let server = &mut self.links[index].server;
-        message::put_parse(
-            &mut server.wire.output,
-            "",
-            &statement.text,
-            &statement.types,
-        );
-        server.expect(Step::Parse, false);
-        message::put_describe(&mut server.wire.output, b'S', "");
-        server.expect(Step::Describe, true);
+        queue_parse(server, statement, None);
+        server.describe_statement("", Answer::Shown);
         server.sync();
-        server.unnamed = Some(statement.id);
         let mut types = None;
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b't' {
@@ -502,5 +483,18 @@ pub fn local_answer(statement: &Statement) -> Local {
             Local::Known
         }
         Some(_) => Local::AskServer,
+    }
+}
+
+/// Parse of a client's statement, or of the text that stands for it.
+fn queue_parse(server: &mut Server, statement: &Statement, in_place: Option<&str>) {
+    match in_place {
+        None => server.parse_statement(
+            statement.id,
+            &statement.text,
+            &statement.types,
+            Answer::Hidden,
+        ),
+        Some(text) => server.parse(text, &statement.types, Answer::Hidden),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::HEADER_BYTES,
     guc, message,
-    relay::Captured,
+    server::relay::Captured,
     telemetry::Tier,
 };
 

@@ -14,10 +14,10 @@ use super::{
     snapshot::{self, View},
 };
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, Severity, sqlstate},
     gate::Barrier,
-    guc, message, relay,
+    guc, message,
+    server::{Answer, call::Call, relay},
     telemetry::Tier,
     two_phase::{Moments, Turn},
 };
@@ -557,10 +557,10 @@ impl Session {
         let ends = self.transaction.savepoints.is_empty();
         let idle = |link: &&mut super::Link| {
             let server = &link.server;
-            link.begun && server.expected.is_empty() && server.status == b'T'
+            link.begun && server.is_answered() && server.status == b'T'
         };
         for link in self.links.iter_mut().filter(idle) {
-            link.server.query(&text, false);
+            link.server.query(&text, Answer::Hidden);
             // A connection that is lost lets go, too.
             let _ = relay::send(&mut link.server).await;
             if ends {
@@ -568,7 +568,7 @@ impl Session {
                 link.wrote = false;
             }
         }
-        let busy = |link: &&mut super::Link| !link.server.expected.is_empty();
+        let busy = |link: &&mut super::Link| !link.server.is_answered();
         for link in self.links.iter_mut().filter(busy) {
             let output = &mut self.client.wire.output;
             let _ = relay::settle(output, &mut link.server, |_, _| {}).await;
@@ -580,7 +580,7 @@ impl Session {
     pub(super) async fn rollback_links(&mut self) -> Outcome {
         self.note_ended();
         for link in self.links.iter_mut().filter(|link| link.begun) {
-            link.server.query("ROLLBACK", true);
+            link.server.query("ROLLBACK", Answer::Shown);
             // What fails here ends the connection, and the shard rolls back by itself.
             let _ = relay::send(&mut link.server).await;
         }
@@ -600,7 +600,7 @@ impl Session {
                 Err(_) | Ok(()) => link.server.hidden_error = None,
             }
         }
-        let broken = |link: &super::Link| !link.server.expected.is_empty();
+        let broken = |link: &super::Link| !link.server.is_answered();
         self.links.retain(|link| !broken(link));
         self.forget_transaction(false);
         Ok(())

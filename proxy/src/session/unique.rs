@@ -20,9 +20,9 @@ use super::{
     planning::{Request, read_key, shard_of},
 };
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
-    guc, message, relay,
+    guc, message,
+    server::{Answer, call::Call, relay},
 };
 
 /// Values are sent to a shard in pieces of so many.
@@ -167,7 +167,8 @@ impl Session {
         let mut asked = Vec::new();
         for (index, link) in self.links.iter_mut().enumerate() {
             if link.begun && link.wrote {
-                link.server.call(&Call::to("a67_take_index_changes"), true);
+                link.server
+                    .call(&Call::to("a67_take_index_changes"), Answer::Shown);
                 relay::send(&mut link.server).await?;
                 asked.push(index);
             }

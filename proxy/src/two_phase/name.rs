@@ -5,7 +5,7 @@ use std::fmt;
 
 use automator67_planner::catalog::ShardId;
 
-use crate::call::{self, Key};
+use crate::server::call::{self, Key};
 
 /// What every name starts with.
 pub const PREFIX: &str = "a67_";

@@ -18,7 +18,7 @@ use std::{
 
 use automator67_planner::catalog::ShardId;
 
-use crate::{call::Call, message, process::lock};
+use crate::{message, process::lock, server::call::Call};
 
 /// A transaction's number is that of its slot in the low bits, and above them how often the slot
 /// was used.

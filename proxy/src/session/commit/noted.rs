@@ -6,9 +6,8 @@ use automator67_planner::catalog::ShardId;
 
 use super::{Step, no_slot, rolled_back};
 use crate::{
-    call::Call,
     error::{Failure, Outcome},
-    relay,
+    server::{Answer, call::Call, relay},
     session::{Session, snapshot::View},
     two_phase::{self, Ability, Moments},
 };
@@ -63,7 +62,7 @@ impl Session {
         for shard in shards {
             if let Some(index) = self.link_position(*shard) {
                 let server = &mut self.links[index].server;
-                server.run(two_phase::MOMENT, true);
+                server.run(two_phase::MOMENT, Answer::Shown);
                 server.sync();
                 relay::send(server).await?;
             }
@@ -91,8 +90,8 @@ impl Session {
         };
         let note = turn.note(self.process.two_phase.proxy(), number, &[writer], read);
         let server = &mut self.links[index].server;
-        server.call(&note.add_to(Call::to("note_commit")), true);
-        server.run("COMMIT", true);
+        server.call(&note.add_to(Call::to("note_commit")), Answer::Shown);
+        server.run("COMMIT", Answer::Shown);
         server.sync();
         // What cannot be sent is noticed when the answer is read.
         let _ = relay::send(server).await;

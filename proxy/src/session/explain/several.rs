@@ -16,7 +16,7 @@ use crate::{
     error::{Failure, Outcome},
     frame::HEADER_BYTES,
     message,
-    relay::Captured,
+    server::relay::Captured,
     session::{
         Session,
         merge::{Last, RECORDS, count_text, last_statement},

@@ -18,9 +18,8 @@ use super::{
 use crate::{
     error::{Failure, Outcome},
     failpoint,
-    message::{self, Bind, Named},
-    relay,
-    server::{Server, Step},
+    message::{Bind, Named},
+    server::{Answer, Server, relay},
     telemetry::Tier,
     types,
 };
@@ -170,7 +169,7 @@ impl Session {
             let server = &mut self.links[index].server;
             let first = !asked.iter().any(|asked| asked.index == index);
             let bytes = one.statement.text.len() * usize::from(!is_known(server, one));
-            let bytes = server.wire.output.len() + bytes + one.bind.rest.len();
+            let bytes = server.queued_bytes() + bytes + one.bind.rest.len();
             if !first && bytes > AHEAD_BYTES_MAX {
                 break;
             }
@@ -181,16 +180,14 @@ impl Session {
             }
             let name = self.on_server(index, &one.bind.statement, &one.statement);
             let server = &mut self.links[index].server;
-            message::put_bind(&mut server.wire.output, "", &name, &one.bind.rest);
-            server.expect(Step::Bind, true);
+            server.bind("", &name, &one.bind.rest, Answer::Shown);
             if one.describes {
-                message::put_describe(&mut server.wire.output, b'P', "");
-                server.expect(Step::Describe, true);
+                server.describe_portal("", Answer::Shown);
             }
             let named = !one.bind.statement.is_empty();
             let id = named.then_some(one.statement.id);
-            server.execute("", 0, true, one.bind.wants_binary(), id);
-            let queued = server.expected.len();
+            server.execute("", 0, Answer::Shown, one.bind.wants_binary(), id);
+            let queued = server.answers_due();
             due.push(Due { index, queued });
         }
         for asked in &asked {
@@ -217,7 +214,7 @@ impl Session {
         let mut totals = Vec::with_capacity(asked.len());
         for asked in asked {
             let server = &mut self.links[asked.index].server;
-            totals.push((asked.index, server.expected.len()));
+            totals.push((asked.index, server.answers_due()));
             failpoint::reach("statement.before_send", Some(server)).await;
             relay::send(server).await?;
         }
@@ -273,7 +270,7 @@ impl Session {
 /// The server has the statement under the name that Bind will use.
 fn is_known(server: &mut Server, one: &Ahead) -> bool {
     if one.bind.statement.is_empty() {
-        server.unnamed == Some(one.statement.id)
+        server.has_unnamed(one.statement.id)
     } else {
         server.has_prepared(one.statement.id)
     }

@@ -24,8 +24,11 @@ use crate::{
     failpoint,
     message::{self, Bind, Named},
     process::lock,
-    relay::{self, Relayed},
-    server::{Expected, Step, statement_name},
+    server::{
+        Answer,
+        relay::{self, Relayed},
+        statement_name,
+    },
     telemetry::Tier,
     types,
 };
@@ -298,7 +301,7 @@ impl Session {
                 self.forget_unparsed(&forward.statements);
                 // It may be gone, and another one in its place.
                 if self.links.get(index).is_some_and(|link| {
-                    link.server.shard_id() == shard && link.server.expected.is_empty()
+                    link.server.shard_id() == shard && link.server.is_answered()
                 }) {
                     self.forget_uncertain(index, uses).await?;
                 }
@@ -407,8 +410,7 @@ impl Session {
             return Ok(());
         }
         for id in ids {
-            message::put_close(&mut server.wire.output, b'S', &statement_name(id));
-            server.expect(Step::Close, false);
+            server.close_statement(&statement_name(id), Answer::Hidden);
             server.forget_prepared(Some(id));
         }
         server.sync();
@@ -430,23 +432,28 @@ impl Session {
                     .insert(parse.name.clone(), statement.clone());
                 let server = &mut self.links[index].server;
                 if parse.name.is_empty() {
-                    server.put_parse("", &parse.text, &statement.types);
-                    server.expect(Step::Parse, true);
-                    server.unnamed = Some(statement.id);
+                    server.parse_statement(
+                        statement.id,
+                        &parse.text,
+                        &statement.types,
+                        Answer::Shown,
+                    );
                 } else if server.has_prepared(statement.id) {
-                    server
-                        .expected
-                        .push_back(Expected::Local(message::PARSE_COMPLETE));
+                    server.owe_locally(message::PARSE_COMPLETE);
                 } else {
-                    server.prepare(statement.id, &statement.text, &statement.types, true);
+                    server.prepare(
+                        statement.id,
+                        &statement.text,
+                        &statement.types,
+                        Answer::Shown,
+                    );
                 }
             }
             (BatchStep::Bind(bind), Some(statement)) => {
                 let name = self.on_server(index, &bind.statement, statement);
                 let there = self.forwarded_name(&bind.portal, keeps_unnamed);
                 let server = &mut self.links[index].server;
-                queue_bind(server, there, &name, &bind.rest);
-                server.expect(Step::Bind, true);
+                queue_bind(server, there, &name, &bind.rest, Answer::Shown);
                 let open = Progress::Open(server.shard_id());
                 self.put_portal(statement.clone(), bind.clone());
                 if !there.is_empty() {
@@ -456,20 +463,18 @@ impl Session {
             (BatchStep::Describe(Named::Statement(name)), Some(statement)) => {
                 let name = self.on_server(index, name, statement);
                 let server = &mut self.links[index].server;
-                message::put_describe(&mut server.wire.output, b'S', &name);
-                server.expect(Step::Describe, true);
+                server.describe_statement(&name, Answer::Shown);
             }
             (BatchStep::Describe(Named::Portal(name)), _) => {
                 let there = self.forwarded_name(name, keeps_unnamed);
                 let server = &mut self.links[index].server;
-                message::put_describe(&mut server.wire.output, b'P', there);
-                server.expect(Step::Describe, true);
+                server.describe_portal(there, Answer::Shown);
             }
             (BatchStep::Execute { portal, limit }, _) => {
                 let (binary, statement) = self.rows_of(portal);
                 let there = self.forwarded_name(portal, keeps_unnamed);
                 let server = &mut self.links[index].server;
-                server.execute(there, *limit, true, binary, statement);
+                server.execute(there, *limit, Answer::Shown, binary, statement);
                 if there.is_empty() {
                     self.set_progress(portal, Progress::Done);
                 }
@@ -479,12 +484,9 @@ impl Session {
                 let server = &mut self.links[index].server;
                 match portal {
                     Some(portal) => {
-                        message::put_close(&mut server.wire.output, b'P', &portal);
-                        server.expect(Step::Close, true);
+                        server.close_portal(&portal, Answer::Shown);
                     }
-                    None => server
-                        .expected
-                        .push_back(Expected::Local(message::CLOSE_COMPLETE)),
+                    None => server.owe_locally(message::CLOSE_COMPLETE),
                 }
             }
             // `forward_target` gives each of these its statement.
@@ -497,15 +499,23 @@ impl Session {
     pub(super) fn on_server(&mut self, index: usize, name: &str, statement: &Statement) -> String {
         let server = &mut self.links[index].server;
         if name.is_empty() {
-            if server.unnamed != Some(statement.id) {
-                server.put_parse("", &statement.text, &statement.types);
-                server.expect(Step::Parse, false);
-                server.unnamed = Some(statement.id);
+            if !server.has_unnamed(statement.id) {
+                server.parse_statement(
+                    statement.id,
+                    &statement.text,
+                    &statement.types,
+                    Answer::Hidden,
+                );
             }
             return String::new();
         }
         if !server.has_prepared(statement.id) {
-            server.prepare(statement.id, &statement.text, &statement.types, false);
+            server.prepare(
+                statement.id,
+                &statement.text,
+                &statement.types,
+                Answer::Hidden,
+            );
         }
         statement_name(statement.id)
     }

@@ -4,10 +4,9 @@ use automator67_planner::{catalog::ShardId, plan::SessionEffects};
 use bytes::BytesMut;
 
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
-    message, relay,
-    server::Step,
+    message,
+    server::{Answer, call::Call, relay},
     session::{Session, planning::Request, scatter::without_position},
 };
 
@@ -32,7 +31,7 @@ impl Session {
         text: &str,
     ) -> Outcome<Vec<Vec<Option<String>>>> {
         let index = self.link(shard).await?;
-        self.links[index].server.query(text, true);
+        self.links[index].server.query(text, Answer::Shown);
         self.text_rows(index).await
     }
 
@@ -45,7 +44,7 @@ impl Session {
         self.set_up(shard).await?;
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
-        server.call(call, true);
+        server.call(call, Answer::Shown);
         self.text_rows(index).await
     }
 
@@ -97,13 +96,7 @@ impl Session {
             Ok(())
         })
         .await?;
-        debug_assert!(!server.expected.iter().any(|due| matches!(
-            due,
-            crate::server::Expected::Answer {
-                step: Step::Query,
-                ..
-            }
-        )));
+        debug_assert!(server.is_answered(), "answers are still due");
         self.hidden_error(index)?;
         Ok(rows)
     }
@@ -136,12 +129,9 @@ impl Session {
         let parameter_types = self.types_for_shards(request).await?;
         let index = self.link(self.home()).await?;
         let server = &mut self.links[index].server;
-        message::put_parse(&mut server.wire.output, "", text, &parameter_types);
-        server.expect(Step::Parse, false);
-        message::put_describe(&mut server.wire.output, b'S', "");
-        server.expect(Step::Describe, true);
+        server.parse(text, &parameter_types, Answer::Hidden);
+        server.describe_statement("", Answer::Shown);
         server.sync();
-        server.unnamed = None;
         let mut description = None;
         relay::collect(&mut self.client, server, |_, frame| {
             if frame.tag == b'T' {
@@ -168,10 +158,8 @@ impl Session {
         let index = self.link(home).await?;
         let types: &[u32] = request.bound.map_or(&[], |bound| &bound.types);
         let server = &mut self.links[index].server;
-        message::put_parse(&mut server.wire.output, "", request.text, types);
-        server.expect(Step::Parse, false);
+        server.parse(request.text, types, Answer::Hidden);
         server.sync();
-        server.unnamed = None;
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
         if relayed.failed {

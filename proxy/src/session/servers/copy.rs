@@ -5,7 +5,7 @@ use automator67_planner::catalog::ShardId;
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::Frame,
-    message, relay,
+    server::{Answer, relay},
     session::Session,
 };
 
@@ -18,9 +18,9 @@ impl Session {
     ) -> Outcome<Frame> {
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
-        server.query(text, true);
+        server.query(text, Answer::Shown);
         relay::send(server).await?;
-        while !server.expected.is_empty() {
+        while !server.is_answered() {
             match relay::next_answer(&mut self.client, server).await? {
                 Some(frame) if frame.tag == b'G' => {
                     server.copying = true;
@@ -45,20 +45,15 @@ impl Session {
         }
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
-        message::framed(&mut server.wire.output, b'd', |body| {
-            body.extend_from_slice(data)
-        });
-        match server.wire.flush_if_high().await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(server.shard.broken(&error.to_string()).into()),
-        }
+        server.copy_data(data);
+        relay::send_if_high(server).await
     }
 
     /// Ends COPY. Returns the number of rows.
     pub(in crate::session) async fn end_copy(&mut self, shard: ShardId) -> Outcome<u64> {
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
-        message::put_copy_done(&mut server.wire.output);
+        server.copy_done();
         server.copying = false;
         self.copied_rows(shard).await
     }
@@ -66,7 +61,7 @@ impl Session {
     /// Reads a connection's answers to their end and throws them away.
     pub(in crate::session) async fn drain_link(&mut self, index: usize) -> Outcome {
         let server = &mut self.links[index].server;
-        while !server.expected.is_empty() {
+        while !server.is_answered() {
             relay::next_answer(&mut self.client, server).await?;
         }
         Ok(())

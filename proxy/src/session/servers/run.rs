@@ -4,7 +4,8 @@ use automator67_planner::catalog::ShardId;
 
 use crate::{
     error::{Failure, Outcome, Report},
-    message, relay,
+    message,
+    server::{Answer, relay},
     session::Session,
     two_phase,
 };
@@ -14,7 +15,7 @@ impl Session {
     pub(in crate::session) async fn run_hidden(&mut self, shard: ShardId, text: &str) -> Outcome {
         let index = self.link(shard).await?;
         let server = &mut self.links[index].server;
-        server.query(text, false);
+        server.query(text, Answer::Hidden);
         relay::exchange(&mut self.client, server).await?;
         match self.links[index].server.hidden_error.take() {
             None => Ok(()),
@@ -31,7 +32,7 @@ impl Session {
         for shard in shards {
             let index = self.link(*shard).await?;
             let server = &mut self.links[index].server;
-            server.query(text, false);
+            server.query(text, Answer::Hidden);
             relay::send(server).await?;
         }
         let mut failure = None;
@@ -50,7 +51,7 @@ impl Session {
     /// Runs a statement, whose answer nobody needs, on every shard that has joined.
     pub(in crate::session) async fn everywhere(&mut self, text: &str) -> Outcome {
         for link in self.links.iter_mut().filter(|link| link.begun) {
-            link.server.query(text, false);
+            link.server.query(text, Answer::Hidden);
             relay::send(&mut link.server).await?;
         }
         for index in 0..self.links.len() {
@@ -70,7 +71,7 @@ impl Session {
         for shard in &others {
             let index = self.link(*shard).await?;
             self.links[index].wrote = true;
-            self.links[index].server.query(text, false);
+            self.links[index].server.query(text, Answer::Hidden);
             relay::send(&mut self.links[index].server).await?;
         }
         let mut failure = None;

@@ -11,8 +11,8 @@ use crate::{
     error::{Failure, Outcome},
     failpoint,
     frame::Frame,
-    message, relay,
-    server::{self, Own, Step},
+    message,
+    server::{self, Answer, Own, relay},
     session::planning::Request,
     types,
 };
@@ -77,7 +77,7 @@ impl Session {
             };
             let server = &mut self.links[index].server;
             if last {
-                server.execute_own(Own::Commit, false);
+                server.execute_own(Own::Commit, Answer::Hidden);
             }
             server.sync();
             relay::send(server).await?;
@@ -122,13 +122,10 @@ impl Session {
         let parameters = request
             .bound
             .map_or(message::NO_PARAMETERS, |bound| bound.bind.parameters());
-        server.put_parse("", text, &parameter_types);
-        message::put_bind_with_formats(&mut server.wire.output, parameters, formats);
-        server.expect(Step::Parse, false);
-        server.expect(Step::Bind, false);
+        server.parse(text, &parameter_types, Answer::Hidden);
+        server.bind_with(parameters, formats);
         let binary = formats.iter().any(|format| *format != 0);
-        server.execute("", 0, true, binary, None);
-        server.unnamed = None;
+        server.execute("", 0, Answer::Shown, binary, None);
         Ok(index)
     }
 
@@ -139,7 +136,7 @@ impl Session {
                 return Ok(None);
             };
             let server = &mut self.links[index].server;
-            if server.expected.is_empty() {
+            if server.is_answered() {
                 self.hidden_error(index).map_err(without_position)?;
                 return Ok(None);
             }
@@ -160,7 +157,7 @@ impl Session {
             let Some(index) = self.link_position(*shard) else {
                 continue;
             };
-            if self.links[index].server.expected.is_empty() {
+            if self.links[index].server.is_answered() {
                 continue;
             }
             let key = self.links[index].server.key.clone();

@@ -7,9 +7,9 @@ use automator67_planner::{
 
 use super::{Changes, in_words_of_table};
 use crate::{
-    call::Call,
     error::{Failure, Outcome, Report, sqlstate},
     guc,
+    server::call::Call,
     session::{
         Session,
         admin::{given, quoted, type_name, unquoted},

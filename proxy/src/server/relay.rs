@@ -4,11 +4,11 @@ use std::{io, time::Duration};
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use super::{Answer, Arrived, Expected, Server, Step};
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES},
     message,
-    server::{Arrived, Expected, Server, Step},
     types::{self, Untranslated},
     wire::{OUTPUT_BYTES_HIGH, Wire},
 };
@@ -172,6 +172,13 @@ pub async fn send(server: &mut Server) -> Outcome {
     was_sent(server, queued, sent)
 }
 
+/// Sends what is queued once it is more than a buffer's worth.
+pub async fn send_if_high(server: &mut Server) -> Outcome {
+    let queued = server.wire.output.len();
+    let sent = server.wire.flush_if_high().await;
+    was_sent(server, queued, sent)
+}
+
 fn was_sent(server: &mut Server, queued: usize, sent: io::Result<()>) -> Outcome {
     match sent {
         Ok(()) => Ok(()),
@@ -184,7 +191,7 @@ fn was_sent(server: &mut Server, queued: usize, sent: io::Result<()>) -> Outcome
 
 fn lost(server: &mut Server, cause: &str) -> Failure {
     // A connection in this state is never lent again: something is still expected of it.
-    server.expect(Step::Sync, false);
+    server.owe(Step::Sync, Answer::Hidden);
     server.status = b'E';
     server.shard.broken(cause).into()
 }

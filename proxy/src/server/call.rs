@@ -13,11 +13,6 @@ use std::{borrow::Cow, fmt::Write};
 use bytes::{BufMut, BytesMut};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    message,
-    server::{Server, Step},
-};
-
 /// A secret that the owner of our schemas shares with all proxies.
 pub type Key = [u8; 32];
 
@@ -45,8 +40,8 @@ pub fn digest(key: &Key, message: &[u8]) -> String {
 /// A function of the schema `automator67`, and what follows the proof.
 #[derive(Debug, Clone)]
 pub struct Call {
-    function: Cow<'static, str>,
-    arguments: Vec<Option<String>>,
+    pub(super) function: Cow<'static, str>,
+    pub(super) arguments: Vec<Option<String>>,
 }
 
 impl Call {
@@ -71,7 +66,7 @@ impl Call {
         self
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = format!("SELECT * FROM automator67.{}($1", self.function);
         for number in 2..self.arguments.len() + 2 {
             // Writing to a String cannot fail.
@@ -82,44 +77,10 @@ impl Call {
     }
 }
 
-impl Server {
-    /// Queues a call, with its own Sync: what the server says of it ends there.
-    pub fn call(&mut self, call: &Call, relay: bool) {
-        message::put_parse(&mut self.wire.output, "", &call.text(), &[]);
-        self.expect(Step::CallParse, false);
-        self.unnamed = None;
-        let proof = self.proof(&call.function);
-        let mut rest = BytesMut::new();
-        rest.put_u16(0);
-        rest.put_u16(call.arguments.len() as u16 + 1);
-        put_value(&mut rest, Some(&proof));
-        for argument in &call.arguments {
-            put_value(&mut rest, argument.as_deref());
-        }
-        rest.put_u16(0);
-        message::put_bind(&mut self.wire.output, "", "", &rest);
-        self.expect(Step::CallBind, false);
-        message::put_execute(&mut self.wire.output, "", 0);
-        self.expect(Step::CallExecute, relay);
-        message::put_sync(&mut self.wire.output);
-        self.expect(Step::CallSync, false);
-    }
-
-    /// Queues a statement without parameters, without Sync.
-    pub fn run(&mut self, text: &str, relay: bool) {
-        message::put_parse(&mut self.wire.output, "", text, &[]);
-        self.expect(Step::Parse, relay);
-        self.unnamed = None;
-        message::put_bind(&mut self.wire.output, "", "", ALL_AS_TEXT);
-        self.expect(Step::Bind, relay);
-        self.execute("", 0, relay, false, None);
-    }
-}
-
 /// What follows the names in a Bind without parameters, for results as text.
 pub const ALL_AS_TEXT: &[u8] = &[0, 0, 0, 0, 0, 0];
 
-fn put_value(output: &mut BytesMut, value: Option<&str>) {
+pub(super) fn put_value(output: &mut BytesMut, value: Option<&str>) {
     match value {
         None => output.put_i32(-1),
         Some(value) => {
