@@ -316,8 +316,8 @@ pub enum Failure {
     Report(Box<Report>),
     /// A shard's ErrorResponse, as received (type byte and all).
     Shard(BytesMut),
-    /// The client has been told already: a shard's ErrorResponse was passed on.
-    Told,
+    /// The client has been told already: an error with this code was passed on.
+    Told(SqlState),
     /// The last word to the client: the session ends.
     Farewell(Box<Report>),
     /// The client is gone or broke the protocol: nothing more can be told to it.
@@ -342,7 +342,7 @@ impl Failure {
         match self {
             Failure::Report(report) | Failure::Farewell(report) => report.write(output),
             Failure::Shard(frame) => output.extend_from_slice(frame),
-            Failure::Told | Failure::ClientGone => {}
+            Failure::Told(_) | Failure::ClientGone => {}
         }
     }
 
@@ -354,9 +354,26 @@ impl Failure {
                 crate::message::error_field(&frame[crate::frame::HEADER_BYTES..], b'C')
                     .unwrap_or(sqlstate::INTERNAL_ERROR)
             }
-            Failure::Told => sqlstate::INTERNAL_ERROR,
+            Failure::Told(code) => code.as_str(),
             Failure::ClientGone => sqlstate::CONNECTION_FAILURE,
         }
+    }
+}
+
+/// Five characters that say what an error is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// From text; what is none is an internal error.
+    pub fn of(text: &str) -> SqlState {
+        let known = <[u8; 5]>::try_from(text.as_bytes()).ok();
+        SqlState(known.unwrap_or(*b"XX000"))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or(sqlstate::INTERNAL_ERROR)
     }
 }
 

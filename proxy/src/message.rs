@@ -515,6 +515,38 @@ pub fn error_field(body: &[u8], code: u8) -> Option<&str> {
     None
 }
 
+/// Gives a field of an ErrorResponse another text.
+pub fn put_field(frame: &mut BytesMut, code: u8, text: &str) {
+    forget_field(frame, code);
+    // In front of the NUL that ends the fields.
+    frame.truncate(frame.len().saturating_sub(1).max(HEADER_BYTES));
+    frame.put_u8(code);
+    put_string(frame, text);
+    frame.put_u8(0);
+    let length = (frame.len() - 1) as u32;
+    frame[1..HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Takes a field out of an ErrorResponse.
+pub fn forget_field(frame: &mut BytesMut, code: u8) {
+    let mut at = HEADER_BYTES;
+    while let Some(&field) = frame.get(at).filter(|field| **field != 0) {
+        let Some(length) = memchr::memchr(0, &frame[at..]) else {
+            return;
+        };
+        let end = at + length + 1;
+        if field == code {
+            let rest = frame.split_off(end);
+            frame.truncate(at);
+            frame.unsplit(rest);
+            let length = (frame.len() - 1) as u32;
+            frame[1..HEADER_BYTES].copy_from_slice(&length.to_be_bytes());
+            return;
+        }
+        at = end;
+    }
+}
+
 /// What stands before the line's number in the context of COPY's errors.
 const LINE_MARK: &str = ", line ";
 

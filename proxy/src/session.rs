@@ -61,10 +61,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     cursors::Cursor, extended::Batch, incoming::Incoming, links::Link, planning::Request,
-    portals::Portal, sql_prepared::SqlPrepared, statements::Statement, transaction::Transaction,
+    portals::Portals, sql_prepared::SqlPrepared, statements::Statement, transaction::Transaction,
 };
 use crate::{
-    error::{Failure, Outcome, Report, sqlstate},
+    error::{Failure, Outcome, Report, SqlState, sqlstate},
     frame::Frame,
     guc::{self, SettingMap},
     login::Hello,
@@ -94,7 +94,7 @@ pub struct Session {
     share: Share,
     settings: Settings,
     statements: HashMap<String, Arc<Statement>>,
-    portals: HashMap<String, Portal>,
+    portals: Portals,
     cursors: HashMap<String, Cursor>,
     /// Messages of the extended protocol that wait for Sync.
     batch: Batch,
@@ -255,7 +255,7 @@ impl Session {
             client,
             settings,
             statements: HashMap::new(),
-            portals: HashMap::new(),
+            portals: Portals::default(),
             cursors: HashMap::new(),
             batch: Batch::default(),
             transaction: Transaction::default(),
@@ -394,7 +394,7 @@ impl Session {
             prepared = self.plan_simple(text).await?;
         }
         // What runs takes the unnamed portal.
-        if !self.transaction.is_failed() && self.portals.contains_key("") {
+        if !self.transaction.is_failed() && self.portals.get("").is_some() {
             Box::pin(self.drop_unnamed()).await?;
         }
         match prepared.statements.as_slice() {
@@ -482,10 +482,11 @@ impl Session {
             Err(failure @ (Failure::Farewell(_) | Failure::ClientGone)) => Err(failure),
             Err(failure) => {
                 self.process.telemetry.errors.increment(1);
-                let sqlstate = failure.sqlstate();
+                let code = SqlState::of(failure.sqlstate());
+                let sqlstate = code.as_str();
                 tracing::debug!(session = self.card.id, sqlstate, "statement failed");
                 failure.write(self.client.output());
-                Ok(Err(Failure::Told))
+                Ok(Err(Failure::Told(code)))
             }
             Ok(()) => Ok(Ok(())),
         }
@@ -536,7 +537,7 @@ impl Session {
         let report = match failure {
             Failure::Report(report) | Failure::Farewell(report) => report,
             Failure::Shard(frame) => Box::new(Report::of_frame(&frame)),
-            Failure::Told | Failure::ClientGone => return,
+            Failure::Told(_) | Failure::ClientGone => return,
         };
         report.fatal().write(self.client.output());
         // The client may be gone already; there is nobody left to tell.

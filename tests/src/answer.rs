@@ -53,11 +53,13 @@ pub struct Column {
     pub format: i16,
 }
 
-/// An error; two are equal when their SQLSTATEs are.
+/// An error; two are equal when their SQLSTATEs are, and what they are about.
 #[derive(Debug, Clone)]
 pub struct Failure {
     /// Five characters.
     pub sqlstate: String,
+    /// Schema, table, column, type and constraint that it is about: programs read them.
+    pub about: String,
     /// For the report alone.
     pub message: String,
     /// What helps. A refusal must have one.
@@ -74,7 +76,7 @@ pub fn failure(events: &[Event]) -> Option<&Failure> {
 
 impl PartialEq for Failure {
     fn eq(&self, other: &Self) -> bool {
-        self.sqlstate == other.sqlstate
+        self.sqlstate == other.sqlstate && self.about == other.about
     }
 }
 
@@ -135,6 +137,11 @@ pub fn events(frames: &[Frame], names: &TypeNames) -> Result<Vec<Event>> {
             b'C' => Event::Tag(frame.text()),
             b'E' => Event::Error(Failure {
                 sqlstate: frame.field(b'C').unwrap_or_default(),
+                about: b"stcdn"
+                    .iter()
+                    .filter_map(|code| frame.field(*code))
+                    .collect::<Vec<_>>()
+                    .join(" "),
                 message: frame.field(b'M').unwrap_or_default(),
                 hint: frame.field(b'H'),
             }),
@@ -403,7 +410,15 @@ fn write_event(text: &mut String, event: &Event) {
         Event::CopyRows(rows) => write!(text, "{} copied: {rows:?}", rows.len()),
         Event::Tag(tag) => write!(text, "tag {tag}"),
         Event::Error(failure) => {
-            write!(text, "error {} {}", failure.sqlstate, failure.message)
+            let about = match failure.about.as_str() {
+                "" => String::new(),
+                about => format!(" (about {about})"),
+            };
+            write!(
+                text,
+                "error {} {}{about}",
+                failure.sqlstate, failure.message
+            )
         }
         Event::Ready(status) => write!(text, "ready {status}"),
         Event::Other(tag) => write!(text, "message {tag}"),

@@ -123,3 +123,29 @@ fn a_command_complete_is_split_off_the_end() {
     let mut short = BytesMut::from(&b"C\0"[..]);
     assert!(split_complete(&mut short).is_empty());
 }
+
+#[test]
+fn takes_a_field_out_of_an_error() {
+    let mut frame = BytesMut::new();
+    framed(&mut frame, b'E', |body| {
+        body.extend_from_slice(b"SERROR\0C23505\0P12\0nkey\0\0");
+    });
+    let mut expected = BytesMut::new();
+    framed(&mut expected, b'E', |body| {
+        body.extend_from_slice(b"SERROR\0C23505\0nkey\0\0");
+    });
+    forget_field(&mut frame, b'P');
+    assert_eq!(frame, expected);
+    forget_field(&mut frame, b'x');
+    assert_eq!(frame, expected);
+    put_field(&mut frame, b'n', "other");
+    assert_eq!(error_field(&frame[HEADER_BYTES..], b'n'), Some("other"));
+    assert_eq!(error_field(&frame[HEADER_BYTES..], b'C'), Some("23505"));
+    assert_eq!(
+        frame.len(),
+        1 + u32::from_be_bytes([frame[1], frame[2], frame[3], frame[4]]) as usize
+    );
+    let mut cut = BytesMut::from(&b"E\0\0\0\x09SERR"[..]);
+    forget_field(&mut cut, b'P');
+    assert_eq!(&cut[..], b"E\0\0\0\x09SERR");
+}

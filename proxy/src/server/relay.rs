@@ -6,7 +6,7 @@ use bytes::{Buf, BufMut, BytesMut};
 
 use super::{Answer, Arrived, Expected, Server, Step};
 use crate::{
-    error::{Failure, Outcome, Report, sqlstate},
+    error::{Failure, Outcome, Report, SqlState, sqlstate},
     frame::{self, FRAME_BYTES_MAX, Frame, HEADER_BYTES},
     message,
     types::{self, Untranslated},
@@ -125,8 +125,8 @@ impl Client {
 /// How an exchange ended.
 #[derive(Debug, Default)]
 pub struct Relayed {
-    /// An ErrorResponse was passed on.
-    pub failed: bool,
+    /// An ErrorResponse was passed on, with this code.
+    pub failed: Option<SqlState>,
     /// The shard waits for CopyData.
     pub copy_in: bool,
     /// How many ParseComplete were passed on.
@@ -135,6 +135,13 @@ pub struct Relayed {
     pub suspended: bool,
     /// Bytes passed on.
     pub bytes: u64,
+}
+
+impl Relayed {
+    /// An error that was passed on, as the failure that it is for us.
+    pub fn told(&self) -> Outcome {
+        self.failed.map_or(Ok(()), |code| Err(Failure::Told(code)))
+    }
 }
 
 /// Waits for bytes from the shard, which meanwhile gets what is queued for it; the client leaving ends
@@ -447,14 +454,14 @@ fn step(
         }
         b'E' => {
             server.name_cause(&mut frame);
-            relayed.failed |= relay;
             let hidden = !relay && !matches!(front, Some(Step::Parse | Step::Columns { .. }));
             skip_to_ready(server);
             if hidden {
                 server.hidden_error.get_or_insert(frame.bytes);
                 return false;
             }
-            relayed.failed = true;
+            let code = message::error_field(frame.body(), b'C').unwrap_or_default();
+            relayed.failed.get_or_insert(SqlState::of(code));
             output.extend_from_slice(&frame.bytes);
             return true;
         }

@@ -570,7 +570,7 @@ fn partial_commit(name: &str, failure: Failure, committed: &[String]) -> Failure
                 .unwrap_or_default()
                 .to_owned()
         }
-        Failure::Told | Failure::ClientGone => String::new(),
+        Failure::Told(_) | Failure::ClientGone => String::new(),
     };
     Report::error(
         failure.sqlstate(),

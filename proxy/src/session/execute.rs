@@ -223,9 +223,7 @@ impl Session {
             .bytes_to_clients
             .increment(relayed.bytes);
         self.hidden_error(index)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
+        relayed.told()?;
         if let Some(bound) = request.bound {
             self.note_open(bound, shard);
         }
@@ -263,7 +261,7 @@ impl Session {
             self.client.flush().await?;
             self.pass_copy_data(index, extended).await?;
             let more = relay::exchange(&mut self.client, &mut self.links[index].server).await?;
-            relayed.failed |= more.failed;
+            relayed.failed = relayed.failed.or(more.failed);
             relayed.bytes += more.bytes;
             relayed.copy_in = more.copy_in;
         }

@@ -5,7 +5,7 @@ use automator67_planner::{catalog::Residue, plan::SessionEffects};
 
 use super::{Session, execute::aborted};
 use crate::{
-    error::{Failure, Outcome, Report, sqlstate},
+    error::{Outcome, Report, sqlstate},
     frame::Frame,
     message::Reader,
     server::relay,
@@ -51,9 +51,7 @@ impl Session {
         server.function_call(&frame.bytes);
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
+        relayed.told()?;
         Ok(())
     }
 }

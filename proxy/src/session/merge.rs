@@ -542,9 +542,7 @@ impl Session {
             .bytes_to_clients
             .increment(relayed.bytes);
         self.hidden_error(index).map_err(without_position)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
+        relayed.told()?;
         self.work.last_milliseconds = started.elapsed().as_secs_f64() * 1000.0;
         self.work.table = matches!(brought, Brought::Table);
         self.work.last = Some(text);

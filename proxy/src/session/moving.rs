@@ -452,7 +452,7 @@ impl Session {
             return Err(malformed());
         };
         self.client.output().extend_from_slice(&captured.notices);
-        if let (Err(Failure::Told), Some(error)) = (&result, captured.error.take()) {
+        if let (Err(Failure::Told(_)), Some(error)) = (&result, captured.error.take()) {
             return Err(without_position(Failure::Shard(error)));
         }
         result?;

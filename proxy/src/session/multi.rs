@@ -509,18 +509,16 @@ fn stopped_at(name: &str, failure: Failure, done: &[String], rest: &[String]) ->
         list(rest)
     );
     match failure {
-        Failure::Shard(frame) => {
-            let body = &frame[crate::frame::HEADER_BYTES..];
-            let field = |code| message::error_field(body, code).unwrap_or_default();
-            Report::error(field(b'C'), field(b'M'))
-                .detail(where_it_stands)
-                .into()
+        Failure::Shard(mut frame) => {
+            message::put_field(&mut frame, b'D', &where_it_stands);
+            message::forget_field(&mut frame, b'P');
+            Failure::Shard(frame)
         }
         Failure::Report(report) => Report {
             detail: Some(where_it_stands),
             ..*report
         }
         .into(),
-        Failure::Told | Failure::Farewell(_) | Failure::ClientGone => failure,
+        Failure::Told(_) | Failure::Farewell(_) | Failure::ClientGone => failure,
     }
 }

@@ -4,7 +4,7 @@
 //! at the first Execute, as on a server (`PORTAL_ONE_RETURNING` and others in Postgres's `pquery.c`):
 //! what the client has not asked for yet waits here, and nothing ever runs twice.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use automator67_planner::{
     catalog::ShardId,
@@ -41,6 +41,69 @@ pub struct Portal {
     pub progress: Progress,
     /// How many savepoints there were when it was made: it ends with the last of them.
     pub depth: usize,
+}
+
+/// The session's portals by name. The unnamed one, which most batches use, needs no lookup.
+#[derive(Default)]
+pub struct Portals {
+    unnamed: Option<Portal>,
+    named: HashMap<String, Portal>,
+}
+
+impl Portals {
+    /// The portal of this name; empty for the unnamed one.
+    pub fn get(&self, name: &str) -> Option<&Portal> {
+        match name {
+            "" => self.unnamed.as_ref(),
+            name => self.named.get(name),
+        }
+    }
+
+    /// The same, to change it.
+    pub fn get_mut(&mut self, name: &str) -> Option<&mut Portal> {
+        match name {
+            "" => self.unnamed.as_mut(),
+            name => self.named.get_mut(name),
+        }
+    }
+
+    fn insert(&mut self, name: &str, portal: Portal) {
+        match name {
+            "" => self.unnamed = Some(portal),
+            name => {
+                self.named.insert(name.to_owned(), portal);
+            }
+        }
+    }
+
+    /// Forgets one.
+    pub fn remove(&mut self, name: &str) {
+        match name {
+            "" => self.unnamed = None,
+            name => {
+                self.named.remove(name);
+            }
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.unnamed = None;
+        self.named.clear();
+    }
+
+    /// A savepoint was released: what was made behind it is made before it now.
+    pub fn rise_to(&mut self, depth: usize) {
+        for portal in self.named.values_mut().chain(&mut self.unnamed) {
+            portal.depth = portal.depth.min(depth);
+        }
+    }
+
+    /// A savepoint was rolled back to: what was made behind it is gone.
+    pub fn keep_to(&mut self, depth: usize) {
+        self.unnamed.take_if(|portal| portal.depth > depth);
+        self.named.retain(|_, portal| portal.depth <= depth);
+    }
 }
 
 /// How far a portal has come.
@@ -97,7 +160,7 @@ impl Session {
             depth: self.transaction.depth(),
             bind: bind.clone(),
         };
-        self.portals.insert(bind.portal.clone(), portal);
+        self.portals.insert(&bind.portal, portal);
     }
 
     /// Notes how far a portal has come.
@@ -109,7 +172,7 @@ impl Session {
 
     /// A name is given once, to a portal or to a cursor.
     pub(super) fn refuse_taken_portal(&self, name: &str) -> Outcome {
-        let taken = self.portals.contains_key(name) || self.cursor_shard(name).is_some();
+        let taken = self.portals.get(name).is_some() || self.cursor_shard(name).is_some();
         if name.is_empty() || !taken {
             return Ok(());
         }
@@ -238,9 +301,7 @@ impl Session {
         let server = &mut self.links[index].server;
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
+        relayed.told()?;
         Ok(())
     }
 
@@ -270,7 +331,7 @@ impl Session {
         let captured = std::mem::replace(&mut self.client.captured, outer);
         let mut captured = captured.ok_or_else(malformed)?;
         self.client.output().extend_from_slice(&captured.notices);
-        if let (Err(Failure::Told), Some(error)) = (&result, captured.error.take()) {
+        if let (Err(Failure::Told(_)), Some(error)) = (&result, captured.error.take()) {
             return Err(Failure::Shard(error));
         }
         let tier = result?;

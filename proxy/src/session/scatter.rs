@@ -770,13 +770,19 @@ fn read_count(count: &Count, request: &Request<'_>) -> Outcome<Option<i64>> {
     }
 }
 
-/// A position in a text that the client has not written means nothing to it.
+/// What an error says of a text that the client has not written means nothing to it: positions,
+/// internal queries, and contexts that speak of relations of ours.
 pub fn without_position(failure: Failure) -> Failure {
     match failure {
-        Failure::Shard(frame) => {
-            let mut report = Report::of_frame(&frame);
-            report.position = None;
-            report.into()
+        Failure::Shard(mut frame) => {
+            for code in *b"Ppq" {
+                message::forget_field(&mut frame, code);
+            }
+            let context = message::error_field(&frame[HEADER_BYTES..], b'W');
+            if context.is_some_and(|context| context.contains("a67_")) {
+                message::forget_field(&mut frame, b'W');
+            }
+            Failure::Shard(frame)
         }
         other => other,
     }

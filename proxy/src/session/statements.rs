@@ -21,7 +21,7 @@ use crate::{
     frame::Frame,
     message::{self, Bind},
     process::lock,
-    server::{Answer, Server, relay},
+    server::{Answer, Server, relay, statement_name},
     types,
 };
 
@@ -32,6 +32,8 @@ const PROBE_PORTAL: &str = "a67_probe";
 pub struct Statement {
     /// Names it on every server connection.
     pub id: u64,
+    /// Its name there.
+    pub name: Arc<str>,
     /// SQL.
     pub text: Arc<str>,
     /// Declared parameter types; 0 is unspecified.
@@ -71,9 +73,7 @@ impl Session {
         server.sync();
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
+        relayed.told()?;
         statement.parsed.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -274,9 +274,11 @@ impl Session {
             )
             .into());
         }
+        // After a change of the schema servers must not take it for the one they have.
+        let id = lock(&self.thread.statements).new_id();
         let statement = Arc::new(Statement {
-            // After a change of the schema servers must not take it for the one they have.
-            id: lock(&self.thread.statements).new_id(),
+            id,
+            name: Arc::from(statement_name(id)),
             text: Arc::from(text),
             types,
             prepared: Arc::new(prepared),
@@ -331,6 +333,22 @@ impl Session {
             && self.settings.own.plans_like_others()
     }
 
+    /// A statement by name, if it needs no other plan.
+    pub(super) fn statement_as_planned(&self, name: &str) -> Option<Arc<Statement>> {
+        let statement = self.statements.get(name)?;
+        self.is_planned_now(statement).then(|| statement.clone())
+    }
+
+    /// Its catalog, search path and temporary objects are those of now.
+    fn is_planned_now(&self, statement: &Statement) -> bool {
+        let prepared = &statement.prepared;
+        let temporary = self.temporary.objects();
+        Arc::ptr_eq(&prepared.catalog, &self.catalog())
+            && Arc::ptr_eq(&prepared.search_path, &self.settings.search_path)
+            && (prepared.temporary.is_empty() && temporary.is_empty()
+                || Arc::ptr_eq(&prepared.temporary, temporary))
+    }
+
     /// A statement by name, with a plan of the current catalog.
     pub(super) async fn statement_now(&mut self, name: &str) -> Outcome<Arc<Statement>> {
         let statement = self.statements.get(name).cloned().ok_or_else(|| {
@@ -350,13 +368,7 @@ impl Session {
 
     /// The statement, planned again if the catalog, the search path or temporary objects have changed.
     pub(super) async fn renewed(&mut self, statement: &Arc<Statement>) -> Outcome<Arc<Statement>> {
-        let catalog = self.catalog();
-        let same_catalog = Arc::ptr_eq(&statement.prepared.catalog, &catalog);
-        let same_path = Arc::ptr_eq(&statement.prepared.search_path, &self.settings.search_path);
-        let temporary = self.temporary.objects();
-        let same_temporary = statement.prepared.temporary.is_empty() && temporary.is_empty()
-            || Arc::ptr_eq(&statement.prepared.temporary, temporary);
-        if same_catalog && same_path && same_temporary {
+        if self.is_planned_now(statement) {
             return Ok(statement.clone());
         }
         let fresh = self
@@ -367,6 +379,7 @@ impl Session {
         };
         Ok(Arc::new(Statement {
             id: fresh.id,
+            name: fresh.name.clone(),
             text: fresh.text.clone(),
             types: fresh.types.clone(),
             prepared: fresh.prepared.clone(),

@@ -256,7 +256,7 @@ impl Session {
         let captured = std::mem::replace(&mut self.client.captured, outer);
         let mut captured = captured.ok_or_else(malformed)?;
         self.client.output().extend_from_slice(&captured.notices);
-        if let (Err(Failure::Told), Some(error)) = (&result, captured.error.take()) {
+        if let (Err(Failure::Told(_)), Some(error)) = (&result, captured.error.take()) {
             return Err(super::scatter::without_position(Failure::Shard(error)));
         }
         result?;

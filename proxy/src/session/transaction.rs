@@ -685,9 +685,7 @@ impl Session {
         ))
         .await?;
         self.transaction.savepoints.truncate(position);
-        for portal in self.portals.values_mut() {
-            portal.depth = portal.depth.min(position);
-        }
+        self.portals.rise_to(position);
         self.transaction
             .log
             .push(format!("RELEASE SAVEPOINT {}", guc::quote_identifier(name)));
@@ -716,7 +714,7 @@ impl Session {
         ))
         .await?;
         self.transaction.savepoints.truncate(position + 1);
-        self.portals.retain(|_, portal| portal.depth <= position);
+        self.portals.keep_to(position);
         let savepoint = &self.transaction.savepoints[position];
         self.settings = savepoint.settings.clone();
         self.transaction.log.truncate(savepoint.logged);

@@ -392,7 +392,7 @@ impl Session {
         let unseen = std::mem::replace(&mut self.client.captured, outer).unwrap_or_default();
         *self.client.output() = before;
         self.client.output().extend_from_slice(&unseen.notices);
-        if let (Err(Failure::Told), Some(error)) = (&result, unseen.error) {
+        if let (Err(Failure::Told(_)), Some(error)) = (&result, unseen.error) {
             return Err(without_position(Failure::Shard(error)));
         }
         let tier = result?;

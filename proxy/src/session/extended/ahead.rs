@@ -180,7 +180,7 @@ impl Session {
             }
             let name = self.on_server(index, &one.bind.statement, &one.statement);
             let server = &mut self.links[index].server;
-            server.bind("", &name, &one.bind.rest, Answer::Shown);
+            server.bind("", name, &one.bind.rest, Answer::Shown);
             if one.describes {
                 server.describe_portal("", Answer::Shown);
             }
@@ -237,9 +237,7 @@ impl Session {
             .bytes_to_clients
             .increment(relayed.bytes);
         self.hidden_error(index)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
+        relayed.told()?;
         Ok(())
     }
 

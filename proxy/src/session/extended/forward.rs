@@ -163,7 +163,7 @@ impl Session {
                 }
                 BatchStep::Execute { portal, .. } | BatchStep::Describe(Named::Portal(portal)) => {
                     // It was mostly bound by the message before.
-                    if !forward.portals.iter().rev().any(|bound| bound == portal) {
+                    if forward.portals.last() != Some(portal) && !forward.portals.contains(portal) {
                         let shard = self.portal_shard(portal).ok_or(Unforwarded::Steps)?;
                         if *forward.shard.get_or_insert(shard) != shard {
                             return Err(Unforwarded::Steps);
@@ -218,8 +218,9 @@ impl Session {
             .iter()
             .rev()
             .find(|(known, _)| known == name);
-        match new {
-            Some((_, statement)) => Ok(statement.clone()),
+        let planned = || self.statement_as_planned(name);
+        match new.map(|(_, statement)| statement.clone()).or_else(planned) {
+            Some(statement) => Ok(statement),
             None => self.statement_now(name).await.map_err(Unforwarded::of),
         }
     }
@@ -331,7 +332,7 @@ impl Session {
         for (_, statement) in forward.statements.iter().take(relayed.parsed) {
             statement.parsed.store(true, Ordering::Relaxed);
         }
-        if !relayed.failed {
+        if relayed.failed.is_none() {
             if !self.transaction.is_open() && end == End::Sync {
                 self.portals.clear();
             }
@@ -340,7 +341,7 @@ impl Session {
         // Those behind the error were never parsed.
         self.forget_statements(forward.statements.iter().skip(relayed.parsed));
         self.forget_uncertain(index, uses).await?;
-        Err(Failure::Told)
+        relayed.told()
     }
 
     /// Nobody knows how far a batch came: what no server is known to have parsed is not there.
@@ -453,7 +454,7 @@ impl Session {
                 let name = self.on_server(index, &bind.statement, statement);
                 let there = self.forwarded_name(&bind.portal, keeps_unnamed);
                 let server = &mut self.links[index].server;
-                queue_bind(server, there, &name, &bind.rest, Answer::Shown);
+                queue_bind(server, there, name, &bind.rest, Answer::Shown);
                 let open = Progress::Open(server.shard_id());
                 self.put_portal(statement.clone(), bind.clone());
                 if !there.is_empty() {
@@ -463,7 +464,7 @@ impl Session {
             (BatchStep::Describe(Named::Statement(name)), Some(statement)) => {
                 let name = self.on_server(index, name, statement);
                 let server = &mut self.links[index].server;
-                server.describe_statement(&name, Answer::Shown);
+                server.describe_statement(name, Answer::Shown);
             }
             (BatchStep::Describe(Named::Portal(name)), _) => {
                 let there = self.forwarded_name(name, keeps_unnamed);
@@ -496,7 +497,12 @@ impl Session {
     }
 
     /// Makes sure that a server connection has the statement; returns its name there.
-    pub(super) fn on_server(&mut self, index: usize, name: &str, statement: &Statement) -> String {
+    pub(super) fn on_server<'s>(
+        &mut self,
+        index: usize,
+        name: &str,
+        statement: &'s Statement,
+    ) -> &'s str {
         let server = &mut self.links[index].server;
         if name.is_empty() {
             if !server.has_unnamed(statement.id) {
@@ -507,7 +513,7 @@ impl Session {
                     Answer::Hidden,
                 );
             }
-            return String::new();
+            return "";
         }
         if !server.has_prepared(statement.id) {
             server.prepare(
@@ -517,6 +523,6 @@ impl Session {
                 Answer::Hidden,
             );
         }
-        statement_name(statement.id)
+        &statement.name
     }
 }

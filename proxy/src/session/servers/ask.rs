@@ -4,7 +4,7 @@ use automator67_planner::{catalog::ShardId, plan::SessionEffects};
 use bytes::BytesMut;
 
 use crate::{
-    error::{Failure, Outcome, Report, sqlstate},
+    error::{Outcome, Report, sqlstate},
     message,
     server::{Answer, call::Call, relay},
     session::{Session, planning::Request, scatter::without_position},
@@ -162,9 +162,7 @@ impl Session {
         server.sync();
         let relayed = relay::exchange(&mut self.client, server).await?;
         self.hidden_error(index)?;
-        if relayed.failed {
-            return Err(Failure::Told);
-        }
+        relayed.told()?;
         self.check_views_on_home(request).await
     }
 
