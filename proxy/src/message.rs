@@ -352,6 +352,34 @@ pub fn put_bind_with_formats(output: &mut BytesMut, parameters: &[u8], formats: 
     });
 }
 
+/// Appends formats and values of a client's parameters, and behind them `arrays` of ours, in binary
+/// format: `put_array` writes length and value of each.
+pub fn put_parameters<A>(
+    body: &mut BytesMut,
+    bind: Option<&Bind>,
+    arrays: impl Iterator<Item = A> + Clone,
+    put_array: impl Fn(&mut BytesMut, A),
+) {
+    let given = bind.map_or(0, Bind::parameter_count);
+    let count = (given + arrays.clone().count()) as i16;
+    body.put_i16(count);
+    for index in 0..given {
+        body.put_i16(i16::from(bind.is_some_and(|bind| bind.is_binary(index))));
+    }
+    arrays.clone().for_each(|_| body.put_i16(1));
+    body.put_i16(count);
+    for index in 0..given {
+        match bind.and_then(|bind| bind.value(index)) {
+            None => body.put_i32(-1),
+            Some(value) => {
+                body.put_i32(value.len() as i32);
+                body.put_slice(value);
+            }
+        }
+    }
+    arrays.for_each(|array| put_array(body, array));
+}
+
 /// Parameters of a Bind that has none.
 pub const NO_PARAMETERS: &[u8] = &[0, 0, 0, 0];
 

@@ -734,34 +734,15 @@ fn put_last_bind(
     names: &[TypeNames],
     request: &Request<'_>,
 ) {
-    let given = request
-        .bound
-        .map_or(0, |bound| bound.bind.parameter_count());
-    let added = arrays.map_or(0, |_| names.len());
-    body.put_i16((given + added) as i16);
-    for index in 0..given {
-        let binary = request
-            .bound
-            .is_some_and(|bound| bound.bind.is_binary(index));
-        body.put_i16(i16::from(binary));
-    }
-    (0..added).for_each(|_| body.put_i16(1));
-    body.put_i16((given + added) as i16);
-    for index in 0..given {
-        match request.bound.and_then(|bound| bound.bind.value(index)) {
-            None => body.put_i32(-1),
-            Some(value) => {
-                body.put_i32(value.len() as i32);
-                body.extend_from_slice(value);
-            }
-        }
-    }
-    if let Some(parts) = arrays {
-        for (index, name) in names.iter().enumerate() {
-            let oid = if name.binary { name.oid } else { TEXT_OID };
-            parts.put_array(index, oid, body);
-        }
-    }
+    let parts = arrays.into_iter().flat_map(|parts| {
+        let names = names.iter().enumerate();
+        names.map(move |(index, name)| (parts, index, name))
+    });
+    let bind = request.bound.map(|bound| &*bound.bind);
+    message::put_parameters(body, bind, parts, |body, (parts, index, name)| {
+        let oid = if name.binary { name.oid } else { TEXT_OID };
+        parts.put_array(index, oid, body);
+    });
     let formats: Bytes = request.bound.map_or(Bytes::from_static(&[0, 0]), |bound| {
         bound.bind.result_formats()
     });

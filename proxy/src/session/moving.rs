@@ -674,7 +674,11 @@ impl Session {
         let server = &mut self.links[index].server;
         server.parse(text, &parameter_types, Answer::Hidden);
         server.bind_written(|body| {
-            put_parameters(body, arrays, request);
+            let bind = request.bound.map(|bound| &*bound.bind);
+            message::put_parameters(body, bind, arrays.iter(), |body, array| {
+                body.put_i32(array.len() as i32);
+                body.put_slice(array);
+            });
             body.put_i16(1);
             body.put_i16(i16::from(binary));
         });
@@ -846,36 +850,6 @@ fn array(values: &HashSet<Bytes>, oid: u32) -> Bytes {
         }
     }
     out.freeze()
-}
-
-/// The client's parameters, then arrays in binary format.
-fn put_parameters(body: &mut BytesMut, arrays: &[Bytes], request: &Request<'_>) {
-    let given = request
-        .bound
-        .map_or(0, |bound| bound.bind.parameter_count());
-    let count = (given + arrays.len()) as i16;
-    body.put_i16(count);
-    for index in 0..given {
-        let binary = request
-            .bound
-            .is_some_and(|bound| bound.bind.is_binary(index));
-        body.put_i16(i16::from(binary));
-    }
-    arrays.iter().for_each(|_| body.put_i16(1));
-    body.put_i16(count);
-    for index in 0..given {
-        match request.bound.and_then(|bound| bound.bind.value(index)) {
-            None => body.put_i32(-1),
-            Some(value) => {
-                body.put_i32(value.len() as i32);
-                body.put_slice(value);
-            }
-        }
-    }
-    for array in arrays {
-        body.put_i32(array.len() as i32);
-        body.put_slice(array);
-    }
 }
 
 /// `Seq Scan on part  (cost=0.00..5443.00 rows=12121 width=4)`
