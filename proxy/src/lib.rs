@@ -18,6 +18,7 @@ mod log_budget;
 mod login;
 mod memory;
 mod message;
+mod neighbours;
 pub mod order;
 mod plan_cache;
 mod planners;

@@ -15,7 +15,7 @@ use crate::{
     failpoint,
     lobby::Guest,
     log_budget::LogBudget,
-    login,
+    login, neighbours,
     planners::PLANNING_STACK_BYTES,
     process::{Process, Thread},
     requirements, session,
@@ -103,6 +103,7 @@ impl Proxy {
             // One that cannot be reached yet is asked again by the recovery.
             two_phase::ensure(shard).await;
         }
+        let (neighbours, listening) = neighbours::listen(&home).await?;
         let (store, follow) = store::follow(home, stop.clone()).await?;
         let tracker = TaskTracker::new();
         tracker.spawn(follow);
@@ -126,6 +127,7 @@ impl Proxy {
             store,
             tls,
             TwoPhase::new(cluster),
+            neighbours,
         ));
         let mut threads = Vec::with_capacity(count);
         let mut doors = Vec::with_capacity(count);
@@ -141,6 +143,7 @@ impl Proxy {
         }
         failpoint::start();
         tracker.spawn(two_phase::recover(process.clone(), stop.clone()));
+        tracker.spawn(neighbours::attend(listening, process.clone(), stop.clone()));
         tracker.spawn(deadlock::watch(process.clone(), stop.clone()));
         tracker.spawn(every_second(process.clone(), stop.clone()));
         tracker.spawn(accept(process.clone(), listener, doors, stop.clone()));

@@ -17,6 +17,7 @@ use crate::{
     gate::Gate,
     lobby::Lobby,
     memory::Memory,
+    neighbours::Neighbours,
     plan_cache::PlanCache,
     planners::Planners,
     pool::{PoolState, Pools},
@@ -63,6 +64,8 @@ pub struct Process {
     pub planners: Planners,
     /// Closed for tables that move.
     pub gate: Arc<Gate>,
+    /// Other proxies, whose gates close as well.
+    pub neighbours: Neighbours,
     /// Tasks that outlive their session: cancel requests.
     pub tasks: TaskTracker,
     sessions: Mutex<HashMap<i32, Arc<SessionCard>>>,
@@ -146,6 +149,7 @@ impl Process {
         store: Store,
         tls: Option<ServerTls>,
         two_phase: TwoPhase,
+        neighbours: Neighbours,
     ) -> Self {
         let logins = settings.users.iter().filter_map(login).collect();
         let sequences = Sequences::new(HomeShard::new(shards[0].clone()));
@@ -164,6 +168,7 @@ impl Process {
             secret: rand::random(),
             two_phase,
             gate: Arc::default(),
+            neighbours,
             tasks: TaskTracker::new(),
             sessions: Mutex::default(),
             session_count: AtomicUsize::new(0),

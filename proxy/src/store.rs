@@ -19,6 +19,7 @@ use tokio_postgres::{AsyncMessage, NoTls, error::SqlState};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    failpoint,
     requirements::Unfit,
     server::{self, ConnectError},
     settings::Settings,
@@ -554,6 +555,7 @@ impl Follower {
 
     /// Loads the snapshot; says whether all of it could be read.
     async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<bool, StoreError> {
+        failpoint::reach("catalog.before_load", None).await;
         let started = Instant::now();
         let row = self
             .client

@@ -46,6 +46,10 @@ impl Session {
             self.rollback_links().await?;
             return Err(failure);
         }
+        for far in &mut self.transaction.far {
+            // Until it is known whether it has committed.
+            far.epoch = u64::MAX;
+        }
         let writers = self.writers();
         let read = self.moments_read(&writers).await?;
         let anchor = match writers.len() {

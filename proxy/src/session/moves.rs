@@ -15,6 +15,7 @@ use super::{Session, links::cancelled};
 use crate::{
     error::{Outcome, Report, sqlstate},
     guc,
+    neighbours::Unclosed,
     process::lock,
     store,
 };
@@ -91,6 +92,9 @@ impl Session {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
+        let closed = self.process.neighbours.close(tables).await;
+        let far = closed.map_err(|cause| unclosed(table, cause))?;
+        self.transaction.far.extend(far);
         Ok(())
     }
 
@@ -144,6 +148,18 @@ impl Session {
             .into_iter()
             .filter_map(|row| row.into_iter().next().flatten());
         Ok(names.map(|name| names::bits(&name)).collect())
+    }
+}
+
+fn unclosed(table: &QualifiedName, cause: Unclosed) -> crate::error::Failure {
+    match cause {
+        Unclosed::Busy => in_use(table),
+        Unclosed::Lost => Report::error(
+            sqlstate::CONNECTION_FAILURE,
+            "other proxies cannot be told of the change: there is no connection to the home shard",
+        )
+        .hint("Try again.")
+        .into(),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     error::{Failure, Outcome, Report, Severity, sqlstate},
     gate::Barrier,
     guc, message,
+    neighbours::Far,
     server::{Answer, call::Call, relay},
     telemetry::Tier,
     two_phase::{Moments, Turn},
@@ -67,6 +68,8 @@ pub struct Transaction {
     pub touched: u64,
     /// It changes the placement or definition of tables.
     pub barriers: Vec<Barrier>,
+    /// The same in other proxies.
+    pub far: Vec<Far>,
     /// Temporary tables of gathers that something may still read.
     pub kept: Vec<String>,
     /// How many of those have got another name so far.
@@ -538,6 +541,9 @@ impl Session {
 
     /// The transaction is committed.
     pub(super) async fn settle(&mut self) {
+        for far in &mut self.transaction.far {
+            far.epoch = self.transaction.epoch.unwrap_or(0);
+        }
         if let Some(epoch) = self.transaction.epoch {
             self.process.store.follow(epoch).await;
         }
@@ -578,6 +584,9 @@ impl Session {
 
     /// ROLLBACK on every shard that joined.
     pub(super) async fn rollback_links(&mut self) -> Outcome {
+        for far in &mut self.transaction.far {
+            far.epoch = 0;
+        }
         self.note_ended();
         for link in self.links.iter_mut().filter(|link| link.begun) {
             link.server.query("ROLLBACK", Answer::Shown);

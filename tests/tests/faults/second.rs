@@ -83,6 +83,69 @@ fn new_values() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_process_that_lags_writes_nothing_beside() {
+    lags().expect("rows where they belong");
+}
+
+/// A second process that is slow to read the catalog waits with statements on tables that the first
+/// one changes, so it never works with what they were before.
+fn lags() -> Result<()> {
+    let dev = Dev::start(3)?;
+    let mut one = dev.connect()?;
+    one.execute("create table visits (id integer, note text, more integer)")?;
+    one.execute("create table plain (id integer)")?;
+    let second = dev.second_proxy("second", "")?;
+    let mut two = Connection::open(&second.server)?;
+    let mut other = Connection::open(&second.server)?;
+    for text in ["insert into visits values (1)", "truncate visits"] {
+        two.execute(text)?;
+    }
+    two.execute("set automator67.failpoint = 'catalog.before_load=sleep(1500)'")?;
+    for (change, write, count) in [
+        (
+            "select create_distributed_table('visits', 'id')",
+            "insert into visits select i, 'x', 1 from generate_series(1, 40) i",
+            40,
+        ),
+        (
+            "alter table visits drop column more",
+            "insert into visits values (41, 'y'), (42, 'y')",
+            42,
+        ),
+        (
+            "create table late (id integer primary key); \
+             select create_distributed_table('late', 'id')",
+            "insert into late select generate_series(1, 40)",
+            40,
+        ),
+    ] {
+        one.execute(change)?;
+        // What has nothing to do with it does not wait.
+        let start = Instant::now();
+        other.execute("insert into plain values (1)")?;
+        let at_once = start.elapsed();
+        two.execute(write)?;
+        ensure!(
+            at_once < start.elapsed(),
+            "{at_once:?} of {:?}",
+            start.elapsed()
+        );
+        let table = if write.contains("late") {
+            "late"
+        } else {
+            "visits"
+        };
+        for key in 1..=count {
+            let text = format!("select count(*) from {table} where id = {key}");
+            let found = one.execute(&text)?;
+            ensure!(found.as_deref() == Some("1"), "{text} answered {found:?}");
+        }
+    }
+    two.execute("set automator67.failpoint = 'off'")?;
+    Ok(())
+}
+
 /// `text` answers `expected` on the second process soon after now.
 fn follows(connection: &mut Connection, text: &str, expected: &str) -> Result<()> {
     let start = Instant::now();
