@@ -15,9 +15,10 @@ const ROW_OR_NOTHING: &[&str] = &[
 
 /// Why code may store a row with another key than it was given, as the end of a sentence that begins
 /// with the function. `None`: it does not.
-pub(super) fn changes(body: &str, key: &str) -> Option<String> {
+pub(super) fn changes(function: &str, body: &str, key: &str) -> Option<String> {
     let list = tokens(body);
     let code = Trigger {
+        function,
         reader: Reader {
             text: body,
             list: &list,
@@ -55,6 +56,8 @@ struct Row {
 
 /// The body of a trigger's function.
 struct Trigger<'a> {
+    /// The function's name, which stands for its outermost block.
+    function: &'a str,
     reader: Reader<'a>,
 }
 
@@ -70,7 +73,7 @@ impl Trigger<'_> {
         named.then(|| folded(self.reader.spelled(*token)))
     }
 
-    /// The place of `new`, `old.field` or `f.new.field`, where `f` is the function or a label.
+    /// The place of `new`, `old.field` or `f.new.field`, where `f` is the function.
     fn row(&self, at: usize) -> Option<Row> {
         if !["new", "old"].contains(&self.name(at)?.as_str()) {
             return None;
@@ -80,7 +83,9 @@ impl Trigger<'_> {
             false => (None, at + 1),
         };
         let start = self.start_of_name(at);
-        Some(Row { start, end, field })
+        let qualified = start < at;
+        let outermost = start + 2 == at && self.name(start).as_deref() == Some(self.function);
+        (!qualified || outermost).then_some(Row { start, end, field })
     }
 
     /// Where the qualified name begins whose last part is at `at`.

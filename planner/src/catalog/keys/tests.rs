@@ -44,7 +44,7 @@ fn sees_every_way_to_give_a_row_another_key() {
         "begin return (tg_op, tg_op); end",
         "begin return case when tg_op in ('x', 'y') then (tg_op, tg_op) else new end; end",
     ] {
-        assert!(changes(body, "a").is_some(), "{body}");
+        assert!(changes("f", body, "a").is_some(), "{body}");
     }
 }
 
@@ -70,6 +70,6 @@ fn what_only_reads_the_key_is_taken() {
         "begin return new; end; -- it's the row",
         "begin new.A1 := 'new.a := 1'; return new; -- new.a := 1\nend",
     ] {
-        assert_eq!(changes(body, "a"), None, "{body}");
+        assert_eq!(changes("f", body, "a"), None, "{body}");
     }
 }
