@@ -64,13 +64,15 @@ pub struct Running {
 }
 
 impl Running {
-    /// Opens both. A start that `stop` interrupts ends early.
+    /// Opens both. A start that `stop` interrupts ends early. One that fails does not cancel `stop`,
+    /// which says that somebody asked for the end.
     pub async fn start(
         served: Served,
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Result<Running> {
         raise_file_limit();
+        let stop = stop.child_token();
         let control = Control::start(served.http, metrics, stop.clone()).await?;
         let proxy = tokio::select! {
             proxy = Proxy::start(served.settings, stop.clone()) => proxy,

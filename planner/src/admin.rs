@@ -7,7 +7,7 @@ use crate::{
     route::Statement,
     session,
     statement::Draft,
-    tree::{constant_text, inner, is_null, nodes, strings},
+    tree::{self, Child, constant_text, inner, is_null, nodes, strings},
 };
 
 /// The plan of a SELECT that calls one of the proxy's functions, and nothing else.
@@ -18,17 +18,8 @@ pub(crate) fn call(
     if let Some(draft) = session::constant_set_config(select) {
         return Ok(Some(draft));
     }
-    let [target] = select.target_list.as_slice() else {
-        return Ok(None);
-    };
-    let Some(NodeEnum::ResTarget(target)) = &target.node else {
-        return Ok(None);
-    };
-    let Some(NodeEnum::FuncCall(call)) = inner(&target.val) else {
-        return Ok(None);
-    };
-    let Some(name) = function(&strings(&call.funcname)) else {
-        return Ok(None);
+    let Some((name, target, call)) = only_target(select) else {
+        return refuse_inside(statement);
     };
     if !select.from_clause.is_empty() || select.where_clause.is_some() {
         return Err(
@@ -49,33 +40,75 @@ pub(crate) fn call(
     Ok(Some(Draft::new(plan, "admin").changes_catalog()))
 }
 
+/// The call that is all that a SELECT selects.
+fn only_target(
+    select: &protobuf::SelectStmt,
+) -> Option<(&'static str, &protobuf::ResTarget, &protobuf::FuncCall)> {
+    let [target] = select.target_list.as_slice() else {
+        return None;
+    };
+    let Some(NodeEnum::ResTarget(target)) = &target.node else {
+        return None;
+    };
+    let NodeEnum::FuncCall(call) = inner(&target.val)? else {
+        return None;
+    };
+    let name = function(&strings(&call.funcname))?;
+    Some((name, target, call))
+}
+
+/// No server has these functions: one that is called beside other things would be an error that
+/// tells nothing.
+fn refuse_inside(statement: &Statement<'_>) -> Result<Option<Draft>, PlanError> {
+    let text = statement.own_text().to_ascii_lowercase();
+    let named = ANYWHERE.iter().chain(OWN);
+    if !named.into_iter().any(|name| text.contains(name)) {
+        return Ok(None);
+    }
+    let mut found = None;
+    tree::walk(statement.node, &mut |child| {
+        if let Child::Node(NodeEnum::FuncCall(call)) = child {
+            found = found.or(function(&strings(&call.funcname)));
+        }
+    });
+    match found {
+        Some(name) => Err(PlanError::unsupported(format!(
+            "{name} cannot be called beside other expressions"
+        ))
+        .hint(format!("Use a statement for each call: SELECT {name}(...)"))),
+        None => Ok(None),
+    }
+}
+
+/// Functions that are found without their schema, too.
+const ANYWHERE: &[&str] = &[
+    "create_distributed_table",
+    "create_reference_table",
+    "undistribute_table",
+];
+const OWN: &[&str] = &[
+    "add_shard",
+    "declare_safe",
+    "create_unique_index",
+    "drop_unique_index",
+    "split_range",
+    "place",
+    "distribute_schema",
+    "undistribute_schema",
+];
+
 fn function(names: &[&str]) -> Option<&'static str> {
     let (schema, name) = match names {
         [name] => (None, *name),
         [schema, name] => (Some(*schema), *name),
         _ => return None,
     };
-    let anywhere = [
-        "create_distributed_table",
-        "create_reference_table",
-        "undistribute_table",
-    ];
-    let own = [
-        "add_shard",
-        "declare_safe",
-        "create_unique_index",
-        "drop_unique_index",
-        "split_range",
-        "place",
-        "distribute_schema",
-        "undistribute_schema",
-    ];
-    if let Some(known) = anywhere.iter().find(|known| **known == name) {
+    if let Some(known) = ANYWHERE.iter().find(|known| **known == name) {
         let ours = matches!(schema, None | Some("public" | "pg_catalog" | "automator67"));
         return ours.then_some(known);
     }
-    own.into_iter()
-        .find(|known| *known == name && schema == Some("automator67"))
+    let own = |known: &&&str| **known == name && schema == Some("automator67");
+    OWN.iter().find(own).copied()
 }
 
 fn admin_function(

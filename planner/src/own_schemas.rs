@@ -119,8 +119,14 @@ pub(crate) fn replace(
         if !plain || !one.range.inh || one.text != CLIENT_TEXT {
             return None;
         }
-        let span = source.name(usize::try_from(one.range.location).ok()?)?;
-        replacements.insert(span, (one.range, subquery(one.range, by, &system)));
+        let (start, end) = source.name(usize::try_from(one.range.location).ok()?)?;
+        let text = subquery(one.range, by, &system);
+        // `TABLE pg_class` is a whole SELECT.
+        let (start, text) = match source.word_before(start, "table") {
+            Some(table) => (table, format!("SELECT * FROM {text}")),
+            None => (start, text),
+        };
+        replacements.insert((start, end), (one.range, text));
     }
     let mut bare = HashSet::new();
     let count = replacements.len();

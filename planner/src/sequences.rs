@@ -110,6 +110,8 @@ pub(crate) fn calls(statement: &Statement<'_>) -> Option<(Vec<SequenceCall>, Mov
         return None;
     }
     let drawing = match statement.node {
+        // What is drawn here would not know what `setval` beside it has set.
+        NodeEnum::SelectStmt(_) if names_any(statement.node, &["setval"]) => HashSet::new(),
         NodeEnum::SelectStmt(select) => plain_targets(select),
         NodeEnum::InsertStmt(_)
         | NodeEnum::UpdateStmt(_)
@@ -148,11 +150,16 @@ pub(crate) fn is_called(node: &NodeEnum, effects: SessionEffects) -> bool {
     if !effects.moves_sequence && !effects.reads_sequence {
         return false;
     }
+    names_any(node, &["nextval", "setval", "currval", "lastval"])
+}
+
+/// True if the statement calls one of these functions, in whatever schema.
+fn names_any(node: &NodeEnum, functions: &[&str]) -> bool {
     let mut found = false;
     tree::walk(node, &mut |child| {
         if let Child::Node(NodeEnum::FuncCall(call)) = child {
             let name = strings(&call.funcname).last().copied();
-            found |= matches!(name, Some("nextval" | "setval" | "currval" | "lastval"));
+            found |= name.is_some_and(|name| functions.contains(&name));
         }
     });
     found

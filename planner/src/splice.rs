@@ -71,6 +71,13 @@ impl<'t> Source<'t> {
         Some((location, self.tokens[last].end))
     }
 
+    /// Where the word begins that stands before the token at a byte offset.
+    pub(crate) fn word_before(&self, location: usize, word: &str) -> Option<usize> {
+        let before = self.token_at(location)?.checked_sub(1)?;
+        self.is_word(before, word)
+            .then(|| self.tokens[before].start)
+    }
+
     /// The index of a name's last token.
     fn name_end(&self, first: usize) -> Option<usize> {
         let is_part = |index: usize| {

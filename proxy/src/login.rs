@@ -1,5 +1,7 @@
 //! From a fresh TCP connection to an authenticated client: TLS, startup packet, SCRAM.
 
+mod options;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -160,7 +162,7 @@ async fn log_in(
         ))
         .into());
     }
-    let settings = session_settings(parameters);
+    let settings = session_settings(parameters)?;
     Ok(Some((login, settings)))
 }
 
@@ -392,53 +394,19 @@ async fn sasl_message(wire: &mut Wire) -> Result<BytesMut, Failure> {
     }
 }
 
-/// Startup parameters that are session settings, with `options` taken apart.
-fn session_settings(parameters: Vec<(String, String)>) -> Vec<(String, String)> {
+/// Startup parameters that are session settings. Those that `options` gives come first: one that is
+/// given by name as well is as the name says.
+fn session_settings(parameters: Vec<(String, String)>) -> Result<Vec<(String, String)>, Report> {
     let mut settings = Vec::new();
-    for (name, value) in parameters {
-        match name.as_str() {
-            "user" | "database" | "replication" => {}
-            "options" => settings.extend(options(&value)),
-            name if name.starts_with("_pq_.") => {}
-            _ => settings.push((name, value)),
-        }
+    for (_, value) in parameters.iter().filter(|(name, _)| name == "options") {
+        settings.extend(options::settings(value)?);
     }
-    settings
-}
-
-/// `-c name=value` and `--name=value`, blanks escaped by backslashes (manual, "libpq options").
-fn options(text: &str) -> Vec<(String, String)> {
-    let mut words = vec![String::new()];
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '\\' => words
-                .last_mut()
-                .into_iter()
-                .for_each(|word| word.extend(letters.next())),
-            blank if blank.is_whitespace() => words.push(String::new()),
-            other => words
-                .last_mut()
-                .into_iter()
-                .for_each(|word| word.push(other)),
-        }
-    }
-    let mut settings = Vec::new();
-    let mut words = words.into_iter().filter(|word| !word.is_empty());
-    while let Some(word) = words.next() {
-        let setting = match word.strip_prefix("--").or_else(|| word.strip_prefix("-c")) {
-            Some("") => words.next().unwrap_or_default(),
-            Some(setting) => setting.to_owned(),
-            None => continue,
-        };
-        if let Some((name, value)) = setting.split_once('=') {
-            settings.push((
-                name.trim().to_lowercase().replace('-', "_"),
-                value.to_owned(),
-            ));
-        }
-    }
-    settings
+    let named = parameters.into_iter().filter(|(name, _)| {
+        let of_login = ["user", "database", "replication", "options"].contains(&name.as_str());
+        !of_login && !name.starts_with("_pq_.")
+    });
+    settings.extend(named);
+    Ok(settings)
 }
 
 async fn fill(wire: &mut Wire) -> Result<(), Failure> {
@@ -450,27 +418,4 @@ async fn fill(wire: &mut Wire) -> Result<(), Failure> {
 
 async fn flush(wire: &mut Wire) -> Result<(), Failure> {
     wire.flush().await.map_err(|_| Failure::ClientGone)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn options_are_read_as_libpq_sends_them() {
-        let check = |text: &str, expected: &[(&str, &str)]| {
-            let expected: Vec<_> = expected
-                .iter()
-                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
-                .collect();
-            assert_eq!(options(text), expected);
-        };
-        check(
-            "-c geqo=off --statement-timeout=5min",
-            &[("geqo", "off"), ("statement_timeout", "5min")],
-        );
-        check("-cDateStyle=ISO,\\ MDY", &[("datestyle", "ISO, MDY")]);
-        check("-c", &[]);
-        check("", &[]);
-    }
 }

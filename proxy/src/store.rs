@@ -394,6 +394,18 @@ async fn register_shards(
 
 type Connection = tokio_postgres::Connection<Guarded, tokio_postgres::tls::NoTlsStream>;
 
+/// What our own connections have instead of the defaults of their role and database, which are meant
+/// for its clients. What others have put into public, or into a schema of this role's name, is not
+/// ours; and whoever only reads by default, or soon gives up, does not keep the catalog.
+const OPTIONS: &str = "-c search_path=pg_catalog,pg_temp \
+    -c default_transaction_read_only=off \
+    -c default_transaction_deferrable=off \
+    -c default_transaction_isolation=read\\ committed \
+    -c statement_timeout=0 \
+    -c lock_timeout=0 \
+    -c idle_session_timeout=0 \
+    -c idle_in_transaction_session_timeout=0";
+
 /// Logs in as the shard's admin.
 pub(crate) async fn connect(
     shard: &Arc<Shard>,
@@ -419,8 +431,7 @@ pub(crate) async fn connect_as(
         .password(password)
         .dbname(&shard.settings.database)
         .application_name("automator67 catalog")
-        // What others have put into public, or into a schema of this role's name, is not ours.
-        .options("-c search_path=pg_catalog,pg_temp");
+        .options(OPTIONS);
     let stream = Guarded::new(wire.stream, shard.settings.auth);
     let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
     if shard.identity().is_some() {

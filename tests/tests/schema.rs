@@ -16,6 +16,7 @@ fn changes_of_the_schema_go_on_side_by_side() {
     placed_beside(&pair).expect("placements wait for open changes");
     looked_at_again(&pair).expect("what has changed meanwhile is seen");
     both_place(&pair).expect("two that change and place");
+    refused_by_rows(&pair).expect("what a row refuses is nowhere");
 }
 
 fn epoch(pair: &Pair) -> Result<u64> {
@@ -213,4 +214,138 @@ fn both_place(pair: &Pair) -> Result<()> {
         let count = pair.a.connect().ok()?.execute(count).ok()??;
         (count == "27").then_some(())
     })
+}
+
+/// Tables of the schema `rowed` with their columns, constraints and indexes, and how many rows.
+const SHAPE: &str = "
+    select string_agg(one, '; ' order by one) from (
+        select a.attrelid::regclass || ' ' || a.attname || ' ' || a.attnotnull || a.atthasdef
+            || format_type(a.atttypid, a.atttypmod) as one
+        from pg_attribute a where a.attnum > 0 and not a.attisdropped and a.attrelid in
+            (select oid from pg_class where relnamespace = 'rowed'::regnamespace)
+        union all
+        select c.conrelid::regclass || ' ' || c.conname || pg_get_constraintdef(c.oid) || c.convalidated
+        from pg_constraint c where c.connamespace = 'rowed'::regnamespace
+        union all
+        select i.indexrelid::regclass || ' ' || i.indisvalid || pg_get_indexdef(i.indexrelid)
+        from pg_index i join pg_class r on r.oid = i.indexrelid
+        where r.relnamespace = 'rowed'::regnamespace
+    ) shape";
+
+/// One row of one shard is against a change: no shard has made a part of it, whichever shard that is.
+fn refused_by_rows(pair: &Pair) -> Result<()> {
+    let mut a = pair.a.connect()?;
+    for text in [
+        "create schema rowed",
+        "create domain rowed.d as integer",
+        "create table rowed.other (id integer primary key, v integer, unique (id, v))",
+        "create table rowed.t (id integer, n rowed.d, e text, span int4range)",
+        "select create_distributed_table('rowed.other', 'id')",
+        "select create_distributed_table('rowed.t', 'id')",
+        "insert into rowed.other select g, g from generate_series(1, 40) g",
+        "insert into rowed.t select g, g, g, int4range(g, g + 1) from generate_series(1, 40) g",
+        "insert into rowed.t values (1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 4)",
+    ] {
+        a.execute(text).context(text)?;
+    }
+    // Each time another shard has the row.
+    let mut refusing = std::collections::BTreeSet::new();
+    for id in 1..=40 {
+        let mut shards = 0..3;
+        let place = shards.find(|shard| {
+            let text = format!("select count(*) from rowed.t where id = {id}");
+            let direct = Connection::open(pair.shard(*shard));
+            direct
+                .and_then(|mut direct| direct.execute(&text))
+                .ok()
+                .flatten()
+                .as_deref()
+                != Some("0")
+        });
+        if !refusing.insert(place) {
+            continue;
+        }
+        a.execute("update rowed.t set n = id, e = id")?;
+        a.execute(&format!(
+            "update rowed.t set n = -1, e = null where id = {id}"
+        ))?;
+        refused_everywhere(pair, &mut a).with_context(|| format!("the row of {id}"))?;
+    }
+    ensure!(refusing.len() == 3, "{refusing:?}");
+    a.execute("drop schema rowed cascade")?;
+    Ok(())
+}
+
+fn refused_everywhere(pair: &Pair, a: &mut Connection) -> Result<()> {
+    let shapes = || -> Result<Vec<Option<String>>> {
+        let shards = (0..3).map(|shard| Connection::open(pair.shard(shard))?.execute(SHAPE));
+        shards.collect()
+    };
+    let before = shapes()?;
+    for (text, code) in [
+        ("alter table rowed.t add check (n > 0)", "23514"),
+        ("alter table rowed.t alter e set not null", "23502"),
+        (
+            "alter table rowed.t add x integer default 1, alter e set not null",
+            "23502",
+        ),
+        (
+            "alter table rowed.t alter e set not null, add column x integer",
+            "23502",
+        ),
+        ("alter table rowed.t add x integer not null", "23502"),
+        (
+            "alter table rowed.t add x integer generated always as (10 / (n + 1)) stored",
+            "22012",
+        ),
+        (
+            "alter table rowed.t alter n type integer using 1 / (n + 1)",
+            "22012",
+        ),
+        (
+            "alter table rowed.t alter e type integer using coalesce(e, 'x')::integer",
+            "22P02",
+        ),
+        (
+            "alter table rowed.t alter n type smallint using n::integer * 40000 + 40001",
+            "22003",
+        ),
+        (
+            "alter table rowed.t add foreign key (id, n) references rowed.other (id, v)",
+            "23503",
+        ),
+        ("alter table rowed.t add primary key (id)", "23505"),
+        ("alter table rowed.t add unique (id)", "23505"),
+        ("create unique index on rowed.t (id)", "23505"),
+        (
+            "create unique index if not exists tu on rowed.t (id, (id % 2))",
+            "23505",
+        ),
+        (
+            "alter table rowed.t add exclude using btree (id with =)",
+            "23P01",
+        ),
+        ("create index on rowed.t ((1 / (n + 1)))", "22012"),
+        ("alter domain rowed.d add check (value > 0)", "23514"),
+        (
+            "create table rowed.copied as select id, 1 / (n + 1) as x from rowed.t",
+            "22012",
+        ),
+    ] {
+        for block in [false, true] {
+            if block {
+                a.execute("begin")?;
+                a.execute("create table rowed.beside (x integer)")?;
+            }
+            let (found, message) = a.failure(text)?;
+            ensure!(found == code, "{text}: {found} {message}");
+            if block {
+                let end = a.simple("commit")?;
+                ensure!(end[0].text() == "ROLLBACK", "{end:?}");
+            }
+            let after = shapes()?;
+            ensure!(after == before, "{text}: {after:?} instead of {before:?}");
+        }
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 mod copying;
 mod explains;
 mod extended;
+mod leaving;
 mod limits;
 mod messages;
 mod operators;
@@ -44,7 +45,13 @@ fn sessions_keep_to_their_limits() {
     prepare(dev.server(), true).expect("tables on the proxy");
     checks::run(
         &dev,
-        &[operators::CHECKS, limits::CHECKS, explains::CHECKS].concat(),
+        &[
+            operators::CHECKS,
+            limits::CHECKS,
+            explains::CHECKS,
+            leaving::CHECKS,
+        ]
+        .concat(),
     );
 }
 

@@ -520,7 +520,7 @@ fn triggers_may_not_move_rows() {
         ("begin select 1, 2 into new; return new; end", true),
         ("begin renew := 1; x.new := 2; return new; end", false),
     ] {
-        assert_eq!(keys::changes(body, "Id").is_some(), moves, "{body}");
+        assert_eq!(keys::changes("f", body, "Id").is_some(), moves, "{body}");
     }
 }
 

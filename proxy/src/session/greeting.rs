@@ -167,9 +167,9 @@ impl Session {
             .await
             .inspect_err(|_| self.links[index].server.status = b'E')?;
         }
-        // What our own login to the server said is not what the client said.
+        // What our own login to the server said is not what the client or its role said.
         let said = |(name, _): &(String, String)| name == "application_name";
-        if !settings.iter().any(said) {
+        if !settings.iter().chain(defaults).any(said) {
             statuses.retain(|one| !said(one));
             statuses.push(("application_name".to_owned(), String::new()));
         }

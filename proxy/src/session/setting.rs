@@ -83,7 +83,7 @@ impl Session {
                 let reset = self.settings.map.reset_all(&self.settings.initial);
                 let before = std::mem::replace(&mut self.settings.map, reset);
                 self.reset_own();
-                self.run_reset(RESET_ALL, "RESET", before).await?;
+                self.run_reset((None, RESET_ALL), "RESET", before).await?;
             }
             SettingCommand::DiscardAll => self.discard_all().await?,
             SettingCommand::Discard(what) => {
@@ -160,7 +160,8 @@ impl Session {
             // The role goes with it, as in Postgres.
             self.settings.map.take_back("role", &SettingMap::default());
         }
-        self.run_reset(request.text, tag, before).await?;
+        let reset = (Some(name), request.text);
+        self.run_reset(reset, tag, before).await?;
         self.log_setting(request.text);
         Ok(())
     }
@@ -295,8 +296,14 @@ impl Session {
 
     /// RESET: the client's own statement (whose error, for a name that does not exist, is the
     /// client's), then whatever brings the connection to the session's settings: a server does not
-    /// know the startup packet's values. The client sees the parameters that have changed.
-    async fn run_reset(&mut self, text: &str, tag: &str, before: SettingMap) -> Outcome {
+    /// know the startup packet's values. The client sees the parameters that have changed. A reset is
+    /// of one name, or of all.
+    async fn run_reset(
+        &mut self,
+        (name, text): (Option<&str>, &str),
+        tag: &str,
+        before: SettingMap,
+    ) -> Outcome {
         let wanted = self.settings.map.clone();
         let first = self.any_copy();
         let first = self.link_open_or_with(first, before).await?;
@@ -307,8 +314,11 @@ impl Session {
             }
             let server = &mut self.links[index].server;
             server.query(text, Answer::Shown);
-            if text == RESET_ALL {
-                server.settings = server.settings.reset_all(&SettingMap::default());
+            // What the session began with is as much gone there as what it has made since.
+            let nothing = SettingMap::default();
+            match name {
+                Some(name) => server.settings.take_back(name, &nothing),
+                None => server.settings = server.settings.reset_all(&nothing),
             }
             let difference = server.settings.difference(&wanted);
             if !difference.is_empty() {
@@ -373,7 +383,8 @@ impl Session {
             // What is left on others goes with the connection.
             self.links.retain(|link| link.server.is_clean());
         }
-        self.run_reset(RESET_ALL, "DISCARD ALL", before).await
+        self.run_reset((None, RESET_ALL), "DISCARD ALL", before)
+            .await
     }
 
     fn show_own(&mut self, name: &str, request: &Request<'_>) -> Outcome {

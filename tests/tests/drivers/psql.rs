@@ -65,6 +65,73 @@ const SCRIPTS: &[(&str, &str)] = &[
          \\d absent",
     ),
     (
+        "more of describe",
+        "create sequence psql_numbers start 5 owned by psql_people.paid;
+         create function psql_f(a int, b int default 3) returns int language sql immutable
+             as 'select a + b';
+         create procedure psql_do(a int) language sql as 'select 1';
+         create aggregate psql_sum(int) (sfunc = int4pl, stype = int, initcond = '0');
+         create domain psql_small as int check (value < 10);
+         create type psql_pair as (a int, b psql_small);
+         create materialized view psql_kept as select 1 as a;
+         create function psql_stamp() returns trigger language plpgsql
+             as 'begin new.name := upper(new.name); return new; end';
+         create trigger psql_tr before insert on psql_people
+             for each row execute function psql_stamp();
+         create table psql_local (id int generated always as identity, n serial);
+         alter table psql_local enable row level security;
+         create policy psql_own on psql_local using (id > 0);
+         grant select on psql_people to public;
+         \\d
+         \\d+ psql_pets
+         \\d+ psql_local
+         \\d psql_kept
+         \\d psql_numbers
+         \\d psql_pair
+         \\ds
+         \\dm
+         \\dv *.psql*
+         \\df
+         \\dfa psql*
+         \\dfp
+         \\dft
+         \\da psql*
+         \\dD
+         \\dT
+         \\dn+
+         \\dp
+         \\ddp
+         \\drds
+         \\dx
+         \\dy
+         \\dX
+         \\dF
+         \\dAc btree int4
+         \\do =
+         \\l
+         \\sf psql_f
+         \\sv psql_rich
+         \\d *automator67*.*
+         \\dT automator67.*
+         \\ds automator67*.*
+         \\di automator67*.*
+         select 'psql_people'::regclass, to_regclass('psql_absent'), 'psql_mood'::regtype,
+             'psql_f(int,int)'::regprocedure, 'psql_do'::regproc, 'public'::regnamespace;
+         select conrelid::regclass, confrelid::regclass, conname, pg_get_constraintdef(oid)
+         from pg_constraint where connamespace = 'public'::regnamespace order by 1::text, 3;
+         select indexrelid::regclass, pg_get_indexdef(indexrelid) from pg_index
+         where indrelid = 'psql_people'::regclass order by 1::text;
+         select tgrelid::regclass, pg_get_triggerdef(oid) from pg_trigger where not tgisinternal;
+         select relname from pg_stat_user_tables order by 1;
+         select sequencename from pg_sequences order by 1;
+         select evtname from pg_event_trigger;
+         select pg_get_viewdef('psql_rich'), pg_table_is_visible('psql_rich'::regclass);
+         drop table psql_local; drop function psql_f, psql_stamp cascade; drop procedure psql_do;
+         drop aggregate psql_sum(int); drop type psql_pair; drop domain psql_small;
+         drop materialized view psql_kept; drop sequence psql_numbers;
+         revoke select on psql_people from public;",
+    ),
+    (
         "schemas",
         "\\dn
          \\dn *au*

@@ -185,5 +185,57 @@ fn clear_messages() -> Result<()> {
     ensure!(log.contains("stale"), "nothing about the stale file: {log}");
     let count = dev.connect()?.execute("select count(*) from points")?;
     ensure!(count.as_deref() == Some("300"), "{count:?}");
+    // What only the proxy's own start finds out.
+    let mut direct = Connection::open(&dev.shards()[0].server)?;
+    direct.execute("create role stranger")?;
+    direct.execute("alter schema automator67 owner to stranger")?;
+    drop(direct);
+    dev.automator.group.signal(Signal::SIGTERM)?;
+    dev.automator.group.wait(Duration::from_secs(30))?;
+    refused(&data, "127.0.0.1:0", &["of role \"stranger\""])
+}
+
+#[test]
+fn defaults_of_a_role_are_not_those_of_the_proxy() {
+    start_under_defaults().expect("a start under defaults");
+}
+
+/// What clients of the role begin with would keep the proxy from its own work.
+fn start_under_defaults() -> Result<()> {
+    let mut dev = Dev::start(2)?;
+    prepare(dev.server())?;
+    let mut connection = dev.connect()?;
+    for default in [
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_deferrable = on",
+        "lock_timeout = '1ms'",
+        "idle_in_transaction_session_timeout = '1ms'",
+        "idle_session_timeout = '1s'",
+    ] {
+        connection.execute(&format!("alter role app set {default}"))?;
+    }
+    connection.terminate()?;
+    dev = dev.kill_and_start()?;
+    let second = dev.second_proxy("defaults", "")?;
+    let options = "-c default_transaction_read_only=off -c default_transaction_isolation=read\\ committed \
+        -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c idle_session_timeout=0";
+    let of = |server: &Server| {
+        let mut server = server.clone();
+        server.options = vec![("options".to_owned(), options.to_owned())];
+        Connection::open(&server)
+    };
+    let (mut one, mut two) = (of(dev.server())?, of(&second.server)?);
+    one.execute("create table numbered (id bigserial primary key, n integer)")?;
+    one.execute("select create_distributed_table('numbered', 'id')")?;
+    one.execute("insert into numbered (n) select g from generate_series(1, 300) g")?;
+    wait::until("the other process", Duration::from_secs(5), || {
+        two.execute("insert into numbered (n) values (1), (2), (3)")
+            .ok()
+    })?;
+    let count = one.execute("select count(distinct id) from numbered")?;
+    ensure!(count.as_deref() == Some("303"), "{count:?}");
+    let (code, _) = dev.connect()?.failure("update numbered set n = 1")?;
+    ensure!(code == "25006", "{code}");
     Ok(())
 }

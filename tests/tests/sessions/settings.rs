@@ -1,6 +1,6 @@
 //! Settings in every form, on every shard, on whichever connection serves.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use automator67_tests::{
     batch::{Batch, shape},
     checks::Check,
@@ -20,6 +20,9 @@ pub const CHECKS: &[Check<Server>] = &[
     ("modes that are taken back", modes_taken_back),
     ("modes of the session", modes_of_session),
     ("settings of the role", settings_of_role),
+    ("settings of role and database in every scope", every_scope),
+    ("resets of what the startup packet gave", startup_values),
+    ("switches of the startup packet", switches),
     ("a role beside resets", role_beside_resets),
     ("custom settings of others are unknown", unknown_settings),
     ("comments before commands", commented),
@@ -419,6 +422,215 @@ fn settings_of_role(server: &Server) -> Result<()> {
             let gone = found == before || found.as_deref().is_none_or(str::is_empty);
             ensure!(gone, "{name}: {found:?} instead of {before:?}");
         }
+    }
+    Ok(())
+}
+
+fn with(server: &Server, options: &[(&str, &str)]) -> Server {
+    let mut server = server.clone();
+    let given = options.iter();
+    server.options = given
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    server
+}
+
+/// The more special scope wins, and the startup packet wins over all.
+fn every_scope(server: &Server) -> Result<()> {
+    let (user, database) = (&server.user, &server.database);
+    let mut owner = Connection::open(server)?;
+    let scopes = [
+        format!("role all in database {database}"),
+        format!("database {database}"),
+        format!("role {user}"),
+        format!("role current_user in database {database}"),
+    ];
+    for (number, scope) in scopes.iter().enumerate().skip(1) {
+        let value = format!("scope {number}");
+        owner.execute(&format!("alter {scope} set app.scope to '{value}'"))?;
+        for reset in [
+            "reset app.scope",
+            "reset all",
+            "discard all",
+            "set app.scope to default",
+        ] {
+            let mut connection = Connection::open(server)?;
+            everywhere(&mut connection, "app.scope", &value)?;
+            connection.execute("set app.scope = 'own'")?;
+            everywhere(&mut connection, "app.scope", "own")?;
+            connection.execute(reset)?;
+            everywhere(&mut connection, "app.scope", &value)?;
+        }
+        let given = with(server, &[("options", "-c app.scope=given")]);
+        everywhere(&mut Connection::open(&given)?, "app.scope", "given")?;
+    }
+    owner.execute(&format!(
+        "alter role {user} set application_name = 'of the role'"
+    ))?;
+    let connection = Connection::open(server)?;
+    ensure!(connection.parameters["application_name"] == "of the role");
+    owner.execute(&format!("alter role {user} set timezone from current"))?;
+    for scope in &scopes {
+        owner.execute(&format!("alter {scope} reset all"))?;
+    }
+    let mut connection = Connection::open(server)?;
+    ensure!(connection.parameters["application_name"].is_empty());
+    let text = "select count(*) from points where current_setting('app.scope', true) <> ''";
+    is_one(&mut connection, text, "0")?;
+    for (text, sqlstate) in [
+        (format!("alter role {user} set no_such_thing = 1"), "42704"),
+        (
+            format!("alter role {user} set timezone = 'nowhere'"),
+            "22023",
+        ),
+        (
+            format!("alter role {user} set shared_buffers = '1GB'"),
+            "55P02",
+        ),
+        (
+            format!("alter role {user} set server_version = '1'"),
+            "55P02",
+        ),
+        (
+            "alter role no_such_role set timezone = 'UTC'".to_owned(),
+            "42704",
+        ),
+        (
+            "alter database no_such_database set timezone = 'UTC'".to_owned(),
+            "3D000",
+        ),
+        (
+            format!("alter role {user} in database no_such_database reset all"),
+            "3D000",
+        ),
+    ] {
+        fails(&mut owner, &text, sqlstate)?;
+    }
+    Ok(())
+}
+
+/// RESET goes back to it, also where nothing was set since, and the next client of the connection has
+/// the role's own.
+fn startup_values(server: &Server) -> Result<()> {
+    let user = &server.user;
+    let mut owner = Connection::open(server)?;
+    owner.execute(&format!("alter role {user} set timezone = 'Asia/Tokyo'"))?;
+    owner.execute(&format!(
+        "alter role {user} set default_transaction_read_only = on"
+    ))?;
+    for options in [
+        &[
+            ("TimeZone", "Europe/Rome"),
+            ("default_transaction_read_only", "off"),
+        ][..],
+        &[(
+            "options",
+            "-c timezone=Europe/Rome --default-transaction-read-only=off",
+        )],
+        &[
+            ("TIMEZONE", "Europe/Rome"),
+            (
+                "options",
+                "-ctimezone=UTC -c default_transaction_read_only=off",
+            ),
+        ],
+    ] {
+        for resets in [
+            &["reset timezone", "reset default_transaction_read_only"][..],
+            &[
+                "set timezone to default",
+                "set session default_transaction_read_only to default",
+            ],
+            &[
+                "set time zone local",
+                "reset \"Default_Transaction_Read_Only\"",
+            ],
+            &["reset all"],
+            &["discard all"],
+            &[
+                "begin",
+                "reset timezone",
+                "reset default_transaction_read_only",
+                "rollback",
+            ],
+            &[
+                "begin",
+                "set timezone to default",
+                "set default_transaction_read_only to default",
+                "commit",
+            ],
+            &[
+                "set timezone = 'UTC'",
+                "set default_transaction_read_only = on",
+                "reset all",
+            ],
+        ] {
+            let mut connection = Connection::open(&with(server, options))?;
+            for reset in resets {
+                connection.execute(reset)?;
+            }
+            everywhere(&mut connection, "timezone", "Europe/Rome")
+                .with_context(|| format!("{resets:?}"))?;
+            ensure!(
+                connection.parameters["TimeZone"] == "Europe/Rome",
+                "{resets:?}"
+            );
+            connection.execute("update points set v = v where id = 3")?;
+            connection.terminate()?;
+            for _ in 0..3 {
+                let mut next = Connection::open(server)?;
+                is_one(&mut next, "show timezone", "Asia/Tokyo")?;
+                is_one(
+                    &mut next,
+                    "select count(*) from points where current_setting('TimeZone') = 'Asia/Tokyo'",
+                    "300",
+                )?;
+                fails(&mut next, "update points set v = v where id = 3", "25006")?;
+            }
+        }
+    }
+    let mut owner = Connection::open(&with(server, &[("default_transaction_read_only", "off")]))?;
+    owner.execute(&format!("alter role {user} reset all"))?;
+    Ok(())
+}
+
+fn switches(server: &Server) -> Result<()> {
+    for (options, name, value) in [
+        ("-e", "datestyle", "ISO, DMY"),
+        ("-S 4096", "work_mem", "4MB"),
+        ("  -cwork_mem=8MB   -c  timezone=UTC ", "work_mem", "8MB"),
+        ("-c work_mem=8MB --work-mem=9MB", "work_mem", "9MB"),
+        ("-c app.x=a\\\\b\\ c", "app.x", "a\\b c"),
+        ("-c app.x=a=b", "app.x", "a=b"),
+        ("--App.X=''", "app.x", "''"),
+        (
+            "-c search_path=pg_catalog,\\ public",
+            "search_path",
+            "pg_catalog, public",
+        ),
+    ] {
+        let mut connection = Connection::open(&with(server, &[("options", options)]))?;
+        is_one(&mut connection, &format!("show {name}"), value)?;
+        let text =
+            format!("select count(*) from points where current_setting('{name}') = $${value}$$");
+        is_one(&mut connection, &text, "300")?;
+    }
+    for (options, sqlstate) in [
+        ("-c", "42601"),
+        ("-c work_mem", "42601"),
+        ("--work-mem", "42601"),
+        ("-c work_mem=8MB public", "42601"),
+        ("search_path=public", "42601"),
+        ("-x", "42601"),
+        ("-c no_such_thing=1", "42704"),
+        ("-c timezone=nowhere", "22023"),
+        ("-c shared_buffers=1", "55P02"),
+        ("-c statement_timeout=-1", "22023"),
+    ] {
+        let server = with(server, &[("options", options)]);
+        let error = Connection::raw(&server)?.login(&server)?;
+        let code = error.and_then(|error| error.field(b'C'));
+        ensure!(code.as_deref() == Some(sqlstate), "{options}: {code:?}");
     }
     Ok(())
 }

@@ -451,7 +451,7 @@ fn key_danger(trigger: &Trigger, function: Option<&Function>, key: &str) -> Opti
     let seen = function.filter(|one| one.language == "plpgsql");
     let why = match seen.and_then(|function| Some((function, function.body.as_deref()?))) {
         Some((function, body)) => {
-            let changes = keys::changes(body, key)?;
+            let changes = keys::changes(&function.name, body, key)?;
             format!("Function \"{}\" {changes}", function.name)
         }
         None => {
