@@ -322,7 +322,7 @@ impl Session {
         let server: &mut Server = &mut self.links[index].server;
         if self.transaction.is_silent() {
             // On the home shard. Others who change the schema wait for this COMMIT, and no longer.
-            server.call(&Call::to("bump"), true);
+            server.call(&self.transaction.announcement(), true);
         }
         server.call(&note.add_to(Call::to("decide").with(name)), true);
         server.run("COMMIT", true);
