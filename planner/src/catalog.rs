@@ -4,9 +4,12 @@
 //! proxy's migrations), so a snapshot is always from one point in time, also inside a
 //! transaction that has just changed tables.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
@@ -124,10 +127,17 @@ pub struct Catalog {
     /// Built-in functions and relations of the home shard that nobody has judged, see
     /// [`crate::builtins::unjudged`]: the server is newer than this version.
     pub unjudged: HashSet<String>,
+    /// Code of users may change the schema while a statement runs that does not name it, or that
+    /// nobody has looked into: event triggers, casts, operators, functions declared safe.
+    pub unseen_code: bool,
+    /// It was not read in whole, but put together of one before it and of what was new.
+    pub of_news: bool,
+    /// What it was concluded from.
+    pub(crate) document: Option<Arc<document::Document>>,
 }
 
 /// A server that holds a share of the rows.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Shard {
     /// Its number.
     pub id: ShardId,
@@ -328,12 +338,32 @@ pub enum DocumentError {
     /// Not the JSON that `automator67.catalog_document()` gives.
     #[error("the catalog document is malformed: {0}")]
     Json(#[from] serde_json::Error),
+    /// What is new since another, where nothing is known of that.
+    #[error("the catalog document is not there in whole")]
+    Part,
 }
 
 impl Catalog {
     /// Reads what `automator67.catalog_document()` gives.
     pub fn from_document(json: &str) -> Result<Catalog, DocumentError> {
         document::load(json)
+    }
+
+    /// The epoch since which [`Catalog::newer`] reads what is new. `None`: it reads nothing but the
+    /// whole.
+    pub fn since(&self) -> Option<u64> {
+        document::since(self)
+    }
+
+    /// Reads what `automator67.newer_document()` gives, asked with [`Catalog::since`]. `None`: the whole
+    /// document is to be read.
+    pub fn newer(&self, json: &str) -> Result<Option<Catalog>, DocumentError> {
+        document::load_newer(json, self)
+    }
+
+    /// What the documents of two snapshots say differently, whatever the order they say it in.
+    pub fn differences(&self, other: &Catalog) -> Vec<String> {
+        document::differences(self, other)
     }
 
     /// The relation of this name.

@@ -12,7 +12,7 @@ use crate::{
     functions::unsafe_function,
     gather::folded,
     normalise::{TokenKind, tokens},
-    plan::{Ddl, Multi, Plan, PlanError, SessionEffects, ShardSet, TransactionBlock},
+    plan::{Ddl, Multi, Plan, PlanError, SessionEffects, ShardSet, Touches, TransactionBlock},
     route::{self, Statement},
     scope::{self, Found},
     sql::identifier,
@@ -27,6 +27,7 @@ mod everywhere;
 mod names;
 mod procedure;
 mod table;
+mod touches;
 
 pub(crate) use block::block_code;
 
@@ -67,6 +68,16 @@ fn fires_no_event_trigger(node: &NodeEnum) -> bool {
 
 /// The plan of a change of the schema, or of any statement that is not a query.
 pub(crate) fn ddl(statement: &Statement<'_>) -> Result<Draft, PlanError> {
+    let mut draft = plan(statement)?;
+    if draft.session.changes_catalog
+        && let Plan::Ddl(ddl) = &mut draft.plan
+    {
+        ddl.touches = touches::touches(statement);
+    }
+    Ok(draft)
+}
+
+fn plan(statement: &Statement<'_>) -> Result<Draft, PlanError> {
     match statement.node {
         NodeEnum::DoStmt(block) => return block::block(statement, block),
         NodeEnum::CallStmt(call) => return procedure::call(statement, call),
@@ -230,6 +241,7 @@ fn broadcast(block: TransactionBlock) -> Draft {
         creates_table: None,
         must_be_empty: Vec::new(),
         checked_at_home: false,
+        touches: Touches::Everything,
     };
     Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog()
 }
@@ -243,6 +255,7 @@ pub(crate) fn at_home() -> Draft {
         creates_table: None,
         must_be_empty: Vec::new(),
         checked_at_home: false,
+        touches: Touches::Everything,
     };
     Draft::new(Plan::Ddl(ddl), "ddl").session(SessionEffects {
         pins: true,

@@ -833,6 +833,18 @@ pub struct Ddl {
     /// It makes a function, whose body may name temporary objects of the session: only the home shard
     /// can check it.
     pub checked_at_home: bool,
+    /// What of the snapshot is another one behind it.
+    pub touches: Touches,
+}
+
+/// What a change of the schema touches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Touches {
+    /// Relations of these names, in whatever schema, and their sequences. They get columns, constraints
+    /// or defaults, or are new; nothing is dropped.
+    Relations(Vec<String>),
+    /// It is not known.
+    Everything,
 }
 
 /// BEGIN and friends.

@@ -6,6 +6,7 @@
 
 mod admin;
 mod asker;
+mod changed;
 mod commit;
 mod copy;
 mod cursors;
@@ -377,7 +378,7 @@ impl Session {
 
     async fn simple_statements(&mut self, frame: &Frame, started: Instant) -> Outcome {
         let text = message::query(frame.body())?;
-        if self.transaction.stale || self.temporary.matter() {
+        if self.transaction.is_stale() || self.temporary.matter() {
             Box::pin(self.refresh_catalog()).await?;
         }
         if !self.sql_prepared.is_empty() {

@@ -3,7 +3,10 @@
 use std::{
     collections::HashSet,
     future::poll_fn,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
@@ -44,6 +47,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// First and longest pause before a snapshot is loaded again that is not complete, because others hold
 /// locks.
 const INCOMPLETE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+/// When so long nothing has changed, a snapshot that was put together is read in whole.
+const QUIET: Duration = Duration::from_secs(5);
 /// A snapshot that takes longer to read is planned anew the next time.
 const SLOW: Duration = Duration::from_millis(100);
 /// How long a statement waits for the snapshot to show its own change.
@@ -510,9 +515,51 @@ pub async fn follow(
     Ok((Store { snapshot }, task))
 }
 
+/// Counts a read of the document.
+pub fn note_read(catalog: &Catalog, why: Why) {
+    let what = match (catalog.of_news, why) {
+        (true, _) => "news",
+        (false, Why::Changed) => "whole",
+        (false, Why::Quiet) => "quiet",
+    };
+    metrics::counter!("automator67_catalog_reads_total", "what" => what).increment(1);
+}
+
+/// Why a snapshot is read.
+#[derive(Debug, Clone, Copy)]
+pub enum Why {
+    /// It is not known, or another one by now.
+    Changed,
+    /// It was put together, and nothing has changed for a while.
+    Quiet,
+}
+
+/// What was put together is what is read in whole, if nothing has changed in between. While a whole is
+/// read, names of what is dropped meanwhile turn into numbers; the one read behind it then is of another
+/// epoch. So what differs does so from both.
+#[cfg(feature = "failpoints")]
+pub fn note_differences(catalog: &Catalog, wholes: &[Catalog; 2]) -> Option<String> {
+    let same = |whole: &Catalog| catalog.of_news && whole.epoch == catalog.epoch;
+    if !wholes.iter().all(same) {
+        return None;
+    }
+    metrics::counter!("automator67_catalog_comparisons_total").increment(1);
+    let [mut differences, others] = wholes.each_ref().map(|whole| whole.differences(catalog));
+    differences.retain(|one| others.contains(one));
+    for difference in &differences {
+        tracing::error!(difference, "the snapshot is not what the catalog says");
+    }
+    metrics::counter!("automator67_catalog_differences_total").increment(differences.len() as u64);
+    differences.into_iter().next()
+}
+
 struct Follower {
     client: tokio_postgres::Client,
+    /// Reads the document: what is new since an epoch, or all.
+    read: tokio_postgres::Statement,
     changed: tokio::sync::mpsc::Receiver<()>,
+    /// Something has changed that makes no new epoch.
+    beside: Arc<AtomicBool>,
     /// What the server has built in and the planner has no judgement on.
     unjudged: HashSet<String>,
 }
@@ -540,10 +587,13 @@ impl Follower {
         let (client, mut connection) = connect(home).await?;
         // One pending signal stands for any number of changes.
         let (signal, changed) = tokio::sync::mpsc::channel(1);
+        let beside = Arc::new(AtomicBool::new(false));
+        let heard = beside.clone();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
             {
-                if matches!(message, AsyncMessage::Notification(_)) {
+                if let AsyncMessage::Notification(note) = message {
+                    heard.fetch_or(note.payload().is_empty(), Ordering::AcqRel);
                     let _ = signal.try_send(());
                 }
             }
@@ -555,28 +605,49 @@ impl Follower {
         let text = format!("set application_name = '{FOLLOWER}'; listen {channel}");
         client.batch_execute(&text).await?;
         let unjudged = unjudged(&client).await?;
+        let read = client
+            .prepare("select automator67.newer_document($1)")
+            .await?;
         let follower = Follower {
             client,
+            read,
             changed,
+            beside,
             unjudged,
         };
-        follower.load(publish).await?;
+        follower
+            .load(&Catalog::default(), Why::Changed, publish)
+            .await?;
         Ok(follower)
     }
 
-    /// Loads the snapshot; says whether all of it could be read.
-    async fn load(&self, publish: &watch::Sender<Arc<Catalog>>) -> Result<bool, StoreError> {
+    /// Loads the snapshot, or what is new since `known`; says whether all of it could be read.
+    async fn load(
+        &self,
+        known: &Catalog,
+        why: Why,
+        publish: &watch::Sender<Arc<Catalog>>,
+    ) -> Result<bool, StoreError> {
         failpoint::reach("catalog.before_load", None).await;
         let started = Instant::now();
-        let row = self
-            .client
-            .query_one("select automator67.catalog_document()", &[])
-            .await?;
+        let beside = self.beside.swap(false, Ordering::AcqRel);
+        let since = known.since().filter(|_| !beside);
+        let newer = known.newer(&self.read(since).await?)?;
+        let mut catalog = match newer {
+            Some(catalog) => catalog,
+            None => Catalog::from_document(&self.read(None).await?)?,
+        };
+        note_read(&catalog, why);
+        #[cfg(feature = "failpoints")]
+        {
+            let first = Catalog::from_document(&self.read(None).await?)?;
+            let again = Catalog::from_document(&self.read(None).await?)?;
+            note_differences(&catalog, &[first, again]);
+        }
         if started.elapsed() > SLOW {
             // Its plan was perhaps made for a smaller catalog.
             self.client.batch_execute("discard plans").await?;
         }
-        let mut catalog = Catalog::from_document(row.get(0))?;
         catalog.unjudged.clone_from(&self.unjudged);
         let complete = !catalog.incomplete;
         metrics::gauge!("automator67_catalog_epoch").set(catalog.epoch as f64);
@@ -585,25 +656,36 @@ impl Follower {
         Ok(complete)
     }
 
-    /// Loads after every change, until the connection breaks; and again while something could not be
-    /// read, after longer and longer pauses.
+    async fn read(&self, since: Option<u64>) -> Result<String, StoreError> {
+        let since = since.map(|epoch| epoch as i64);
+        Ok(self.client.query_one(&self.read, &[&since]).await?.get(0))
+    }
+
+    /// Loads after every change, until the connection breaks; again while something could not be read,
+    /// after longer and longer pauses; and in whole when nothing more is heard, as some may have changed
+    /// past the proxies.
     async fn run(mut self, publish: &watch::Sender<Arc<Catalog>>) -> Result<(), StoreError> {
-        let mut complete = !publish.borrow().incomplete;
         let mut pause = INCOMPLETE.0;
         loop {
-            if complete {
-                pause = INCOMPLETE.0;
-                if self.changed.recv().await.is_none() {
-                    break;
-                }
-            } else if let Ok(None) = tokio::time::timeout(pause, self.changed.recv()).await {
+            let known = publish.borrow().clone();
+            let limit = match (known.incomplete, known.of_news) {
+                (true, _) => pause,
+                (false, true) => QUIET,
+                (false, false) => Duration::MAX,
+            };
+            let heard = tokio::time::timeout(limit, self.changed.recv()).await;
+            if let Ok(None) = heard {
                 break;
-            } else {
-                pause = (pause * 2).min(INCOMPLETE.1);
             }
-            let before = complete;
-            complete = self.load(publish).await?;
-            if before && !complete {
+            pause = match known.incomplete {
+                true => (pause * 2).min(INCOMPLETE.1),
+                false => INCOMPLETE.0,
+            };
+            let complete = match heard {
+                Ok(_) => self.load(&known, Why::Changed, publish).await?,
+                Err(_) => self.load(&Catalog::default(), Why::Quiet, publish).await?,
+            };
+            if !known.incomplete && !complete {
                 tracing::warn!(
                     "locks keep definitions of views or functions from being read; what needs them is refused"
                 );

@@ -29,6 +29,7 @@ mod sequences;
 mod servers;
 mod sessions;
 mod snapshots;
+mod touched;
 mod tpcc;
 mod unique;
 mod volumes;

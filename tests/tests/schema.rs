@@ -97,9 +97,12 @@ fn told(pair: &Pair) -> Result<()> {
 /// Nobody waits for a transaction that has changed something else.
 fn beside(pair: &Pair) -> Result<()> {
     let mut open = pair.a.connect()?;
+    open.execute("create table with_default (id serial primary key)")?;
     open.execute("begin")?;
     open.execute("create table mine (id int primary key)")?;
     open.execute("alter table mine add column v int")?;
+    // Its default is a part of what all read, and nobody waits for it.
+    open.execute("alter table with_default add column v int")?;
     for proxy in [&pair.a, &pair.b] {
         let mut other = proxy.connect()?;
         other.execute("set lock_timeout = '5s'")?;
@@ -112,6 +115,10 @@ fn beside(pair: &Pair) -> Result<()> {
         ] {
             other.execute(text).with_context(|| text.to_owned())?;
         }
+    }
+    for proxy in [&pair.a, &pair.b] {
+        let behind = proxy.log().contains("does not follow");
+        ensure!(!behind, "{}", proxy.log_end());
     }
     // It plans with what it has made itself.
     open.execute("insert into mine values (1, 2)")?;

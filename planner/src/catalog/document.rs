@@ -3,10 +3,14 @@
 //! The document says what exists; everything concluded from it is concluded here, so that the SQL
 //! stays short and a conclusion can be tested without a server.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use news::News;
 use reach::Objects;
 
 use super::{
@@ -19,6 +23,8 @@ use super::{
 };
 use crate::{key, ring::Ring};
 
+mod differences;
+mod news;
 mod reach;
 mod temporary;
 
@@ -32,14 +38,15 @@ const INDEX_SCHEMA: &str = "automator67_index";
 const FIRST_USER_OID: u32 = 16384;
 
 /// `automator67.catalog_document()`. Lists without members are null.
-#[derive(Debug, Deserialize)]
-struct Document {
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub(crate) struct Document {
     epoch: u64,
     shards: Option<Vec<Shard>>,
     ring: Option<Vec<(i64, ShardId)>>,
     schemas: Option<Vec<String>>,
     domains: Option<Vec<(u32, u32)>>,
-    relations: Option<Vec<StoredRelation>>,
+    #[serde(default, deserialize_with = "shared", serialize_with = "whole")]
+    relations: Option<Vec<Arc<StoredRelation>>>,
     view_reads: Option<Vec<(u32, u32)>>,
     foreign_keys: Option<Vec<StoredForeignKey>>,
     functions: Option<Vec<Function>>,
@@ -68,10 +75,13 @@ struct Document {
     /// Something could not be read, because somebody holds a lock.
     #[serde(default)]
     incomplete: bool,
+    /// It is not a document in whole.
+    #[serde(skip_serializing)]
+    news: Option<News>,
 }
 
 /// The part of the document that [`reach`] needs. Lists without members are null.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 struct StoredReach {
     /// Table with a policy -> relation that the policy reads.
     policy_reads: Option<Vec<(u32, u32)>>,
@@ -84,7 +94,7 @@ struct StoredReach {
 }
 
 /// A colocation group that is not split by hash.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct StoredSplit {
     group: u32,
     method: StoredMethod,
@@ -95,7 +105,7 @@ struct StoredSplit {
     entries: Option<Vec<(String, ShardId)>>,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum StoredMethod {
     Range,
@@ -103,7 +113,7 @@ enum StoredMethod {
     Schema,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct StoredRelation {
     oid: u32,
     schema: String,
@@ -135,7 +145,7 @@ impl StoredRelation {
 }
 
 /// `pg_class.relkind`
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 enum StoredKind {
     #[serde(rename = "r")]
     Table,
@@ -151,7 +161,7 @@ enum StoredKind {
     Foreign,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum StoredPlacement {
     Reference,
@@ -165,7 +175,7 @@ enum StoredPlacement {
     },
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum StoredKeyType {
     Integer,
@@ -219,7 +229,7 @@ impl StoredSplit {
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct StoredColumn {
     attnum: i16,
     name: String,
@@ -239,7 +249,7 @@ struct StoredColumn {
 }
 
 /// `pg_attribute.attidentity`
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 enum Identity {
     #[serde(rename = "a")]
     Always,
@@ -247,7 +257,7 @@ enum Identity {
     ByDefault,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct StoredForeignKey {
     name: String,
     table: u32,
@@ -256,7 +266,7 @@ struct StoredForeignKey {
     referenced_columns: Vec<i16>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct StoredUniqueIndex {
     id: u32,
     name: String,
@@ -265,7 +275,7 @@ struct StoredUniqueIndex {
 }
 
 /// A function that is not built in.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 pub(super) struct Function {
     pub oid: u32,
     pub name: String,
@@ -276,7 +286,7 @@ pub(super) struct Function {
     pub body: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 struct Trigger {
     relation: u32,
     name: String,
@@ -321,9 +331,61 @@ impl Trigger {
     }
 }
 
+fn shared<'de, D: Deserializer<'de>>(
+    reader: D,
+) -> Result<Option<Vec<Arc<StoredRelation>>>, D::Error> {
+    let relations = Option::<Vec<StoredRelation>>::deserialize(reader)?;
+    Ok(relations.map(|list| list.into_iter().map(Arc::new).collect()))
+}
+
+fn whole<S: Serializer>(
+    relations: &Option<Vec<Arc<StoredRelation>>>,
+    writer: S,
+) -> Result<S::Ok, S::Error> {
+    writer.collect_seq(relations.iter().flatten().map(Arc::as_ref))
+}
+
 /// Reads a document and draws all conclusions.
 pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
+    let document: Document = serde_json::from_str(json)?;
+    match document.news {
+        None => Ok(conclude(document)),
+        Some(_) => Err(DocumentError::Part),
+    }
+}
+
+/// Reads what is new since the snapshot `known`, or a document in whole. `None`: only a document in
+/// whole says what is new.
+pub(super) fn load_newer(json: &str, known: &Catalog) -> Result<Option<Catalog>, DocumentError> {
     let mut document: Document = serde_json::from_str(json)?;
+    let Some(news) = document.news.take() else {
+        return Ok(Some(conclude(document)));
+    };
+    let known = known.document.as_deref();
+    let newer = known.and_then(|known| news.add_to(known, document.epoch));
+    Ok(newer.map(|document| Catalog {
+        of_news: true,
+        ..conclude(document)
+    }))
+}
+
+/// See [`Catalog::differences`].
+pub(super) fn differences(one: &Catalog, other: &Catalog) -> Vec<String> {
+    match (&one.document, &other.document) {
+        (Some(one), Some(other)) => differences::differences(one, other),
+        (None, None) => Vec::new(),
+        (Some(_), None) | (None, Some(_)) => vec!["one has no document".to_owned()],
+    }
+}
+
+/// See [`Catalog::since`].
+pub(super) fn since(known: &Catalog) -> Option<u64> {
+    let document = known.document.as_deref()?;
+    document.takes_news().then_some(document.epoch)
+}
+
+fn conclude(mut document: Document) -> Catalog {
+    let kept = Arc::new(document.clone());
     let domains: HashMap<u32, u32> = document
         .domains
         .take()
@@ -342,6 +404,7 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
     let declared = document.safe_functions.take().unwrap_or_default();
     let declared: HashSet<u32> = declared.into_iter().collect();
     let functions = document.functions.take().unwrap_or_default();
+    let unseen_code = unseen_code(&document, &functions, &declared);
     let names = names(&relations, declared, &document);
     let calls = document.function_calls.take().unwrap_or_default();
     let lasting: HashSet<String> = names
@@ -372,7 +435,10 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
     let unique_indexes = unique_indexes(&document, &stored);
     let indexed = indexed(&unique_indexes, &document, &stored);
     let placed = |relation: &Relation| relation.placement != Placement::Local;
-    Ok(Catalog {
+    Catalog {
+        document: Some(kept),
+        of_news: false,
+        unseen_code: unseen_code || !definers.is_empty(),
         residues,
         unjudged: HashSet::new(),
         unique_indexes,
@@ -407,12 +473,25 @@ pub(super) fn load(json: &str) -> Result<Catalog, DocumentError> {
             .collect(),
         foreign_keys,
         schemas: document.schemas.unwrap_or_default(),
-    })
+    }
+}
+
+/// See [`Catalog::unseen_code`].
+fn unseen_code(document: &Document, functions: &[Function], declared: &HashSet<u32>) -> bool {
+    let names = &document.names;
+    let of_users = |function: &u32| {
+        *function == safety::TEMPORARY || functions.iter().any(|one| one.oid == *function)
+    };
+    let mut operators = document.operators.iter().flatten();
+    !declared.is_empty()
+        || names.event_triggers.iter().flatten().next().is_some()
+        || names.casts.iter().flatten().next().is_some()
+        || operators.any(|(_, function)| of_users(function))
 }
 
 fn residues(
     document: &Document,
-    stored: &[StoredRelation],
+    stored: &[Arc<StoredRelation>],
     functions: &[Function],
     calls: &[(u32, u32)],
 ) -> Residues {
@@ -589,10 +668,13 @@ fn column_names(relation: &StoredRelation, attnums: &[i16]) -> Vec<String> {
         .collect()
 }
 
-fn foreign_keys(stored: Vec<StoredForeignKey>, relations: &[StoredRelation]) -> Vec<ForeignKey> {
+fn foreign_keys(
+    stored: Vec<StoredForeignKey>,
+    relations: &[Arc<StoredRelation>],
+) -> Vec<ForeignKey> {
     let by_oid: HashMap<u32, &StoredRelation> = relations
         .iter()
-        .map(|relation| (relation.oid, relation))
+        .map(|relation| (relation.oid, relation.as_ref()))
         .collect();
     let name = |relation: &StoredRelation| QualifiedName {
         schema: relation.schema.clone(),
@@ -613,7 +695,7 @@ fn foreign_keys(stored: Vec<StoredForeignKey>, relations: &[StoredRelation]) -> 
 }
 
 /// Those whose table and column are still there.
-fn unique_indexes(document: &Document, relations: &[StoredRelation]) -> Vec<UniqueIndex> {
+fn unique_indexes(document: &Document, relations: &[Arc<StoredRelation>]) -> Vec<UniqueIndex> {
     let read = |stored: &StoredUniqueIndex| {
         let table = relations.iter().find(|one| one.oid == stored.relation)?;
         Some(UniqueIndex {
@@ -631,7 +713,7 @@ fn unique_indexes(document: &Document, relations: &[StoredRelation]) -> Vec<Uniq
 fn indexed(
     indexes: &[UniqueIndex],
     document: &Document,
-    relations: &[StoredRelation],
+    relations: &[Arc<StoredRelation>],
 ) -> HashSet<QualifiedName> {
     let mut found: HashSet<QualifiedName> =
         indexes.iter().map(|index| index.table.clone()).collect();

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Catalog, FunctionSafety, document::Function, safety};
 
@@ -18,7 +18,7 @@ type Signature = (u32, String, usize, Option<usize>);
 
 /// The part of the catalog document that tells functions of one name apart, and has the code that runs
 /// where no statement names it. Lists without members are null.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 pub(super) struct StoredNames {
     signatures: Option<Vec<Signature>>,
     /// What has the name of something built in: schema, kind, name.
@@ -36,7 +36,7 @@ pub(super) struct StoredNames {
 }
 
 /// A kind of object that is looked up by its name on the search path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ObjectKind {
     Function,

@@ -12,7 +12,7 @@ use std::{
     ops::{BitOr, BitOrAssign},
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{document::Function, safety};
 use crate::{
@@ -116,7 +116,7 @@ impl BitOrAssign for Residue {
 }
 
 /// The part of the catalog document that only this file needs. Lists without members are null.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 pub(super) struct Routes {
     /// Functions that run without being named: of casts, operator classes, ranges and domains.
     implicit: Option<Vec<u32>>,
@@ -140,7 +140,7 @@ pub(super) struct Routes {
 }
 
 /// When a stored expression runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Runs {
     /// With what writes to a relation.
@@ -304,6 +304,14 @@ pub(super) fn judge(sources: &Sources<'_>) -> Residues {
     }
 }
 
+fn add_new(pairs: &mut Vec<(u32, u32)>, others: impl IntoIterator<Item = (u32, u32)>) {
+    for pair in others {
+        if !pairs.contains(&pair) {
+            pairs.push(pair);
+        }
+    }
+}
+
 /// What functions leave behind that have no place among the sources.
 fn others(routes: &Routes) -> HashMap<u32, Residue> {
     let extensions = routes.extension_functions.iter().flatten();
@@ -348,6 +356,18 @@ impl Routes {
     /// See [`Routes::follows`].
     pub fn follows(&self) -> impl Iterator<Item = (u32, u32)> {
         self.follows.iter().flatten().copied()
+    }
+
+    /// A stored expression of the relation calls something.
+    pub fn calls_of(&self, relation: u32) -> bool {
+        self.relation_calls().any(|(owner, _)| owner == relation)
+    }
+
+    /// Adds pairs of foreign keys that are not there.
+    pub fn add(&mut self, follows: Vec<(u32, u32)>, looks_up: Vec<(u32, u32)>) {
+        add_new(self.follows.get_or_insert_default(), follows);
+        let both = looks_up.into_iter().flat_map(|(a, b)| [(a, b), (b, a)]);
+        add_new(self.looks_up.get_or_insert_default(), both);
     }
 
     /// Owners and functions of the stored expressions that run then.

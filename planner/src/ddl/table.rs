@@ -8,7 +8,7 @@ use pg_query::{
 use crate::{
     catalog::{Placement, QualifiedName, Relation},
     functions::{Lookup, Traits},
-    plan::{Ddl, Plan, PlanError, TransactionBlock},
+    plan::{Ddl, Plan, PlanError, Touches, TransactionBlock},
     route::{Statement, group},
     scope,
     statement::Draft,
@@ -38,6 +38,7 @@ pub(super) fn create(
         creates_table,
         must_be_empty: Vec::new(),
         checked_at_home: false,
+        touches: Touches::Everything,
     };
     Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
 }
@@ -178,6 +179,7 @@ pub(super) fn alter(
         creates_table: None,
         must_be_empty,
         checked_at_home: false,
+        touches: Touches::Everything,
     };
     Ok(Draft::new(Plan::Ddl(ddl), "ddl").changes_catalog())
 }

@@ -3,7 +3,7 @@
 use crate::catalog::MadeSettings;
 use crate::plan::{
     ColumnAt, Combine, Distinct, Fetch, FetchSource, FinalPiece, InsertSplit, KeyRoute, KeySource,
-    Piece, Plan, PlanError, Planned, RowKey, ShardSet, Target, TransactionBlock,
+    Piece, Plan, PlanError, Planned, RowKey, ShardSet, Target, Touches, TransactionBlock,
 };
 
 pub(super) fn of(planned: &Planned) -> Vec<String> {
@@ -98,7 +98,7 @@ fn first(plan: &Plan) -> String {
         }
         Plan::Gather(gather) => format!("gather: {}", gather.reason),
         Plan::Ddl(ddl) => format!(
-            "ddl{}{}{}{}",
+            "ddl{}{}{}{}{}",
             if ddl.home_only { " home" } else { "" },
             match ddl.block {
                 TransactionBlock::Inside => "",
@@ -112,6 +112,10 @@ fn first(plan: &Plan) -> String {
             match ddl.must_be_empty.first() {
                 Some(name) => format!(" empty {}.{}", name.schema, name.name),
                 None => String::new(),
+            },
+            match &ddl.touches {
+                Touches::Relations(names) => format!(" touches [{}]", names.join(", ")),
+                Touches::Everything => String::new(),
             }
         ),
         Plan::CreateTableAs { .. } => "create-table-as".to_owned(),

@@ -77,6 +77,31 @@ impl Call {
     }
 }
 
+/// A text array, as Postgres reads it.
+pub fn text_array<'v>(values: impl Iterator<Item = Option<&'v str>>) -> String {
+    let mut text = String::from("{");
+    for value in values {
+        if text.len() > 1 {
+            text.push(',');
+        }
+        match value {
+            None => text.push_str("NULL"),
+            Some(value) => {
+                text.push('"');
+                for letter in value.chars() {
+                    if matches!(letter, '"' | '\\') {
+                        text.push('\\');
+                    }
+                    text.push(letter);
+                }
+                text.push('"');
+            }
+        }
+    }
+    text.push('}');
+    text
+}
+
 /// What follows the names in a Bind without parameters, for results as text.
 pub const ALL_AS_TEXT: &[u8] = &[0, 0, 0, 0, 0, 0];
 
@@ -99,6 +124,15 @@ mod tests {
         let call = Call::to("f").with(1).with_option(None::<i32>);
         assert_eq!(call.text(), "SELECT * FROM automator67.f($1, $2, $3)");
         assert_eq!(Call::to("g").text(), "SELECT * FROM automator67.g($1)");
+    }
+
+    #[test]
+    fn arrays_keep_what_values_hold() {
+        let values = [Some("a"), None, Some("it's \"x\"\\"), Some("")];
+        assert_eq!(
+            text_array(values.into_iter()),
+            r#"{"a",NULL,"it's \"x\"\\",""}"#
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use automator67_planner::{
     catalog::{Catalog, KeyType, Placement, QualifiedName, Relation, RelationKind, ShardId},
     key,
-    plan::{AdminCall, AdminFunction, Argument},
+    plan::{AdminCall, AdminFunction, Argument, Touches},
 };
 
 pub(super) use foreign_keys::Together;
@@ -104,7 +104,7 @@ impl Session {
             // Rows that were carried to another shard: their keys, and so the indexes, are the same.
             Box::pin(self.apply_index_changes()).await?;
         }
-        self.transaction.stale = true;
+        self.transaction.note_placement();
         if request.bound.is_none() {
             message::put_row_description(self.client.output(), &[(&call.column, 2278, 4)]);
         }
@@ -126,7 +126,7 @@ impl Session {
             let home = self.home();
             self.call(home, &Call::to("hold_schema")).await?;
         }
-        self.transaction.note_change();
+        self.transaction.note_change(&Touches::Everything);
         Ok(())
     }
 
@@ -151,7 +151,7 @@ impl Session {
         }
         let (name, column) = (relation.name.clone(), first.clone());
         self.distribute(&name, &column, &Choice::default()).await?;
-        self.transaction.stale = true;
+        self.transaction.note_placement();
         Ok(())
     }
 
@@ -175,7 +175,7 @@ impl Session {
         self.close_gate(table).await?;
         self.lock_everywhere(&quoted(table), "ACCESS EXCLUSIVE")
             .await?;
-        self.transaction.stale = true;
+        self.transaction.note_placement();
         self.refresh_catalog().await?;
         let catalog = self.catalog();
         self.local_table(&catalog, &quoted(table))?;
@@ -244,7 +244,7 @@ impl Session {
         let place = place.with(type_name(key_type)).with_option(group);
         let group = self.call_value(home, &place).await?;
         let group: u32 = group.and_then(|group| group.parse().ok()).unwrap_or(0);
-        self.transaction.stale = true;
+        self.transaction.note_placement();
         self.refresh_catalog().await?;
         let key_at = relation
             .columns

@@ -332,7 +332,7 @@ impl Session {
         let server: &mut Server = &mut self.links[index].server;
         if self.transaction.is_silent() {
             // On the home shard. Others who change the schema wait for this COMMIT, and no longer.
-            server.call(&Call::to("bump"), Answer::Shown);
+            server.call(&self.transaction.announcement(), Answer::Shown);
         }
         server.call(&note.add_to(Call::to("decide").with(name)), Answer::Shown);
         server.run("COMMIT", Answer::Shown);

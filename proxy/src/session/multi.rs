@@ -3,7 +3,7 @@
 
 use automator67_planner::{
     catalog::{QualifiedName, ShardId},
-    plan::{Ddl, Multi, Plan, SessionEffects, ShardSet, TransactionBlock},
+    plan::{Ddl, Multi, Plan, SessionEffects, ShardSet, Touches, TransactionBlock},
 };
 
 use super::{
@@ -286,7 +286,8 @@ impl Session {
             return Ok(Tier::Multi);
         }
         if request.planned.session.changes_catalog {
-            self.transaction.note_change();
+            let touches = self.touches(ddl, request);
+            self.transaction.note_change(touches);
         }
         if ddl.checked_at_home {
             let unchecked = format!("SET LOCAL check_function_bodies = off; {text}");
@@ -309,6 +310,16 @@ impl Session {
             }
         }
         Ok(Tier::Multi)
+    }
+
+    /// What is made by the way, as the place of a new table, is not named by the statement.
+    fn touches<'d>(&self, ddl: &'d Ddl, request: &Request<'_>) -> &'d Touches {
+        let catalog = &request.catalog;
+        let places = !catalog.tenants.is_empty() || self.settings.own.auto_distribute;
+        match ddl.creates_table.is_some() && places || !catalog.unique_indexes.is_empty() {
+            true => &Touches::Everything,
+            false => &ddl.touches,
+        }
     }
 
     /// Rows of a local table would be compared with the rows of the home shard alone.
@@ -441,7 +452,7 @@ impl Session {
         }
         let home = self.home();
         self.call(home, &Call::to("change_schema")).await?;
-        self.transaction.note_change();
+        self.transaction.note_change(&Touches::Everything);
         Ok(())
     }
 
@@ -449,7 +460,8 @@ impl Session {
     /// else does waits for the commit.
     pub(super) async fn announce_change(&mut self) -> Outcome {
         let home = self.home();
-        let epoch = self.call_value(home, &Call::to("bump")).await?;
+        let announcement = self.transaction.announcement();
+        let epoch = self.call_value(home, &announcement).await?;
         let epoch = epoch.and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
         if self.transaction.is_open() {
             self.transaction.announced(epoch);
@@ -463,7 +475,7 @@ impl Session {
     /// session's temporary objects if there may be others.
     pub(super) async fn refresh_catalog(&mut self) -> Outcome {
         // A failed transaction can only end, or go back to a savepoint, which loads it anew.
-        if !self.transaction.is_failed() && std::mem::take(&mut self.transaction.stale) {
+        if !self.transaction.is_failed() && self.transaction.is_stale() {
             self.reload_own_catalog().await?;
         }
         if self.temporary.matter() {

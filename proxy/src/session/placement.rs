@@ -259,7 +259,7 @@ impl Session {
             .await?;
         self.lock_tables(&[relation]).await?;
         self.place_in(relation, (group, shard), &catalog).await?;
-        self.transaction.stale = true;
+        self.transaction.note_placement();
         Ok(true)
     }
 

@@ -178,7 +178,7 @@ impl Session {
         if !(shared.identity && drawing == Drawing::Rows) {
             self.check_usage(shared).await?;
         }
-        if self.transaction.catalog.is_some() || self.transaction.stale {
+        if self.transaction.catalog.is_some() || self.transaction.is_stale() {
             return self.draw_in_changed_schema(shared, sequence, count).await;
         }
         let ask = Ask {
@@ -286,7 +286,7 @@ impl Session {
         let epoch = self.catalog().epoch;
         let user = self.user.name.clone();
         let own_role = self.settings.map.get("role").is_some() || self.transaction.has_settings();
-        let changed = self.transaction.catalog.is_some() || self.transaction.stale;
+        let changed = self.transaction.catalog.is_some() || self.transaction.is_stale();
         let allowed = if own_role || changed {
             let text = format!(
                 "select has_sequence_privilege({}::oid, 'USAGE, UPDATE')",
@@ -325,7 +325,7 @@ impl Session {
         sequences: &[String],
     ) -> Outcome {
         let own_role = self.settings.map.get("role").is_some() || self.transaction.has_settings();
-        let changed = self.transaction.catalog.is_some() || self.transaction.stale;
+        let changed = self.transaction.catalog.is_some() || self.transaction.is_stale();
         if sequences.is_empty() || own_role || changed {
             return Ok(());
         }

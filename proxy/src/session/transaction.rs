@@ -4,12 +4,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use automator67_planner::{
-    catalog::{Catalog, ForeignKey, ShardId},
-    plan::{TransactionCommand, TransactionModes},
+    catalog::{Catalog, DocumentError, ForeignKey, ShardId},
+    plan::{Touches, TransactionCommand, TransactionModes},
 };
 
 use super::{
     Session, Settings,
+    changed::Changed,
     execute::needs_block,
     snapshot::{self, View},
 };
@@ -19,6 +20,7 @@ use crate::{
     guc, message,
     neighbours::Far,
     server::{Answer, call::Call, relay},
+    store::{self, Why},
     telemetry::Tier,
     two_phase::{Moments, Turn},
 };
@@ -46,6 +48,8 @@ pub struct Transaction {
     announce: bool,
     /// How often it has. Not taken back: each of its snapshots is another one.
     changes: u64,
+    /// What it has changed.
+    changed: Changed,
     /// The epoch that it has made, and its commit publishes.
     epoch: Option<u64>,
     /// What it sees of other shards.
@@ -58,8 +62,8 @@ pub struct Transaction {
     block: bool,
     /// A shard's part was lost with its connection: nothing but ROLLBACK can follow.
     pub doomed: bool,
-    /// The schema has changed since `catalog` was loaded.
-    pub stale: bool,
+    /// What of the schema has changed since `catalog` was loaded.
+    stale: Changed,
     /// Triggers do not fire in it for now.
     pub quiet: bool,
     /// It has drawn values from sequences on a server.
@@ -230,10 +234,27 @@ impl Transaction {
     }
 
     /// It has changed the schema.
-    pub fn note_change(&mut self) {
+    pub fn note_change(&mut self, touches: &Touches) {
         self.announce = true;
         self.changes += 1;
-        self.stale = true;
+        self.changed.add(touches);
+        self.stale.add(touches);
+    }
+
+    /// It has changed where rows are.
+    pub fn note_placement(&mut self) {
+        self.changed.add(&Touches::Everything);
+        self.stale.add(&Touches::Everything);
+    }
+
+    /// The schema has changed since `catalog` was loaded.
+    pub fn is_stale(&self) -> bool {
+        self.stale != Changed::Nothing
+    }
+
+    /// The call that announces what it has changed.
+    pub fn announcement(&self) -> Call {
+        Call::to("bump").with_option(self.changed.names())
     }
 
     /// Its commit is to tell of a changed schema, or has.
@@ -736,6 +757,7 @@ impl Session {
             link.server.settings = self.settings.map.clone();
         }
         if self.transaction.catalog.is_some() {
+            self.transaction.note_placement();
             self.reload_own_catalog().await?;
         }
         message::put_command_complete(self.client.output(), "ROLLBACK");
@@ -787,20 +809,65 @@ impl Session {
         .write(self.client.output());
     }
 
-    /// Loads the catalog as this transaction sees it, from the home shard.
+    /// Loads the catalog as this transaction sees it, from the home shard: what is new since the snapshot
+    /// that it has, else the whole.
     pub(super) async fn reload_own_catalog(&mut self) -> Outcome {
-        let home = self.home();
-        let text = self.call_value(home, &Call::to("own_document")).await?;
-        let mut catalog = Catalog::from_document(&text.unwrap_or_default()).map_err(|error| {
-            Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")
-                .detail(error.to_string())
-        })?;
         let known = self.process.store.catalog();
+        let base = self.transaction.catalog.clone();
+        let base = base.unwrap_or_else(|| known.clone());
+        let news = match (base.since(), self.transaction.stale.names()) {
+            (Some(since), Some(names)) => Some((since, names)),
+            _ => None,
+        };
+        let mut newer = None;
+        if let Some((since, names)) = news {
+            let text = self.own_document(Some(since), Some(names)).await?;
+            newer = base.newer(&text).map_err(unreadable)?;
+        }
+        let mut catalog = match newer {
+            Some(catalog) => catalog,
+            None => {
+                let text = self.own_document(None, None).await?;
+                Catalog::from_document(&text).map_err(unreadable)?
+            }
+        };
+        store::note_read(&catalog, Why::Changed);
+        #[cfg(feature = "failpoints")]
+        self.compare_own(&catalog).await?;
         catalog.unjudged.clone_from(&known.unjudged);
         catalog.epoch += self.transaction.changes;
         self.transaction.catalog = Some(Arc::new(catalog));
+        self.transaction.stale = Changed::Nothing;
         Ok(())
     }
+
+    #[cfg(feature = "failpoints")]
+    async fn compare_own(&mut self, catalog: &Catalog) -> Outcome {
+        let first = self.own_document(None, None).await?;
+        let again = self.own_document(None, None).await?;
+        let read = |text: &str| Catalog::from_document(text).map_err(unreadable);
+        match store::note_differences(catalog, &[read(&first)?, read(&again)?]) {
+            None => Ok(()),
+            Some(difference) => Err(Report::error(
+                sqlstate::INTERNAL_ERROR,
+                "the transaction's snapshot is not what the catalog says",
+            )
+            .detail(difference)
+            .into()),
+        }
+    }
+
+    async fn own_document(&mut self, since: Option<u64>, names: Option<String>) -> Outcome<String> {
+        let call = Call::to("own_document");
+        let call = call.with_option(since).with_option(names);
+        let text = self.call_value(self.home(), &call).await?;
+        Ok(text.unwrap_or_default())
+    }
+}
+
+fn unreadable(error: DocumentError) -> Report {
+    Report::error(sqlstate::INTERNAL_ERROR, "the catalog could not be read")
+        .detail(error.to_string())
 }
 
 fn with_read_only(modes: &TransactionModes, read_only: bool) -> TransactionModes {

@@ -22,7 +22,11 @@ use super::{
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     guc, message,
-    server::{Answer, call::Call, relay},
+    server::{
+        Answer,
+        call::{Call, text_array},
+        relay,
+    },
 };
 
 /// Values are sent to a shard in pieces of so many.
@@ -97,10 +101,12 @@ impl Part {
     fn calls(&self, id: u32) -> Vec<Call> {
         let call = |removed: &[Entry], added: &[Entry]| {
             Call::to(format!("a67_apply_{id}"))
-                .with(array(removed.iter().map(|entry| Some(entry.0.as_str()))))
-                .with(array(removed.iter().map(|entry| entry.1.as_deref())))
-                .with(array(added.iter().map(|entry| Some(entry.0.as_str()))))
-                .with(array(added.iter().map(|entry| entry.1.as_deref())))
+                .with(text_array(
+                    removed.iter().map(|entry| Some(entry.0.as_str())),
+                ))
+                .with(text_array(removed.iter().map(|entry| entry.1.as_deref())))
+                .with(text_array(added.iter().map(|entry| Some(entry.0.as_str()))))
+                .with(text_array(added.iter().map(|entry| entry.1.as_deref())))
         };
         if self.removed.len() + self.added.len() <= VALUES_MAX {
             return vec![call(&self.removed, &self.added)];
@@ -392,40 +398,9 @@ fn identifier(name: &str) -> String {
     }
 }
 
-/// A text array, as Postgres reads it.
-fn array<'v>(values: impl Iterator<Item = Option<&'v str>>) -> String {
-    let mut text = String::from("{");
-    for value in values {
-        if text.len() > 1 {
-            text.push(',');
-        }
-        match value {
-            None => text.push_str("NULL"),
-            Some(value) => {
-                text.push('"');
-                for letter in value.chars() {
-                    if matches!(letter, '"' | '\\') {
-                        text.push('\\');
-                    }
-                    text.push(letter);
-                }
-                text.push('"');
-            }
-        }
-    }
-    text.push('}');
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn arrays_keep_what_values_hold() {
-        let values = [Some("a"), None, Some("it's \"x\"\\"), Some("")];
-        assert_eq!(array(values.into_iter()), r#"{"a",NULL,"it's \"x\"\\",""}"#);
-    }
 
     #[test]
     fn what_is_added_and_removed_again_is_no_change() {

@@ -5,7 +5,10 @@
 //! A function is no safer than the relations it names, and a relation no safer than the code behind
 //! it, so both are judged until nothing changes.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     super::{
@@ -35,7 +38,7 @@ const REPAIR: &str =
 /// What the judgement is made of.
 pub(super) struct Objects<'a> {
     pub document: &'a Document,
-    pub stored: &'a [StoredRelation],
+    pub stored: &'a [Arc<StoredRelation>],
     pub foreign_keys: &'a [ForeignKey],
     pub functions: &'a [Function],
     pub calls: &'a [(u32, u32)],

@@ -75,10 +75,8 @@ impl Session {
         let make = make.with(&table).with(&index.column).with(key);
         self.call_everywhere(&make).await?;
         let index = UniqueIndex { id, ..index };
-        let built = Catalog {
-            unique_indexes: vec![index.clone()],
-            ..(*catalog).clone()
-        };
+        let mut built = (*catalog).clone();
+        built.unique_indexes = vec![index.clone()];
         self.fill_unique_index(&index, key, &built).await
     }
 
