@@ -45,6 +45,9 @@ pub(super) fn compose(
         (true, _) | (_, true) => None,
         (false, false) => Some(columns.distinct(select)?),
     };
+    if !distinct.iter().all(|distinct| fits(distinct, &order)) {
+        return None;
+    }
     let limits = limits(base, select)?;
     let mut statement = Composed::default();
     statement
@@ -88,6 +91,19 @@ pub(super) fn compose(
             locking: Some(locking.pieces).filter(|pieces| !pieces.is_empty()),
         }),
     })
+}
+
+/// ORDER BY begins with what DISTINCT ON has (`transformDistinctOnClause` in Postgres's
+/// `parse_clause.c`): a server has seen that, here it may lack the proof.
+fn fits(distinct: &Distinct, order: &[SortColumn]) -> bool {
+    let Distinct::On(columns) = distinct else {
+        return true;
+    };
+    let begins = order
+        .iter()
+        .take_while(|sort| columns.contains(&sort.column));
+    let found = |column: &ColumnAt| begins.clone().any(|sort| sort.column == *column);
+    begins.clone().count() == order.len() || columns.iter().all(found)
 }
 
 /// The outputs of a SELECT, and the hidden ones that are put behind them.

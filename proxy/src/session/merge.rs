@@ -43,7 +43,7 @@ pub struct TypeNames {
     pub base: String,
     /// ` COLLATE "x"`, or nothing where the type has no collation, or its default.
     pub collate: String,
-    /// Values travel in binary.
+    /// The values of all columns travel in binary.
     binary: bool,
     oid: u32,
 }
@@ -173,6 +173,9 @@ impl Session {
             return Ok(None);
         }
         let names = self.type_names(learned, text, request).await?;
+        if self.loses(&names).await? {
+            return Ok(None);
+        }
         let Some(last) = last_statement(pieces, &names, request) else {
             // The average of single precision values is not made of their sum.
             return Ok(None);
@@ -195,10 +198,22 @@ impl Session {
             return Ok(None);
         }
         let names = self.type_names(learned, text, request).await?;
+        if self.loses(&names).await? {
+            return Ok(None);
+        }
         let last = self.ordered_statement(rows, learned, request)?;
         self.answer_by(&last, shards, text, learned, &names, request)
             .await
             .map(Some)
+    }
+
+    /// Values would not be the same where they are read.
+    async fn loses(&mut self, names: &[TypeNames]) -> Outcome<bool> {
+        if names.iter().all(|name| name.binary) {
+            return Ok(false);
+        }
+        let loss = self.text_loss().await?;
+        Ok(names.iter().any(|name| loss.is_of(name.oid)))
     }
 
     /// Brings the shards' rows together and runs the last statement over them.
@@ -267,6 +282,9 @@ impl Session {
                 oid: *oid,
             });
         }
+        // COPY takes all columns in one format.
+        let binary = known.iter().all(|name| name.binary);
+        known.iter_mut().for_each(|name| name.binary = binary);
         let _ = learned.names.set(known.clone());
         Ok(known)
     }

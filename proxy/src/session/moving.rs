@@ -26,6 +26,7 @@ use super::{
     merge::ELEMENTS,
     planning::{Request, shard_of},
     scatter::{malformed, without_position},
+    servers::exact::lossy_text,
 };
 use crate::{
     copy_rows,
@@ -408,14 +409,20 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Load> {
         let text = self.sql(&one.fetch.select, request).await?;
-        // Text is what a client of the simple protocol sees; others may see every bit.
+        let loss = self.text_loss().await?;
+        // In the simple protocol values come as text, whatever they are.
         let binary = match request.bound {
-            None => false,
-            Some(_) => {
+            None if loss.is_nothing() => false,
+            bound => {
                 let description = self.describe_text(&text, request).await?;
                 let columns = message::columns(&description[HEADER_BYTES..]);
                 let columns = columns.ok_or_else(malformed)?;
-                columns.iter().all(|(oid, _)| ELEMENTS.contains(oid))
+                let elements = columns.iter().all(|(oid, _)| ELEMENTS.contains(oid));
+                let binary = bound.is_some() && elements;
+                if !binary && columns.iter().any(|(oid, _)| loss.is_of(*oid)) {
+                    return Err(lossy_text());
+                }
+                binary
             }
         };
         self.client.flush().await?;
@@ -596,6 +603,9 @@ impl Session {
             )
             .into());
         };
+        if !one.fetch.binary && !self.text_loss().await?.is_nothing() {
+            return Err(lossy_text());
+        }
         let sources = self.shard_set(set, request).await?;
         for source in &sources {
             self.send_with_arrays(

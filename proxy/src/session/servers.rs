@@ -2,6 +2,7 @@
 
 mod ask;
 mod copy;
+pub mod exact;
 mod run;
 mod select;
 

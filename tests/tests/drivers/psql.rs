@@ -82,24 +82,24 @@ const SCRIPTS: &[(&str, &str)] = &[
          alter table psql_local enable row level security;
          create policy psql_own on psql_local using (id > 0);
          grant select on psql_people to public;
-         \\d
+         \\d psql*
          \\d+ psql_pets
          \\d+ psql_local
          \\d psql_kept
          \\d psql_numbers
          \\d psql_pair
-         \\ds
-         \\dm
+         \\ds psql*
+         \\dm psql*
          \\dv *.psql*
-         \\df
+         \\df psql*
          \\dfa psql*
-         \\dfp
-         \\dft
+         \\dfp psql*
+         \\dft psql*
          \\da psql*
-         \\dD
-         \\dT
-         \\dn+
-         \\dp
+         \\dD psql*
+         \\dT psql*
+         \\dn+ public
+         \\dp psql*
          \\ddp
          \\drds
          \\dx

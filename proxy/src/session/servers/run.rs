@@ -1,9 +1,10 @@
 //! Statements of ours whose answers no client sees.
 
 use automator67_planner::catalog::ShardId;
+use bytes::BytesMut;
 
 use crate::{
-    error::{Failure, Outcome, Report},
+    error::{Failure, Outcome},
     message,
     server::{Answer, relay},
     session::Session,
@@ -94,7 +95,7 @@ impl Session {
             }
             if let Some(frame) = self.links[index].server.hidden_error.take() {
                 let name = &self.links[index].server.shard.settings.name;
-                failure.get_or_insert(on_shard(name, &frame));
+                failure.get_or_insert(on_shard(name, frame));
             }
         }
         failure.map_or(Ok(()), Err)
@@ -111,17 +112,11 @@ impl Session {
 }
 
 /// A shard's error with the shard's name in its detail.
-fn on_shard(name: &str, frame: &[u8]) -> Failure {
+fn on_shard(name: &str, mut frame: BytesMut) -> Failure {
     let body = &frame[crate::frame::HEADER_BYTES..];
-    let field = |code| message::error_field(body, code).unwrap_or_default();
-    Report::error(field(b'C'), field(b'M'))
-        .detail(
-            format!(
-                "{} (On shard \"{name}\"; no shard was changed.)",
-                field(b'D')
-            )
-            .trim_start()
-            .to_owned(),
-        )
-        .into()
+    let detail = message::error_field(body, b'D').unwrap_or_default();
+    let detail = format!("{detail} (On shard \"{name}\"; no shard was changed.)");
+    message::put_field(&mut frame, b'D', detail.trim_start());
+    message::forget_field(&mut frame, b'P');
+    Failure::Shard(frame)
 }
