@@ -64,6 +64,7 @@ const SCRIPTS: &[(&str, &str)] = &[
          \\dd psql_people
          \\d absent",
     ),
+    // Other drivers work in the same database meanwhile: only what is ours is listed.
     (
         "more of describe",
         "create sequence psql_numbers start 5 owned by psql_people.paid;
@@ -103,11 +104,11 @@ const SCRIPTS: &[(&str, &str)] = &[
          \\ddp
          \\drds
          \\dx
-         \\dy
-         \\dX
+         \\dy psql*
+         \\dX psql*
          \\dF
          \\dAc btree int4
-         \\do =
+         \\do = int4 int4
          \\l
          \\sf psql_f
          \\sv psql_rich
@@ -118,12 +119,13 @@ const SCRIPTS: &[(&str, &str)] = &[
          select 'psql_people'::regclass, to_regclass('psql_absent'), 'psql_mood'::regtype,
              'psql_f(int,int)'::regprocedure, 'psql_do'::regproc, 'public'::regnamespace;
          select conrelid::regclass, confrelid::regclass, conname, pg_get_constraintdef(oid)
-         from pg_constraint where connamespace = 'public'::regnamespace order by 1::text, 3;
+         from pg_constraint where conrelid::regclass::text ~ '^psql' order by 1::text, 3;
          select indexrelid::regclass, pg_get_indexdef(indexrelid) from pg_index
          where indrelid = 'psql_people'::regclass order by 1::text;
-         select tgrelid::regclass, pg_get_triggerdef(oid) from pg_trigger where not tgisinternal;
-         select relname from pg_stat_user_tables order by 1;
-         select sequencename from pg_sequences order by 1;
+         select tgrelid::regclass, pg_get_triggerdef(oid) from pg_trigger
+         where not tgisinternal and tgrelid::regclass::text ~ '^psql';
+         select relname from pg_stat_user_tables where relname ~ '^psql' order by 1;
+         select sequencename from pg_sequences where sequencename ~ '^psql' order by 1;
          select evtname from pg_event_trigger;
          select pg_get_viewdef('psql_rich'), pg_table_is_visible('psql_rich'::regclass);
          drop table psql_local; drop function psql_f, psql_stamp cascade; drop procedure psql_do;
