@@ -135,24 +135,41 @@ impl Pool {
         Ok(lease)
     }
 
-    fn take_or_queue(self: &Arc<Self>) -> Result<Lease, oneshot::Receiver<Lease>> {
-        let mut state = self.lock();
-        let generation = state.generation;
-        let lend = |server| Lease {
-            server,
-            pool: Some(self.clone()),
-            generation,
-        };
+    /// An idle connection, where there is one: nothing to wait for.
+    pub fn take_idle(self: &Arc<Self>) -> Option<Lease> {
+        if !self.shard.is_up() {
+            return None;
+        }
+        self.lend_idle(&mut self.lock())
+    }
+
+    fn lend_idle(self: &Arc<Self>, state: &mut State) -> Option<Lease> {
         while let Some(Idle { mut server, since }) = state.idle.pop() {
             let heard = server.went_stale();
             if !heard && (since.elapsed() < TRUSTED || !server.was_closed()) {
-                return Ok(lend(Some(server)));
+                return Some(self.lease(Some(server), state));
             }
             state.open -= 1;
         }
+        None
+    }
+
+    fn lease(self: &Arc<Self>, server: Option<Server>, state: &State) -> Lease {
+        Lease {
+            server,
+            pool: Some(self.clone()),
+            generation: state.generation,
+        }
+    }
+
+    fn take_or_queue(self: &Arc<Self>) -> Result<Lease, oneshot::Receiver<Lease>> {
+        let mut state = self.lock();
+        if let Some(lease) = self.lend_idle(&mut state) {
+            return Ok(lease);
+        }
         if state.open < self.size_max {
             state.open += 1;
-            return Ok(lend(None));
+            return Ok(self.lease(None, &state));
         }
         let (sender, turn) = oneshot::channel();
         state.waiters.push_back(sender);

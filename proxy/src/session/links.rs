@@ -180,21 +180,9 @@ impl Session {
 
     pub(super) async fn borrow(&mut self, shard: ShardId) -> Outcome<usize> {
         let pool = self.pool(shard)?;
-        let card = self.card.clone();
-        let (settings, began) = (&self.settings.map, self.began);
-        // The wait for a place counts as a part of the statement.
-        let late = async {
-            let limit = settings.get("statement_timeout").and_then(guc::duration);
-            over(limit.map(|limit| limit.saturating_sub(began.elapsed()))).await;
-        };
-        // Dropping any of them is safe: an unfinished checkout leaves the queue or closes the
-        // half-open connection, and its slot goes back.
-        let server = tokio::select! {
-            biased;
-            server = pool.checkout() => server?,
-            gone = self.client.gone() => return Err(gone),
-            () = card.cancelled.notified() => return Err(cancelled()),
-            () = late => return Err(timed_out()),
+        let server = match pool.take_idle() {
+            Some(server) => server,
+            None => self.wait_for_server(&pool).await?,
         };
         server.key.session.store(self.card.pid, Ordering::Relaxed);
         lock(&self.card.activity).keys.push(server.key.clone());
@@ -206,6 +194,27 @@ impl Session {
             pinned: self.pinned,
         });
         Ok(self.links.len() - 1)
+    }
+
+    /// A new connection, or the next one that comes back: unless the client leaves before, or its
+    /// statement's time is over.
+    async fn wait_for_server(&mut self, pool: &Arc<Pool>) -> Outcome<Lease> {
+        let card = self.card.clone();
+        let (settings, began) = (&self.settings.map, self.began);
+        // The wait for a place counts as a part of the statement.
+        let late = async {
+            let limit = settings.get("statement_timeout").and_then(guc::duration);
+            over(limit.map(|limit| limit.saturating_sub(began.elapsed()))).await;
+        };
+        // Dropping any of them is safe: an unfinished checkout leaves the queue or closes the
+        // half-open connection, and its slot goes back.
+        tokio::select! {
+            biased;
+            server = pool.checkout() => Ok(server?),
+            gone = self.client.gone() => Err(gone),
+            () = card.cancelled.notified() => Err(cancelled()),
+            () = late => Err(timed_out()),
+        }
     }
 
     /// Makes the connection's settings those of the session. The client has seen their effects
