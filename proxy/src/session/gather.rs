@@ -7,7 +7,7 @@ use automator67_planner::{
 };
 use bytes::BytesMut;
 
-use super::{Session, moving::staged::put_row, planning::Request, servers::exact::lossy_text};
+use super::{Session, moving::staged::put_row, planning::Request};
 use crate::{
     copy_rows,
     error::{Failure, Outcome, Report, sqlstate},
@@ -277,9 +277,7 @@ impl Session {
         bytes_max: u64,
         moved: &mut Moved,
     ) -> Outcome {
-        if !fetch.binary && !self.text_loss().await?.is_nothing() {
-            return Err(lossy_text());
-        }
+        self.refuse_lossy(fetch).await?;
         let home = self.home();
         let format = if fetch.binary { " (FORMAT binary)" } else { "" };
         let copy = format!("COPY pg_temp.{} FROM STDIN{format}", fetch.temp_table);

@@ -173,7 +173,7 @@ impl Session {
             return Ok(None);
         }
         let names = self.type_names(learned, text, request).await?;
-        if self.loses(&names).await? {
+        if self.parts_lose(&names).await? {
             return Ok(None);
         }
         let Some(last) = last_statement(pieces, &names, request) else {
@@ -198,7 +198,7 @@ impl Session {
             return Ok(None);
         }
         let names = self.type_names(learned, text, request).await?;
-        if self.loses(&names).await? {
+        if self.parts_lose(&names).await? {
             return Ok(None);
         }
         let last = self.ordered_statement(rows, learned, request)?;
@@ -208,12 +208,12 @@ impl Session {
     }
 
     /// Values would not be the same where they are read.
-    async fn loses(&mut self, names: &[TypeNames]) -> Outcome<bool> {
+    async fn parts_lose(&mut self, names: &[TypeNames]) -> Outcome<bool> {
         if names.iter().all(|name| name.binary) {
             return Ok(false);
         }
-        let loss = self.text_loss().await?;
-        Ok(names.iter().any(|name| loss.is_of(name.oid)))
+        let types: Vec<u32> = names.iter().map(|name| name.oid).collect();
+        self.text_loses(&types).await
     }
 
     /// Brings the shards' rows together and runs the last statement over them.

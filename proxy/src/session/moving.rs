@@ -409,17 +409,16 @@ impl Session {
         request: &Request<'_>,
     ) -> Outcome<Load> {
         let text = self.sql(&one.fetch.select, request).await?;
-        let loss = self.text_loss().await?;
         // In the simple protocol values come as text, whatever they are.
         let binary = match request.bound {
-            None if loss.is_nothing() => false,
+            None if self.text_is_exact().await? => false,
             bound => {
                 let description = self.describe_text(&text, request).await?;
                 let columns = message::columns(&description[HEADER_BYTES..]);
-                let columns = columns.ok_or_else(malformed)?;
-                let elements = columns.iter().all(|(oid, _)| ELEMENTS.contains(oid));
-                let binary = bound.is_some() && elements;
-                if !binary && columns.iter().any(|(oid, _)| loss.is_of(*oid)) {
+                let types = columns.ok_or_else(malformed)?.into_iter();
+                let types: Vec<u32> = types.map(|(oid, _)| oid).collect();
+                let binary = bound.is_some() && types.iter().all(|oid| ELEMENTS.contains(oid));
+                if !binary && self.text_loses(&types).await? {
                     return Err(lossy_text());
                 }
                 binary
@@ -603,9 +602,7 @@ impl Session {
             )
             .into());
         };
-        if !one.fetch.binary && !self.text_loss().await?.is_nothing() {
-            return Err(lossy_text());
-        }
+        self.refuse_lossy(&one.fetch).await?;
         let sources = self.shard_set(set, request).await?;
         for source in &sources {
             self.send_with_arrays(

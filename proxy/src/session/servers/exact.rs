@@ -4,66 +4,94 @@
 //! force, because what the client has written may depend on them: `extra_float_digits` below 1 rounds
 //! numbers, and every DateStyle but ISO names zones by abbreviations, which mean several zones.
 
+use automator67_planner::plan::Fetch;
+
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
+    guc::{quote_identifier, quote_literal},
     session::Session,
 };
 
-/// What the session's settings lose in text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Loss {
-    /// Digits of floating-point numbers.
-    digits: bool,
-    /// Zones of points in time.
-    zones: bool,
-}
-
-/// Built-in types of floating-point numbers (`pg_type.dat`): float4, float8, point, lseg, path, box,
-/// polygon, line, circle, and their arrays.
-const NUMBERS: &[u32] = &[
-    700, 701, 600, 601, 602, 603, 604, 628, 718, 1021, 1022, 1017, 1018, 1019, 1020, 1027, 629, 719,
-];
-/// timestamptz, its array, range and multirange.
-const TIMES: &[u32] = &[1184, 1185, 3910, 3911, 4534, 6153];
-/// Those that are written alike under all settings, or read as they are written: numbers, texts, dates
-/// and times without a zone, json, uuid, addresses, bits; their arrays and ranges.
-const SAME: &[u32] = &[
-    16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 142, 650, 790, 829, 869, 774, 1042, 1043, 1082, 1083,
-    1114, 1186, 1266, 1560, 1562, 1700, 2950, 3220, 3614, 3615, 3802, 199, 1000, 1001, 1002, 1005,
-    1007, 1009, 1014, 1015, 1016, 1115, 1182, 1183, 1187, 1231, 2951, 3807, 3904, 3906, 3908, 3912,
-    3926,
-];
-
-impl Loss {
-    /// Nothing is lost of any value.
-    pub fn is_nothing(self) -> bool {
-        !self.digits && !self.zones
-    }
-
-    /// A type of which something may be lost. What is in a type of the user's is not known.
-    pub fn is_of(self, oid: u32) -> bool {
-        if NUMBERS.contains(&oid) {
-            return self.digits;
-        }
-        if TIMES.contains(&oid) {
-            return self.zones;
-        }
-        !SAME.contains(&oid) && !self.is_nothing()
-    }
-}
+/// What the types of values are made of, and whether these settings lose something of that. float4,
+/// float8, path, polygon and circle (`pg_type.dat`) are made of floating-point numbers, the other
+/// geometric types of those; what is in a record is not known.
+const LOSES: &str = "
+    with recursive made_of (oid) as (
+        select seed.oid from (SEEDS) seed (oid)
+        union
+        select part.oid from made_of m
+        join pg_catalog.pg_type t on t.oid = m.oid
+        cross join lateral (
+            select t.typelem union all select t.typbasetype
+            union all select a.atttypid from pg_catalog.pg_attribute a
+                where t.typrelid <> 0 and a.attrelid = t.typrelid and a.attnum > 0
+                    and not a.attisdropped
+            union all select r.rngsubtype from pg_catalog.pg_range r
+                where m.oid in (r.rngtypid, r.rngmultitypid)
+        ) part (oid)
+        where part.oid <> 0
+    )
+    select pg_catalog.bool_or(case
+        when oid in (700, 701, 602, 604, 718)
+            then pg_catalog.current_setting('extra_float_digits')::pg_catalog.int4 < 1
+        when oid = 1184 then pg_catalog.current_setting('DateStyle') !~ '^ISO'
+        else oid = 2249
+    end)
+    from made_of";
 
 impl Session {
-    /// What text loses in this session, or transaction.
-    pub(in crate::session) async fn text_loss(&mut self) -> Outcome<Loss> {
-        let text = "SELECT pg_catalog.current_setting('extra_float_digits')::pg_catalog.int4 < 1, \
-                    pg_catalog.current_setting('DateStyle') !~ '^ISO'";
-        let rows = self.query_rows(self.home(), text).await?;
-        let mut row = rows.into_iter().next().unwrap_or_default().into_iter();
-        let mut is_so = || row.next().flatten().as_deref() == Some("t");
-        Ok(Loss {
-            digits: is_so(),
-            zones: is_so(),
-        })
+    /// Text loses nothing of any value.
+    pub(in crate::session) async fn text_is_exact(&mut self) -> Outcome<bool> {
+        let text = "SELECT pg_catalog.current_setting('extra_float_digits')::pg_catalog.int4 >= 1 \
+                    AND pg_catalog.current_setting('DateStyle') ~ '^ISO'";
+        let exact = self.query_value(self.home(), text).await?;
+        Ok(exact.as_deref() == Some("t"))
+    }
+
+    /// Values of one of these types would not be the same where they are read.
+    pub(in crate::session) async fn text_loses(&mut self, types: &[u32]) -> Outcome<bool> {
+        let types: Vec<String> = types.iter().map(u32::to_string).collect();
+        let seeds = format!(
+            "select pg_catalog.unnest(array[{}]::pg_catalog.oid[])",
+            types.join(", ")
+        );
+        self.loses(&seeds).await
+    }
+
+    /// The same of what is fetched.
+    pub(in crate::session) async fn refuse_lossy(&mut self, fetch: &Fetch) -> Outcome {
+        if fetch.binary {
+            return Ok(());
+        }
+        let relation = format!(
+            "{}.{}",
+            quote_identifier(&fetch.relation.schema),
+            quote_identifier(&fetch.relation.name)
+        );
+        let columns: Vec<String> = fetch
+            .columns
+            .iter()
+            .map(|name| quote_literal(name))
+            .collect();
+        let seeds = format!(
+            "select atttypid from pg_catalog.pg_attribute \
+             where attrelid = {}::pg_catalog.regclass and attname = any (array[{}]::pg_catalog.name[])",
+            quote_literal(&relation),
+            columns.join(", ")
+        );
+        match self.loses(&seeds).await? {
+            true => Err(lossy_text()),
+            false => Ok(()),
+        }
+    }
+
+    async fn loses(&mut self, seeds: &str) -> Outcome<bool> {
+        if self.text_is_exact().await? {
+            return Ok(false);
+        }
+        let text = LOSES.replace("SEEDS", seeds);
+        let loses = self.query_value(self.home(), &text).await?;
+        Ok(loses.as_deref() == Some("t"))
     }
 }
 
@@ -79,36 +107,4 @@ pub fn lossy_text() -> Failure {
     )
     .hint("Set DateStyle to ISO and extra_float_digits to 1, and format values with to_char().")
     .into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_what_text_loses() {
-        let digits = Loss {
-            digits: true,
-            zones: false,
-        };
-        let zones = Loss {
-            digits: false,
-            zones: true,
-        };
-        let nothing = Loss {
-            digits: false,
-            zones: false,
-        };
-        for (oid, of_digits, of_zones) in [
-            (23, false, false),
-            (701, true, false),
-            (1184, false, true),
-            (2249, true, true),
-            (16_400, true, true),
-        ] {
-            assert_eq!(digits.is_of(oid), of_digits, "{oid}");
-            assert_eq!(zones.is_of(oid), of_zones, "{oid}");
-            assert!(!nothing.is_of(oid), "{oid}");
-        }
-    }
 }
