@@ -95,12 +95,7 @@ impl Session {
         types::learn_for_shard(&self.links[index].server.shard, &statement.types).await?;
         let server = &mut self.links[index].server;
         if !server.has_unnamed(statement.id) {
-            server.parse_statement(
-                statement.id,
-                &statement.text,
-                &statement.types,
-                Answer::Hidden,
-            );
+            queue_parse(server, statement, None);
         }
         server.bind(PROBE_PORTAL, "", &bind.rest, Answer::Hidden);
         server.close_portal(PROBE_PORTAL, Answer::Hidden);
@@ -500,7 +495,7 @@ pub fn local_answer(statement: &Statement) -> Local {
 }
 
 /// Parse of a client's statement, or of the text that stands for it.
-fn queue_parse(server: &mut Server, statement: &Statement, in_place: Option<&str>) {
+pub(super) fn queue_parse(server: &mut Server, statement: &Statement, in_place: Option<&str>) {
     match in_place {
         None => server.parse_statement(
             statement.id,

@@ -15,7 +15,7 @@ use super::{
     super::{
         Session,
         portals::{Progress, queue_bind},
-        statements::{Local, Statement, local_answer},
+        statements::{Local, Statement, local_answer, queue_parse},
     },
     BatchStep, Bound, End,
 };
@@ -506,12 +506,7 @@ impl Session {
         let server = &mut self.links[index].server;
         if name.is_empty() {
             if !server.has_unnamed(statement.id) {
-                server.parse_statement(
-                    statement.id,
-                    &statement.text,
-                    &statement.types,
-                    Answer::Hidden,
-                );
+                queue_parse(server, statement, None);
             }
             return "";
         }
