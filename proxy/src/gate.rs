@@ -9,7 +9,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+    atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
 };
 
 use automator67_planner::names;
@@ -22,6 +22,8 @@ use crate::process::lock;
 pub struct Gate {
     closed: Mutex<Vec<Closed>>,
     count: AtomicUsize,
+    /// How many closes were for all sessions.
+    nobodies: AtomicU64,
     opened: Notify,
     /// Sessions that wait, each with those it waits for.
     waiting: Mutex<Vec<(u64, Vec<u64>)>>,
@@ -76,6 +78,16 @@ impl Gate {
         }
     }
 
+    /// The same for all sessions.
+    pub fn close_for_all(self: &Arc<Self>, tables: Vec<u64>) -> Barrier {
+        self.close(self.nobody(), tables)
+    }
+
+    /// A number that no session has: those count from 1.
+    fn nobody(&self) -> u64 {
+        u64::MAX - self.nobodies.fetch_add(1, SeqCst)
+    }
+
     /// Ends when the statement is barred no more.
     pub async fn wait(&self, session: u64, statement: u64, touched: u64) {
         loop {
@@ -116,6 +128,21 @@ impl Drop for Waiting<'_> {
 pub struct Barrier {
     gate: Arc<Gate>,
     session: u64,
+}
+
+impl Barrier {
+    /// The same for the session that has closed it, too.
+    pub fn for_all(mut self) -> Barrier {
+        let mut closed = lock(&self.gate.closed);
+        let nobody = self.gate.nobody();
+        let own = closed.iter_mut().find(|one| one.session == self.session);
+        if let Some(own) = own {
+            own.session = nobody;
+            self.session = nobody;
+        }
+        drop(closed);
+        self
+    }
 }
 
 impl Drop for Barrier {

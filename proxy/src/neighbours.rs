@@ -8,7 +8,8 @@
 //! | `close N bits ...` | who changes tables | keep statements on tables with these [`names::bits`] away |
 //! | `closed P N` | each other | there is none under way any more, for message N of the server process P |
 //! | `busy P N` | any other | there are some that do not end |
-//! | `open N epoch` | who has changed them | go on with the catalog of this epoch |
+//! | `open N epoch` | who has changed them | go on, with the catalog of this epoch where one is given |
+//! | `open N ?` | the same | go on when what has become of the change is known |
 //!
 //! Who changes tables waits for all that are connected. A proxy that loses its connection is not waited
 //! for: it has lost sight of the catalog as well.
@@ -64,16 +65,46 @@ pub enum Unclosed {
 #[derive(Debug)]
 pub struct Far {
     number: u64,
-    /// The catalog that is to be known before it opens; 0: nothing has changed.
-    pub epoch: u64,
+    /// What the others must know before it opens.
+    pub until: Until,
     asks: mpsc::UnboundedSender<Ask>,
+}
+
+/// What a proxy must know before statements may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// Nothing: nothing has changed.
+    Now,
+    /// The catalog of this epoch.
+    Epoch(u64),
+    /// What has become of a transaction whose commit was not answered: recovery ends it.
+    Decided,
+}
+
+impl Until {
+    /// As it stands in a message.
+    fn text(self) -> String {
+        match self {
+            Until::Now => "0".to_owned(),
+            Until::Epoch(epoch) => epoch.to_string(),
+            Until::Decided => "?".to_owned(),
+        }
+    }
+
+    fn of(text: &str) -> Until {
+        match text.parse() {
+            Ok(0) => Until::Now,
+            Ok(epoch) => Until::Epoch(epoch),
+            Err(_) => Until::Decided,
+        }
+    }
 }
 
 impl Drop for Far {
     fn drop(&mut self) {
-        let (number, epoch) = (self.number, self.epoch);
+        let (number, until) = (self.number, self.until);
         // At the end of the process there is nobody to be told.
-        let _ = self.asks.send(Ask::Open { number, epoch });
+        let _ = self.asks.send(Ask::Open { number, until });
     }
 }
 
@@ -86,7 +117,7 @@ enum Ask {
     },
     Open {
         number: u64,
-        epoch: u64,
+        until: Until,
     },
     /// Statements on tables that another proxy changes have ended, or not.
     Waited {
@@ -204,7 +235,6 @@ pub async fn attend(listening: Listening, process: Arc<Process>, stop: Cancellat
         pending: HashMap::new(),
         held: HashMap::new(),
         last: 0,
-        others: 0,
     };
     let mut line = Some(line);
     loop {
@@ -232,9 +262,8 @@ struct Desk {
     pending: HashMap<u64, Pending>,
     /// Closes of others.
     held: HashMap<Key, Held>,
-    /// How many closes of ours there were, and of others.
+    /// How many closes of ours there were.
     last: u64,
-    others: u64,
 }
 
 impl Desk {
@@ -280,9 +309,9 @@ impl Desk {
                 let pending = Pending { waited_for, answer };
                 self.pending.insert(self.last, pending);
             }
-            Ask::Open { number, epoch } => {
+            Ask::Open { number, until } => {
                 self.pending.remove(&number);
-                line.say(&format!("open {number} {epoch}")).await?;
+                line.say(&format!("open {number} {}", until.text())).await?;
             }
             Ask::Waited { key, idle } => {
                 let word = if idle { "closed" } else { "busy" };
@@ -297,25 +326,33 @@ impl Desk {
 
     /// A message of the proxy with the server process `pid`. What is none says nothing.
     async fn heard(&mut self, pid: i32, text: &str, line: &Line) -> Result<(), StoreError> {
-        let (word, numbers) = text.split_once(' ').unwrap_or((text, ""));
-        let numbers: Result<Vec<u64>, _> = numbers.split(' ').map(str::parse).collect();
-        let numbers = numbers.unwrap_or_default();
-        match (word, &numbers[..]) {
-            ("close", [number, tables @ ..]) => self.close_for((pid, *number), tables.to_vec()),
-            ("open", [number, epoch]) => {
-                if let Some(held) = self.held.remove(&(pid, *number)) {
-                    let (process, epoch) = (self.process.clone(), *epoch);
-                    tokio::spawn(async move {
-                        process.store.follow(epoch).await;
-                        drop(held.barrier);
-                    });
+        let words: Vec<&str> = text.split(' ').collect();
+        let number = |word: &str| word.parse::<u64>().ok();
+        let own = line.pid.to_string();
+        match words[..] {
+            ["close", close, ref tables @ ..] => {
+                let tables: Option<Vec<u64>> = tables.iter().map(|bits| number(bits)).collect();
+                if let Some((close, tables)) = number(close).zip(tables) {
+                    self.close_for((pid, close), tables);
                 }
             }
-            ("closed", [to, number]) if *to == line.pid as u64 => self.answered(*number, Some(pid)),
-            ("busy", [to, number]) if *to == line.pid as u64 => {
-                if let Some(pending) = self.pending.remove(number) {
+            ["open", close, until] => {
+                let held = number(close).and_then(|close| self.held.remove(&(pid, close)));
+                if let Some(held) = held {
+                    self.open(held, Until::of(until));
+                }
+            }
+            ["closed", to, close] if to == own => {
+                if let Some(close) = number(close) {
+                    self.answered(close, Some(pid));
+                }
+            }
+            ["busy", to, close] if to == own => {
+                let pending = number(close).and_then(|close| self.pending.remove(&close));
+                if let Some(pending) = pending {
                     let _ = pending.answer.send(Err(Unclosed::Busy));
-                    line.say(&format!("open {number} 0")).await?;
+                    line.say(&format!("open {close} {}", Until::Now.text()))
+                        .await?;
                 }
             }
             _ => {}
@@ -323,12 +360,22 @@ impl Desk {
         Ok(())
     }
 
+    /// Lets our statements go on, not before the change is known here.
+    fn open(&self, held: Held, until: Until) {
+        let process = self.process.clone();
+        tokio::spawn(async move {
+            match until {
+                Until::Now => {}
+                Until::Epoch(epoch) => process.store.reach(epoch).await,
+                Until::Decided => tokio::time::sleep(LEFT_WAIT).await,
+            }
+            drop(held.barrier);
+        });
+    }
+
     /// Closes our gate for another proxy, and tells it when no statement is under way any more.
     fn close_for(&mut self, key: Key, tables: Vec<u64>) {
-        self.others += 1;
-        // No session has such a number.
-        let session = u64::MAX - self.others;
-        let barrier = self.process.gate.close(session, tables.clone());
+        let barrier = self.process.gate.close_for_all(tables.clone());
         self.held.insert(
             key,
             Held {
@@ -357,7 +404,7 @@ impl Desk {
         }
         let far = Far {
             number,
-            epoch: 0,
+            until: Until::Now,
             asks: self.process.neighbours.asks.clone(),
         };
         if let Some(pending) = self.pending.remove(&number) {

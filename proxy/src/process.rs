@@ -129,7 +129,7 @@ pub struct Activity {
     pub tainted: bool,
     /// `application_name`.
     pub application_name: String,
-    /// `idle`, `active`, `idle in transaction` ...
+    /// `idle`, `active`, `idle in transaction`, `waiting` for a table that changes ...
     pub state: &'static str,
     /// Kind of the current or last statement.
     pub statement_kind: &'static str,

@@ -124,13 +124,20 @@ impl Store {
         self.snapshot.borrow().clone()
     }
 
-    /// Waits until the snapshot is at least of `epoch`.
-    pub async fn follow(&self, epoch: u64) {
-        let mut snapshot = self.snapshot.clone();
-        let newer = snapshot.wait_for(|catalog| catalog.epoch >= epoch);
-        if tokio::time::timeout(FOLLOW_TIMEOUT, newer).await.is_err() {
+    /// Waits until the snapshot is at least of `epoch`, but not for long: whether it is.
+    pub async fn follow(&self, epoch: u64) -> bool {
+        let followed = tokio::time::timeout(FOLLOW_TIMEOUT, self.reach(epoch)).await;
+        if followed.is_err() {
             tracing::error!(epoch, "the catalog snapshot does not follow");
         }
+        followed.is_ok()
+    }
+
+    /// The same, however long it takes.
+    pub async fn reach(&self, epoch: u64) {
+        let mut snapshot = self.snapshot.clone();
+        // There is none to come only at the end of the process.
+        let _ = snapshot.wait_for(|catalog| catalog.epoch >= epoch).await;
     }
 }
 

@@ -16,6 +16,7 @@ use super::Session;
 use crate::{
     error::{Failure, Outcome, Report, sqlstate},
     failpoint, message,
+    neighbours::Until,
     process::Process,
     server::{Answer, Server, call::Call, relay},
     settings::TwoPhaseMode,
@@ -48,7 +49,7 @@ impl Session {
         }
         for far in &mut self.transaction.far {
             // Until it is known whether it has committed.
-            far.epoch = u64::MAX;
+            far.until = Until::Decided;
         }
         let writers = self.writers();
         let read = self.moments_read(&writers).await?;

@@ -55,6 +55,7 @@ impl Session {
     }
 
     async fn wait_at_gate(&mut self, names: u64) -> Outcome {
+        lock(&self.card.activity).state = "waiting";
         let (process, card) = (self.process.clone(), self.card.clone());
         let opened = process.gate.wait(card.id, names, self.transaction.touched);
         tokio::select! {

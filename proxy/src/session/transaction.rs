@@ -18,7 +18,7 @@ use crate::{
     error::{Failure, Outcome, Report, Severity, sqlstate},
     gate::Barrier,
     guc, message,
-    neighbours::Far,
+    neighbours::{Far, Until},
     server::{Answer, call::Call, relay},
     store::{self, Why},
     telemetry::Tier,
@@ -562,11 +562,21 @@ impl Session {
 
     /// The transaction is committed.
     pub(super) async fn settle(&mut self) {
+        let epoch = self.transaction.epoch;
         for far in &mut self.transaction.far {
-            far.epoch = self.transaction.epoch.unwrap_or(0);
+            far.until = epoch.map_or(Until::Now, Until::Epoch);
         }
-        if let Some(epoch) = self.transaction.epoch {
-            self.process.store.follow(epoch).await;
+        if let Some(epoch) = epoch
+            && !self.process.store.follow(epoch).await
+        {
+            // Whoever plans with the snapshot that is there waits, this session as well.
+            let barriers = std::mem::take(&mut self.transaction.barriers).into_iter();
+            let barriers: Vec<Barrier> = barriers.map(Barrier::for_all).collect();
+            let store = self.process.store.clone();
+            self.process.tasks.spawn(async move {
+                store.reach(epoch).await;
+                drop(barriers);
+            });
         }
         self.forget_transaction(true);
     }
@@ -606,7 +616,7 @@ impl Session {
     /// ROLLBACK on every shard that joined.
     pub(super) async fn rollback_links(&mut self) -> Outcome {
         for far in &mut self.transaction.far {
-            far.epoch = 0;
+            far.until = Until::Now;
         }
         self.note_ended();
         for link in self.links.iter_mut().filter(|link| link.begun) {
