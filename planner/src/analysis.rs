@@ -2,7 +2,9 @@
 //! functions do. All decisions rest on this.
 
 use std::{
+    cell::Cell,
     collections::{HashMap, HashSet},
+    ops::Range,
     rc::Rc,
 };
 
@@ -222,6 +224,8 @@ pub(crate) struct Analysis<'t> {
     pub(crate) items: Vec<Item<'t>>,
     text: usize,
     block: Option<usize>,
+    /// Inside of a CTE that nobody uses.
+    unread: bool,
     /// How the next SELECT is asked, if it is one in an expression.
     link: Option<protobuf::SubLinkType>,
 }
@@ -234,6 +238,9 @@ struct Cte<'t> {
     body: Option<CteBody<'t>>,
     /// The names of its columns, where it has no body and they are known.
     columns: Option<Vec<Output<'t>>>,
+    uses: Rc<Uses>,
+    /// What a SELECT without a body has named.
+    inside: Inside,
     /// The SELECT that WITH belongs to.
     block: Option<usize>,
     previous: Env<'t>,
@@ -243,7 +250,22 @@ struct Cte<'t> {
 struct CteBody<'t> {
     cte: &'t protobuf::CommonTableExpr,
     outer: Rc<Names>,
-    used: std::cell::Cell<bool>,
+}
+
+/// Who uses a CTE, by whichever of its names in WITH RECURSIVE.
+#[derive(Debug, Default)]
+struct Uses {
+    /// Somebody: its body was looked at.
+    any: Cell<bool>,
+    /// Not only one that nobody uses: its rows are read.
+    read: Cell<bool>,
+}
+
+/// What the text of a CTE has named.
+#[derive(Debug, Default)]
+struct Inside {
+    occurrences: Range<usize>,
+    names: HashMap<String, usize>,
 }
 
 type Env<'t> = Option<Rc<Cte<'t>>>;
@@ -289,6 +311,7 @@ pub(crate) fn analyse<'t>(
         items: Vec::new(),
         text: CLIENT_TEXT,
         block: None,
+        unread: false,
         link: None,
     };
     let scope = analysis.facts.scope(None);
@@ -409,6 +432,9 @@ impl<'t> Analysis<'t> {
 
     /// A column of this name is used.
     fn note_name(&mut self, name: &str) {
+        if self.unread {
+            return;
+        }
         *self.names.entry(name.to_owned()).or_insert(0) += 1;
     }
 
@@ -601,20 +627,23 @@ impl<'t> Analysis<'t> {
                 _ => None,
             })
             .collect();
+        let uses: Vec<Rc<Uses>> = ctes.iter().map(|_| Rc::default()).collect();
         // In WITH RECURSIVE every name is seen everywhere; those not reached yet are opaque.
         let mut env = place.env.clone();
         if clause.recursive {
-            for cte in &ctes {
+            for (cte, uses) in ctes.iter().zip(&uses) {
                 env = Some(Rc::new(Cte {
                     name: &cte.ctename,
                     body: None,
                     columns: None,
+                    uses: uses.clone(),
+                    inside: Inside::default(),
                     block: self.block,
                     previous: env,
                 }));
             }
         }
-        for cte in &ctes {
+        for (cte, uses) in ctes.iter().zip(uses) {
             let Some(query) = inner(&cte.ctequery) else {
                 continue;
             };
@@ -624,28 +653,27 @@ impl<'t> Analysis<'t> {
                 || cte.cycle_clause.is_some()
                 || cte.search_clause.is_some()
                 || (clause.recursive && mentions(query, &cte.ctename));
-            let mut columns = None;
-            let body = if opaque {
+            let (body, columns, inside) = if opaque {
                 let place = Place {
                     env: env.clone(),
                     role: Role::Opaque,
                     ..place.clone()
                 };
-                let outputs = self.query(query, &place);
-                columns = opaque_columns(cte, outputs);
-                None
+                // What it says of itself is no use of it.
+                let read = uses.read.get();
+                let (outputs, inside) = self.opaque(query, &place);
+                uses.read.set(read || writes);
+                (None, opaque_columns(cte, outputs), inside)
             } else {
-                let used = std::cell::Cell::new(false);
-                Some(CteBody {
-                    cte,
-                    outer: place.outer.clone(),
-                    used,
-                })
+                let outer = place.outer.clone();
+                (Some(CteBody { cte, outer }), None, Inside::default())
             };
             env = Some(Rc::new(Cte {
                 name: &cte.ctename,
                 body,
                 columns,
+                uses,
+                inside,
                 block: self.block,
                 previous: env,
             }));
@@ -656,24 +684,62 @@ impl<'t> Analysis<'t> {
         }
     }
 
+    /// The text of a CTE whose rows are not looked through, and what it names.
+    fn opaque(
+        &mut self,
+        query: &'t NodeEnum,
+        place: &Place<'t>,
+    ) -> (Option<Vec<Output<'t>>>, Inside) {
+        let first = self.occurrences.len();
+        let around = std::mem::take(&mut self.names);
+        let outputs = self.query(query, place);
+        let names = std::mem::replace(&mut self.names, around);
+        for (name, uses) in &names {
+            *self.names.entry(name.clone()).or_insert(0) += uses;
+        }
+        let occurrences = first..self.occurrences.len();
+        (outputs, Inside { occurrences, names })
+    }
+
     /// A CTE is looked at as part of every query that uses it, and one that nobody uses here.
     fn unused(&mut self, clause: &'t Option<protobuf::WithClause>, place: &Place<'t>) {
         let count = clause.as_ref().map_or(0, |clause| clause.ctes.len());
         let mut env = place.env.clone();
         for _ in 0..count {
             let Some(entry) = env else { return };
-            if let Some(body) = &entry.body
-                && !body.used.get()
-                && let Some(query) = inner(&body.cte.ctequery)
-            {
-                let inside = Place {
-                    env: entry.previous.clone(),
-                    role: Role::Opaque,
-                    ..place.clone()
-                };
-                self.query(query, &inside);
+            match &entry.body {
+                Some(body) if !entry.uses.any.get() => {
+                    let inside = Place {
+                        env: entry.previous.clone(),
+                        role: Role::Opaque,
+                        ..place.clone()
+                    };
+                    let first = self.occurrences.len();
+                    let around = std::mem::replace(&mut self.unread, true);
+                    inner(&body.cte.ctequery).and_then(|query| self.query(query, &inside));
+                    self.unread = around;
+                    self.mark_unread(first..self.occurrences.len());
+                }
+                None if !entry.uses.read.get() => {
+                    self.mark_unread(entry.inside.occurrences.clone());
+                    for (name, uses) in &entry.inside.names {
+                        if let Some(all) = self.names.get_mut(name) {
+                            *all -= uses;
+                        }
+                    }
+                    self.names.retain(|_, uses| *uses > 0);
+                }
+                Some(_) | None => {}
             }
             env = entry.previous.clone();
+        }
+    }
+
+    fn mark_unread(&mut self, occurrences: Range<usize>) {
+        for one in &mut self.occurrences[occurrences] {
+            if let Found::Known(relation) = one.found {
+                one.found = Found::Unread(relation);
+            }
         }
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn fetch(
         }
         let needed = match one.found {
             Found::Proxy(view) => Needed::of_view(view),
-            Found::Known(relation) => {
+            Found::Known(relation) | Found::Unread(relation) => {
                 let once = places.get(&place) == Some(&1);
                 // A gather keeps the client's literals in its text, so it is never reused for others.
                 let shards = if once || route::is_whole(relation) {
@@ -245,7 +245,7 @@ fn whole_relations(analysis: &Analysis<'_>) -> HashSet<QualifiedName> {
     whole
         .filter_map(|one| match one.found {
             Found::Known(relation) => Some(relation.name.clone()),
-            Found::Proxy(_) | Found::Home => None,
+            Found::Unread(_) | Found::Proxy(_) | Found::Home => None,
         })
         .collect()
 }
@@ -449,7 +449,7 @@ impl Rewriter<'_, '_> {
                 renamed.insert(one.range.relname.clone());
                 let replacement = match one.found {
                     Found::Proxy(view) => rows_of_setting(view),
-                    Found::Known(_) | Found::Home => format!("pg_temp.{temp}"),
+                    Found::Known(_) | Found::Unread(_) | Found::Home => format!("pg_temp.{temp}"),
                 };
                 let alias = self.alias(index);
                 replace_relation(&source, &mut edits, one.range, replacement, &alias)?;
@@ -509,7 +509,7 @@ impl Rewriter<'_, '_> {
         }
         if self.has_namesake(occurrence) {
             let schema = match one.found {
-                Found::Known(relation) => relation.name.schema.as_str(),
+                Found::Known(relation) | Found::Unread(relation) => relation.name.schema.as_str(),
                 Found::Proxy(_) | Found::Home => one.range.schemaname.as_str(),
             };
             return format!("{schema}.{}", one.range.relname);
@@ -523,7 +523,9 @@ impl Rewriter<'_, '_> {
             WholeRow::Relation(occurrence) => {
                 let one = &self.analysis.occurrences[occurrence];
                 let relation = match one.found {
-                    Found::Known(relation) if !one.written && self.is_fetched(occurrence) => {
+                    Found::Known(relation) | Found::Unread(relation)
+                        if !one.written && self.is_fetched(occurrence) =>
+                    {
                         Some(relation)
                     }
                     _ => None,

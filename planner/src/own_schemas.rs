@@ -180,7 +180,7 @@ pub(crate) fn condition(
 fn hidden_of(one: &Occurrence<'_>) -> Option<By> {
     match one.found {
         Found::Home => of(one.range),
-        Found::Known(_) | Found::Proxy(_) => None,
+        Found::Known(_) | Found::Unread(_) | Found::Proxy(_) => None,
     }
 }
 

@@ -265,7 +265,7 @@ pub(crate) fn refuse_unsafe(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
         .iter()
         .filter_map(|one| match one.found {
             Found::Known(relation) => Some(relation),
-            Found::Proxy(_) | Found::Home => None,
+            Found::Unread(_) | Found::Proxy(_) | Found::Home => None,
         });
     for relation in relations.chain(analysis.view_uses.iter().map(|one| one.relation)) {
         refuse_unusable(relation)?;
@@ -355,10 +355,12 @@ pub(crate) fn distributed(analysis: &Analysis<'_>) -> Vec<usize> {
 /// What a relation that only the home shard has is called in messages.
 pub(crate) fn at_home(found: Found<'_>) -> Option<String> {
     match found {
-        Found::Known(relation) if relation.placement == Placement::Local => {
+        Found::Known(relation) | Found::Unread(relation)
+            if relation.placement == Placement::Local =>
+        {
             Some(format!("local table \"{}\"", relation.name.name))
         }
-        Found::Known(_) | Found::Proxy(_) => None,
+        Found::Known(_) | Found::Unread(_) | Found::Proxy(_) => None,
         Found::Home => Some("a system catalog, temporary or unknown table".to_owned()),
     }
 }

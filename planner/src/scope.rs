@@ -21,6 +21,9 @@ use crate::{
 pub(crate) enum Found<'t> {
     /// A relation of the catalog.
     Known(&'t Relation),
+    /// One that is named where nothing is read: in a CTE that nobody uses. It has to be there, but
+    /// its rows do not matter, and nobody asks for rights on it.
+    Unread(&'t Relation),
     /// One whose rows the proxy has.
     Proxy(ProxyView),
     /// A system catalog, a temporary table, or nothing at all: the home shard knows.
@@ -39,7 +42,7 @@ impl<'t> Found<'t> {
     /// A temporary relation of the session.
     pub(crate) fn is_temporary(self) -> bool {
         match self {
-            Found::Known(relation) => {
+            Found::Known(relation) | Found::Unread(relation) => {
                 is_temporary_schema(&relation.name.schema) && relation.placement == Placement::Local
             }
             Found::Proxy(_) | Found::Home => false,
@@ -141,7 +144,7 @@ pub(crate) fn find_known<'t>(
     range: &protobuf::RangeVar,
 ) -> Option<&'t Relation> {
     match find_in(catalog, context, range) {
-        Found::Known(relation) => Some(relation),
+        Found::Known(relation) | Found::Unread(relation) => Some(relation),
         Found::Proxy(_) | Found::Home => None,
     }
 }

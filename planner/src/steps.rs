@@ -220,7 +220,7 @@ fn key_update(statement: &Statement<'_>, update: &protobuf::UpdateStmt) -> Optio
     let target = write::main_target(statement, &analysis)?;
     let relation = match analysis.occurrences[target].found {
         Found::Known(relation) => relation,
-        Found::Proxy(_) | Found::Home => return None,
+        Found::Unread(_) | Found::Proxy(_) | Found::Home => return None,
     };
     let Placement::Distributed { key, .. } = &relation.placement else {
         return None;

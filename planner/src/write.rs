@@ -125,7 +125,7 @@ pub(crate) fn refuse_writes(catalog: &Catalog, analysis: &Analysis<'_>) -> Resul
             continue;
         }
         match one.found {
-            Found::Known(relation) => refuse_write(relation)?,
+            Found::Known(relation) | Found::Unread(relation) => refuse_write(relation)?,
             Found::Proxy(view) => {
                 return Err(PlanError::new(
                     "42501",
@@ -801,7 +801,7 @@ pub(crate) fn refuse_uneven_traits(
         return Err(refuse("It writes inside WITH.".to_owned()));
     }
     let other = analysis.occurrences.iter().find(
-        |one| !matches!(one.found, Found::Known(known) if known.placement == Placement::Reference),
+        |one| !matches!(one.found, Found::Known(known) | Found::Unread(known) if known.placement == Placement::Reference),
     );
     if let Some(one) = other {
         return Err(refuse(format!(

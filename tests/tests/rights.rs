@@ -16,6 +16,7 @@ mod attempts;
 mod list;
 mod others;
 mod steps;
+mod unread;
 mod upgrade;
 mod views;
 
@@ -114,6 +115,13 @@ fn views_are_read_with_the_rights_that_postgres_asks_for() {
 fn statements_in_steps_ask_for_the_rights_that_postgres_asks_for() {
     let cluster = Cluster::start().expect("the cluster starts");
     steps::check(&cluster).expect("as one server would");
+}
+
+#[test]
+fn what_nobody_reads_needs_no_rights() {
+    let cluster = Cluster::start().expect("the cluster starts");
+    let plain = Plain::start().expect("Postgres starts");
+    unread::check(&cluster, &plain).expect("as one server would");
 }
 
 #[test]

@@ -382,7 +382,9 @@ impl<'t> Analysis<'t> {
 
     fn is_not_null(&self, column: ColumnId) -> bool {
         match self.occurrences[column.occurrence].found {
-            scope::Found::Known(relation) => relation.columns[column.column].not_null,
+            scope::Found::Known(relation) | scope::Found::Unread(relation) => {
+                relation.columns[column.column].not_null
+            }
             scope::Found::Proxy(_) | scope::Found::Home => false,
         }
     }
@@ -419,7 +421,9 @@ impl<'t> Analysis<'t> {
             };
             columns.push(column);
             match self.occurrences[column.occurrence].found {
-                scope::Found::Known(relation) => relation.columns.get(column.column),
+                scope::Found::Known(relation) | scope::Found::Unread(relation) => {
+                    relation.columns.get(column.column)
+                }
                 scope::Found::Proxy(_) | scope::Found::Home => None,
             }
         };

@@ -174,7 +174,7 @@ impl<'t> Analysis<'t> {
     pub(super) fn occurrence_item(&mut self, occurrence: usize) -> Visible {
         let Occurrence { range, found, .. } = self.occurrences[occurrence];
         let columns: Option<Vec<Output<'t>>> = match found {
-            Found::Known(relation) => {
+            Found::Known(relation) | Found::Unread(relation) => {
                 let output = |(column, definition): (usize, &crate::catalog::Column)| Output {
                     name: definition.name.clone(),
                     column: Some(ColumnId { occurrence, column }),
@@ -188,7 +188,9 @@ impl<'t> Analysis<'t> {
             Found::Home => None,
         };
         let schema = match (&range.alias, found) {
-            (None, Found::Known(relation)) => Some(relation.name.schema.clone()),
+            (None, Found::Known(relation) | Found::Unread(relation)) => {
+                Some(relation.name.schema.clone())
+            }
             (None, Found::Proxy(view)) => Some(view.schema().to_owned()),
             _ => None,
         };
@@ -253,9 +255,12 @@ impl<'t> Analysis<'t> {
 
     fn cte(&mut self, entry: &Cte<'t>, range: &'t protobuf::RangeVar, scope: usize) -> Visible {
         self.mark_correlated(entry.block);
+        entry.uses.any.set(true);
+        if !self.unread {
+            entry.uses.read.set(true);
+        }
         let outputs = match &entry.body {
             Some(body) if !self.too_large => {
-                body.used.set(true);
                 self.too_large |= self.facts.len() >= OCCURRENCES_MAX;
                 let outer = body.outer.clone();
                 let inside = Place {

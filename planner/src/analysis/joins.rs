@@ -144,7 +144,7 @@ impl<'t> Analysis<'t> {
         let of = |column: Option<ColumnId>| {
             let ColumnId { occurrence, column } = column?;
             match self.occurrences[occurrence].found {
-                Found::Known(relation) => relation.columns.get(column),
+                Found::Known(relation) | Found::Unread(relation) => relation.columns.get(column),
                 Found::Proxy(_) | Found::Home => None,
             }
         };

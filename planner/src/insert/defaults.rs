@@ -26,7 +26,7 @@ pub(super) fn insert_at_home(
 ) -> Result<Draft, PlanError> {
     let local = target.and_then(|target| match analysis.occurrences[target].found {
         Found::Known(relation) => Some(relation),
-        Found::Proxy(_) | Found::Home => None,
+        Found::Unread(_) | Found::Proxy(_) | Found::Home => None,
     });
     let filled = local.map_or_else(Vec::new, |relation| filled(statement, insert, relation));
     let Some(relation) = local.filter(|_| !filled.is_empty()) else {

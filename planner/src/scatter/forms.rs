@@ -131,6 +131,6 @@ fn output(analysis: &Analysis<'_>, node: &NodeEnum) -> Option<(usize, usize)> {
 pub(super) fn relation<'t>(analysis: &Analysis<'t>, column: ColumnId) -> Option<&'t Relation> {
     match analysis.occurrences[column.occurrence].found {
         Found::Known(relation) => Some(relation),
-        Found::Proxy(_) | Found::Home => None,
+        Found::Unread(_) | Found::Proxy(_) | Found::Home => None,
     }
 }

@@ -31,7 +31,12 @@ pub(super) fn scatter(
     anchored: Option<&Anchored>,
     reason: &str,
 ) -> Option<Scatter> {
-    let known = |found: Found<'_>| matches!(found, Found::Known(_));
+    // What is not read is where it is named without being moved, but for a local table's name.
+    let known = |found: Found<'_>| match found {
+        Found::Known(_) => true,
+        Found::Unread(relation) => relation.placement != Placement::Local,
+        Found::Proxy(_) | Found::Home => false,
+    };
     if !analysis.occurrences.iter().all(|one| known(one.found)) {
         return None;
     }
@@ -43,7 +48,7 @@ pub(super) fn scatter(
     };
     let is_local = |index: usize| match analysis.occurrences[index].found {
         Found::Known(relation) => relation.placement == Placement::Local,
-        Found::Proxy(_) | Found::Home => false,
+        Found::Unread(_) | Found::Proxy(_) | Found::Home => false,
     };
     let chosen = |index: usize| match anchored {
         Some(anchored) => !inside(index) && (anchored.moved.contains(&index) || is_local(index)),
@@ -152,7 +157,8 @@ pub(crate) fn as_moved(
     fetch: &Fetch,
     occurrence: usize,
 ) -> Option<Relation> {
-    let Found::Known(relation) = analysis.occurrences[occurrence].found else {
+    let (Found::Known(relation) | Found::Unread(relation)) = analysis.occurrences[occurrence].found
+    else {
         return None;
     };
     let mut moved = relation.clone();

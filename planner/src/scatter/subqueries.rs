@@ -113,6 +113,7 @@ pub(super) fn find(
 pub(crate) fn find_in_write(statement: &Statement<'_>, analysis: &Analysis<'_>) -> Vec<Subquery> {
     let elsewhere = |one: &usize| match analysis.occurrences[*one].found {
         Found::Known(relation) => relation.placement != Placement::Reference,
+        Found::Unread(relation) => relation.placement == Placement::Local,
         Found::Proxy(_) | Found::Home => true,
     };
     let worth = |index: usize| {
@@ -284,7 +285,7 @@ fn columns(analysis: &Analysis<'_>, index: usize) -> Option<(Vec<Column>, Vec<St
         let stored = output.column.filter(|_| !set_operation).and_then(|column| {
             match analysis.occurrences[column.occurrence].found {
                 Found::Known(relation) => relation.columns.get(column.column),
-                Found::Proxy(_) | Found::Home => None,
+                Found::Unread(_) | Found::Proxy(_) | Found::Home => None,
             }
         });
         columns.push(Column {

@@ -80,7 +80,7 @@ pub(super) fn are_read(catalog: &Catalog, analysis: &Analysis<'_>) -> bool {
 fn number_view<'t>(one: &Occurrence<'t>) -> Option<&'t Relation> {
     match one.found {
         Found::Known(relation) => Some(relation).filter(|relation| relation.reads_numbers),
-        Found::Proxy(_) | Found::Home => None,
+        Found::Unread(_) | Found::Proxy(_) | Found::Home => None,
     }
 }
 

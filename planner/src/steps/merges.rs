@@ -32,7 +32,7 @@ pub(super) fn steps(statement: &Statement<'_>, merge: &protobuf::MergeStmt) -> O
     let target = write::main_target(statement, &analysis)?;
     let relation = match analysis.occurrences[target].found {
         Found::Known(relation) => relation,
-        Found::Proxy(_) | Found::Home => return None,
+        Found::Unread(_) | Found::Proxy(_) | Found::Home => return None,
     };
     if !can_be_cut(statement, &analysis, relation) || !merge.returning_clause.iter().all(empty) {
         return None;

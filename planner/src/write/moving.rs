@@ -34,7 +34,7 @@ pub(super) fn by_moving(
         || analysis.traits.home.is_some()
         || analysis.traits.volatile.is_some()
         || analysis.traits.statement_clock;
-    let known = |found: Found<'_>| matches!(found, Found::Known(_));
+    let known = |found: Found<'_>| matches!(found, Found::Known(_) | Found::Unread(_));
     if hindered || !analysis.occurrences.iter().all(|one| known(one.found)) {
         return None;
     }
@@ -51,8 +51,13 @@ pub(super) fn by_moving(
     let together = |index: usize| route::not_colocated(analysis, &[index, target]).is_none();
     let stays = |index: usize| {
         let one = &analysis.occurrences[index];
-        let reference = one.found.placed().is_some() && one.found.distributed().is_none();
-        one.written || reference || !merged && analysis.linked(index, target) && together(index)
+        let copied = match one.found {
+            Found::Known(relation) => relation.placement == Placement::Reference,
+            // Nobody asks which of its rows are there.
+            Found::Unread(relation) => relation.placement != Placement::Local,
+            Found::Proxy(_) | Found::Home => false,
+        };
+        one.written || copied || !merged && analysis.linked(index, target) && together(index)
     };
     let chosen = |index: usize| !inside(index) && !stays(index);
     let replaced: Vec<_> = queries

@@ -15,7 +15,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     Session,
     planning::Request,
-    scatter::{COLLATABLE, Learned, Part, malformed, without_position},
+    scatter::{COLLATABLE, Learned, Part, malformed, missing_row, without_position},
     servers::Select,
 };
 use crate::{
@@ -259,14 +259,15 @@ impl Session {
                 )
             })
             .collect();
-        let names: Vec<String> = (1..=learned.columns.len())
-            .map(|number| format!("c{number}"))
-            .collect();
-        let question = format!(
-            "SELECT {} FROM (VALUES (1)) a67_one LEFT JOIN ({text}) a67 ({}) ON false",
-            questions.join(", "),
-            names.join(", ")
-        );
+        let collated = learned
+            .columns
+            .iter()
+            .any(|(oid, _)| COLLATABLE.contains(oid));
+        let from = match collated {
+            true => format!(" FROM {}", missing_row(text, learned.columns.len())),
+            false => String::new(),
+        };
+        let question = format!("SELECT {}{from}", questions.join(", "));
         let rows = self.ask_home(&question, request).await?;
         let mut values = rows.into_iter().next().unwrap_or_default().into_iter();
         let mut known = Vec::with_capacity(learned.columns.len());

@@ -286,10 +286,12 @@ impl Session {
         Ok(text)
     }
 
-    /// The transaction's time as a literal.
+    /// The transaction's time as a text that a cast makes a time of. Like `now()` it is known when
+    /// the statement runs, not before: what a planner folds can lose what a column is described by.
     pub(super) async fn quoted_time(&mut self) -> Outcome<String> {
         self.begin_implicit();
-        Ok(guc::quote_literal(&self.transaction_time().await?))
+        let time = guc::quote_literal(&self.transaction_time().await?);
+        Ok(format!("{time}::pg_catalog.text"))
     }
 
     /// The columns of a plan's shard statement.
@@ -360,21 +362,19 @@ impl Session {
         text: &str,
         request: &Request<'_>,
     ) -> Outcome<Vec<bool>> {
-        let names: Vec<String> = (1..=columns.len())
-            .map(|number| format!("c{number}"))
-            .collect();
-        let tests: Vec<String> = names
+        let tests: Vec<String> = columns
             .iter()
-            .zip(columns)
-            .map(|(name, (oid, _))| match COLLATABLE.contains(oid) {
-                true => format!("coalesce(({BYTEWISE_TEST}), false)").replace("$column", name),
+            .enumerate()
+            .map(|(index, (oid, _))| match COLLATABLE.contains(oid) {
+                true => format!("coalesce(({BYTEWISE_TEST}), false)")
+                    .replace("$column", &format!("a67.c{}", index + 1)),
                 false => "false".to_owned(),
             })
             .collect();
         let question = format!(
-            "SELECT {} FROM (VALUES (1)) a67_one LEFT JOIN ({text}) a67 ({}) ON false",
+            "SELECT {} FROM {}",
             tests.join(", "),
-            names.join(", ")
+            missing_row(text, columns.len())
         );
         let rows = self.ask_home(&question, request).await?;
         let row = rows.into_iter().next().unwrap_or_default();
@@ -533,6 +533,17 @@ fn large_integers(request: &Request<'_>) -> Vec<usize> {
         literal.class == LiteralClass::Integer && text.parse::<i32>().is_err()
     });
     large.map(|(slot, _)| slot).collect()
+}
+
+/// An item of FROM with one row, in which every column `a67.c1` to `a67.cN` of a statement is NULL:
+/// what is asked of it is the columns' types. The statement is planned, as far as Postgres asks for
+/// rights on what it names, and not run.
+pub(super) fn missing_row(text: &str, columns: usize) -> String {
+    let names: Vec<String> = (1..=columns).map(|number| format!("c{number}")).collect();
+    format!(
+        "(VALUES (1)) a67_one LEFT JOIN (SELECT * FROM ({text}) a67 ({}) LIMIT 0) a67 ON true",
+        names.join(", ")
+    )
 }
 
 /// Built-in types that have a collation: text, varchar, char, name, and arrays of them.
