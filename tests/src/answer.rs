@@ -100,14 +100,14 @@ pub fn mentions_unknown_types(frames: &[Frame], names: &TypeNames) -> bool {
 /// Turns a server's frames into events.
 pub fn events(frames: &[Frame], names: &TypeNames) -> Result<Vec<Event>> {
     let mut events: Vec<Event> = Vec::new();
-    let mut user_columns: Vec<bool> = Vec::new();
+    let mut shapes: Vec<Shape> = Vec::new();
     let mut copied: Option<Vec<u8>> = None;
     let mut binary_copy = false;
     for frame in frames {
         let event = match frame.tag {
             b'T' => {
                 let found = columns(&frame.body)?;
-                user_columns = found.iter().map(|column| holds_oids(column.1)).collect();
+                shapes = found.iter().map(Shape::of).collect();
                 Event::Columns(
                     found
                         .into_iter()
@@ -121,7 +121,7 @@ pub fn events(frames: &[Frame], names: &TypeNames) -> Result<Vec<Event>> {
                     .map(|oid| type_name(oid, names))
                     .collect(),
             ),
-            b'D' => Event::Row(row(&frame.body, &user_columns, names)?),
+            b'D' => Event::Row(row(&frame.body, &shapes, names)?),
             b'G' | b'H' => {
                 binary_copy = frame.body.first() == Some(&1);
                 copied = (frame.tag == b'H').then(Vec::new);
@@ -206,15 +206,49 @@ fn holds_oids(oid: u32) -> bool {
     oid >= FIRST_USER_OID || oid == RECORD_OID || oid == RECORD_ARRAY_OID
 }
 
-fn row(body: &Bytes, user_columns: &[bool], names: &TypeNames) -> Result<Vec<Option<Bytes>>> {
+/// What of a column's values is not the same on all servers that hold the same.
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    Plain,
+    /// OIDs, in arrays and records.
+    Oids,
+    /// A float, in binary: a NaN has a sign, by which nobody tells it from another, and which is lost
+    /// where a value travels as text.
+    Float,
+}
+
+impl Shape {
+    fn of((_, oid, _, format): &RawColumn) -> Shape {
+        match (oid, format) {
+            (700 | 701, 1) => Shape::Float,
+            _ if holds_oids(*oid) => Shape::Oids,
+            _ => Shape::Plain,
+        }
+    }
+}
+
+fn row(body: &Bytes, shapes: &[Shape], names: &TypeNames) -> Result<Vec<Option<Bytes>>> {
     Ok(wire::values(body)?
         .into_iter()
         .enumerate()
-        .map(|(index, value)| match user_columns.get(index) {
-            Some(true) => value.map(|bytes| without_oids(bytes, names)),
+        .map(|(index, value)| match shapes.get(index) {
+            Some(Shape::Oids) => value.map(|bytes| without_oids(bytes, names)),
+            Some(Shape::Float) => value.map(without_sign_of_nan),
             _ => value,
         })
         .collect())
+}
+
+fn without_sign_of_nan(value: Bytes) -> Bytes {
+    let float = match value.len() {
+        4 => f64::from(f32::from_be_bytes(value[..].try_into().unwrap_or_default())),
+        8 => f64::from_be_bytes(value[..].try_into().unwrap_or_default()),
+        _ => return value,
+    };
+    match float.is_nan() {
+        true => Bytes::from_static(b"NaN"),
+        false => value,
+    }
 }
 
 /// Binary arrays and records hold the OIDs of their parts: user-defined ones are replaced by

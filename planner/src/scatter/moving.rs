@@ -61,7 +61,7 @@ pub(super) fn scatter(
     }
     let replaced: Vec<_> = queries
         .iter()
-        .map(|query| (query.span, query.replacement()))
+        .flat_map(subqueries::Subquery::replacements)
         .collect();
     let fetched = gather::fetch(statement, analysis, views, &chosen, &replaced).ok()?;
     let mut relations: Vec<Relation> = fetched

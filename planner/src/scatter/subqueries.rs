@@ -29,8 +29,9 @@ const ARMS_MAX: usize = 64;
 
 /// A subquery with a plan of its own.
 pub(crate) struct Subquery {
-    /// Its text in the statement's.
-    pub(crate) span: Span,
+    /// Where it stands in the statement's text. The same text is the same subquery: what Postgres takes
+    /// for equal expressions stays equal.
+    pub(crate) spans: Vec<Span>,
     /// Occurrences of relations in it.
     pub(crate) occurrences: HashSet<usize>,
     /// What its rows are for the statement around it. Columns are `c1`, `c2` ...
@@ -42,8 +43,13 @@ pub(crate) struct Subquery {
 }
 
 impl Subquery {
-    /// What stands in its place.
-    pub(crate) fn replacement(&self) -> String {
+    /// What stands in its places.
+    pub(crate) fn replacements(&self) -> impl Iterator<Item = (Span, String)> {
+        let text = self.replacement();
+        self.spans.iter().map(move |span| (*span, text.clone()))
+    }
+
+    fn replacement(&self) -> String {
         let columns: Vec<String> = self
             .relation
             .columns
@@ -129,30 +135,44 @@ fn find_all(
     analysis: &Analysis<'_>,
     worth: &dyn Fn(usize) -> bool,
 ) -> Vec<Subquery> {
-    let mut found: Vec<(usize, Subquery)> = Vec::new();
+    let mut found: Vec<Subquery> = Vec::new();
+    // Where they stand, each with its place in `found`.
+    let mut blocks: Vec<(usize, usize)> = Vec::new();
     let arms = analysis.blocks.iter().filter(|one| one.role == Role::Arm);
     if arms.count() > ARMS_MAX {
         return Vec::new();
     }
     for index in 0..analysis.blocks.len() {
         let block = &analysis.blocks[index];
-        let known = |(other, _): &(usize, Subquery)| {
+        let known = |(other, _): &&(usize, usize)| {
             is_inside(analysis, index, *other)
                 || std::ptr::eq(analysis.blocks[*other].select, block.select)
         };
         if block.correlated || block.text != CLIENT_TEXT || !worth(index) {
             continue;
         }
-        if let Some((_, same)) = found.iter_mut().find(|entry| known(entry)) {
-            same.occurrences.extend(occurrences(analysis, index));
+        if let Some((_, at)) = blocks.iter().find(known) {
+            found[*at].occurrences.extend(occurrences(analysis, index));
             continue;
         }
-        let number = found.len() + 1;
-        if let Some(query) = subquery(statement, analysis, index, number) {
-            found.push((index, query));
-        }
+        let Some(query) = subquery(statement, analysis, index, found.len() + 1) else {
+            continue;
+        };
+        let same = |one: &Subquery| one.text == query.text && one.labels == query.labels;
+        let at = match found.iter().position(same) {
+            Some(at) => {
+                found[at].spans.extend(query.spans);
+                found[at].occurrences.extend(query.occurrences);
+                at
+            }
+            None => {
+                found.push(query);
+                found.len() - 1
+            }
+        };
+        blocks.push((index, at));
     }
-    found.into_iter().map(|(_, query)| query).collect()
+    found
 }
 
 fn is_worth_it(analysis: &Analysis<'_>, index: usize, anchored: Option<&Anchored>) -> bool {
@@ -236,7 +256,7 @@ fn subquery(
     let plan = statement::plan_subquery(&inner, RowOrder::Seen)?;
     let name = format!("a67_q{number}");
     Some(Subquery {
-        span,
+        spans: vec![span],
         occurrences: occurrences(analysis, index),
         relation: Relation {
             name: QualifiedName {

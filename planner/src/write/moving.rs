@@ -62,7 +62,7 @@ pub(super) fn by_moving(
     let chosen = |index: usize| !inside(index) && !stays(index);
     let replaced: Vec<_> = queries
         .iter()
-        .map(|query| (query.span, query.replacement()))
+        .flat_map(subqueries::Subquery::replacements)
         .collect();
     let fetched = gather::fetch(statement, analysis, views, &chosen, &replaced).ok()?;
     if fetched.list.is_empty() && queries.is_empty() {
