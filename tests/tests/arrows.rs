@@ -4,10 +4,11 @@ use std::{collections::BTreeSet, process::Command};
 
 use serde_json::Value;
 
-/// `planner` depends on none of ours; programs that drive others may use anything.
+/// `planner`, `control` and `storage` depend on none of ours; programs that drive others may use anything.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("automator67-planner", &[]),
     ("automator67-control", &[]),
+    ("automator67-storage", &[]),
     ("automator67-proxy", &["automator67-planner"]),
     ("automator67", &["automator67-control", "automator67-proxy"]),
 ];

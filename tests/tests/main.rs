@@ -29,6 +29,7 @@ mod sequences;
 mod servers;
 mod sessions;
 mod snapshots;
+mod storage;
 mod touched;
 mod tpcc;
 mod unique;
