@@ -46,7 +46,7 @@ pub fn for_new(candidates: &[Candidate], chunk: ChunkId, bytes: u64) -> Vec<i64>
     let mut scored: Vec<(f64, &Candidate)> = usable
         .map(|one| (draw(chunk, one.id) / weight(one, fastest), one))
         .collect();
-    scored.sort_by(|a, b| by_score(a, b));
+    scored.sort_by(by_score);
     spread(scored.into_iter().map(|(_, one)| one).collect())
 }
 
