@@ -84,6 +84,8 @@ create index on chunk (alike) where alike is not null;
 create index on chunk (condemned) where condemned is not null;
 create index on chunk (bucket, key_number);
 
+-- `good`: it was acknowledged, and nobody has found it to be another since. What may be there all the same
+-- is mended, and collected with the chunk.
 create table replica (
     chunk bytea not null references chunk on delete cascade,
     provider bigint not null references provider,
@@ -161,7 +163,7 @@ $$;
 -- New chunks count from now on. Their names must still be those of this process.
 create function add_chunks(
     ids bytea[], bucket bigint, key_number integer, keys bytea[], lengths integer[], hashes bytea[],
-    alikes bytea[], replica_chunks bytea[], replica_providers bigint[]
+    alikes bytea[], replica_chunks bytea[], replica_providers bigint[], replica_good boolean[]
 ) returns void language plpgsql as $$
 declare
     named integer;
@@ -177,8 +179,9 @@ begin
     insert into chunk (id, bucket, key_number, key, length, hash, alike)
     select new.id, add_chunks.bucket, add_chunks.key_number, new.key, new.length, new.hash, new.alike
     from unnest(ids, keys, lengths, hashes, alikes) new (id, key, length, hash, alike);
-    insert into replica (chunk, provider)
-    select new.chunk, new.provider from unnest(replica_chunks, replica_providers) new (chunk, provider);
+    insert into replica (chunk, provider, good)
+    select new.chunk, new.provider, new.good
+    from unnest(replica_chunks, replica_providers, replica_good) new (chunk, provider, good);
 end $$;
 
 -- A version or part consists of these. Chunks that were there before must be there still; one that was
@@ -243,7 +246,7 @@ create function put_version(
     value bytea, value_key integer, retained timestamptz, held boolean,
     if_match text, if_none_match text,
     ids bytea[], key_number integer, keys bytea[], chunk_lengths integer[], hashes bytea[], alikes bytea[],
-    replica_chunks bytea[], replica_providers bigint[],
+    replica_chunks bytea[], replica_providers bigint[], replica_good boolean[],
     chunks bytea[], starts integer[], lengths integer[]
 ) returns bigint language plpgsql as $$
 declare
@@ -261,7 +264,8 @@ begin
     )
     returning number into new_number;
     perform add_chunks(
-        ids, the_bucket, key_number, keys, chunk_lengths, hashes, alikes, replica_chunks, replica_providers
+        ids, the_bucket, key_number, keys, chunk_lengths, hashes, alikes, replica_chunks, replica_providers,
+        replica_good
     );
     perform add_pieces(new_number, chunks, starts, lengths);
     return new_number;
@@ -319,7 +323,7 @@ end $$;
 create function put_part(
     the_upload text, the_part integer, size bigint, etag text, about jsonb,
     the_bucket bigint, ids bytea[], key_number integer, keys bytea[], chunk_lengths integer[],
-    hashes bytea[], alikes bytea[], replica_chunks bytea[], replica_providers bigint[],
+    hashes bytea[], alikes bytea[], replica_chunks bytea[], replica_providers bigint[], replica_good boolean[],
     chunks bytea[], starts integer[], lengths integer[]
 ) returns void language plpgsql as $$
 declare
@@ -336,7 +340,8 @@ begin
     insert into part (number, upload, part, size, etag, about)
     values (new_number, the_upload, the_part, size, etag, about);
     perform add_chunks(
-        ids, the_bucket, key_number, keys, chunk_lengths, hashes, alikes, replica_chunks, replica_providers
+        ids, the_bucket, key_number, keys, chunk_lengths, hashes, alikes, replica_chunks, replica_providers,
+        replica_good
     );
     perform add_pieces(new_number, chunks, starts, lengths);
 end $$;

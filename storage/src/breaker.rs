@@ -1,7 +1,9 @@
 //! A circuit breaker: a provider that keeps failing is left alone for a while, then tried with one call.
 //! Pure: the time is an argument.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// So many failures in a row open it.
 const FAILURES_MAX: u32 = 5;

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     chunk::{Chunk, ChunkId},
+    fleet::{Bad, Copies},
     keys::{BucketKey, KeyError, RootKey},
 };
 
@@ -211,8 +212,8 @@ pub struct NewChunk {
     pub hash: [u8; 32],
     /// Keyed BLAKE3 of the plaintext.
     pub alike: [u8; 32],
-    /// Numbers of the providers that have acknowledged it.
-    pub providers: Vec<i64>,
+    /// Where it is.
+    pub copies: Copies,
 }
 
 /// A part of a chunk.
@@ -319,6 +320,7 @@ impl Catalog {
                         &arrays.alikes,
                         &arrays.replica_chunks,
                         &arrays.replica_providers,
+                        &arrays.replica_good,
                         &arrays.piece_chunks,
                         &arrays.piece_starts,
                         &arrays.piece_lengths,
@@ -367,12 +369,26 @@ impl Catalog {
                     &arrays.alikes,
                     &arrays.replica_chunks,
                     &arrays.replica_providers,
+                    &arrays.replica_good,
                     &arrays.piece_chunks,
                     &arrays.piece_starts,
                     &arrays.piece_lengths,
                 ],
             )
             .await?;
+        Ok(())
+    }
+
+    /// Copies that are not what was written: they are not read any more, and are mended.
+    pub async fn mark_bad(&self, bad: &[Bad]) -> Result<(), CatalogError> {
+        let chunks: Vec<&[u8]> = bad.iter().map(|one| one.chunk.0.as_slice()).collect();
+        let providers: Vec<i64> = bad.iter().map(|one| one.provider).collect();
+        let client = self.client().await?;
+        let text = "update replica r set good = false \
+            from unnest($1::bytea[], $2::bigint[]) bad (chunk, provider) \
+            where r.chunk = bad.chunk and r.provider = bad.provider";
+        let statement = client.prepare_cached(text).await?;
+        client.execute(&statement, &[&chunks, &providers]).await?;
         Ok(())
     }
 
@@ -514,9 +530,9 @@ impl Catalog {
 }
 
 const PUT_VERSION: &str = "select put_version($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-    $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)";
+    $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)";
 const PUT_PART: &str = "select put_part($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, \
-    $15, $16, $17)";
+    $15, $16, $17, $18)";
 const COMPLETE_UPLOAD: &str =
     "select complete_upload($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
@@ -530,6 +546,7 @@ struct Arrays {
     alikes: Vec<Vec<u8>>,
     replica_chunks: Vec<Vec<u8>>,
     replica_providers: Vec<i64>,
+    replica_good: Vec<bool>,
     piece_chunks: Vec<Vec<u8>>,
     piece_starts: Vec<i32>,
     piece_lengths: Vec<i32>,
@@ -540,9 +557,12 @@ impl Arrays {
         let mut arrays = Arrays::default();
         for new in &content.chunks {
             let id = new.chunk.id.0.to_vec();
-            for provider in &new.providers {
+            let sure = new.copies.sure.iter().map(|provider| (provider, true));
+            let doubtful = new.copies.doubtful.iter().map(|provider| (provider, false));
+            for (provider, good) in sure.chain(doubtful) {
                 arrays.replica_chunks.push(id.clone());
                 arrays.replica_providers.push(*provider);
+                arrays.replica_good.push(good);
             }
             arrays.ids.push(id);
             arrays.keys.push(key.wrap(&new.chunk.key).to_vec());

@@ -15,6 +15,8 @@ use thiserror::Error;
 
 use crate::chunk::ChunkId;
 
+#[cfg(test)]
+pub(crate) mod faulty;
 mod local;
 
 /// How long a connection may take.
@@ -120,9 +122,18 @@ pub struct Provider {
 enum Store {
     Local(local::Directory),
     Remote(Arc<dyn ObjectStore>),
+    #[cfg(test)]
+    Faulty(faulty::Faulty),
 }
 
 impl Provider {
+    #[cfg(test)]
+    pub(crate) fn faulty(faulty: faulty::Faulty) -> Provider {
+        Provider {
+            store: Store::Faulty(faulty),
+        }
+    }
+
     /// Nothing is called yet.
     pub fn open(place: &Place) -> Result<Provider, ProviderError> {
         let store = match place {
@@ -138,6 +149,8 @@ impl Provider {
     pub async fn put(&self, chunk: ChunkId, sealed: Bytes) -> Result<(), ProviderError> {
         match &self.store {
             Store::Local(directory) => in_time(directory.put(chunk, sealed)).await,
+            #[cfg(test)]
+            Store::Faulty(faulty) => in_time(faulty.put(chunk, sealed)).await,
             Store::Remote(store) => {
                 let path = path_of(chunk);
                 in_time(async {
@@ -154,6 +167,8 @@ impl Provider {
         let length = range.len();
         let bytes = match &self.store {
             Store::Local(directory) => in_time(directory.get(chunk, range)).await?,
+            #[cfg(test)]
+            Store::Faulty(faulty) => in_time(faulty.get(chunk, range)).await?,
             Store::Remote(store) => {
                 let path = path_of(chunk);
                 let range = range.start as u64..range.end as u64;
@@ -173,6 +188,8 @@ impl Provider {
     pub async fn delete(&self, chunk: ChunkId) -> Result<(), ProviderError> {
         let deleted = match &self.store {
             Store::Local(directory) => in_time(directory.delete(chunk)).await,
+            #[cfg(test)]
+            Store::Faulty(faulty) => in_time(faulty.delete(chunk)).await,
             Store::Remote(store) => {
                 let path = path_of(chunk);
                 in_time(async { store.delete(&path).await.map_err(failure) }).await

@@ -13,10 +13,14 @@ use automator67_storage::{
         NewChunk, NewPiece, NewVersion, Root, State, Versioning,
     },
     chunk::{CHUNK_BYTES, Chunk, ChunkId, ChunkKey},
+    download::Downloads,
+    fleet::{Copies, Fleet},
     keys::RootKey,
+    upload::{UploadError, Uploads},
 };
 use automator67_tests::postgres::Plain;
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
 
 /// A server, and a catalog on it with one bucket.
 struct Store {
@@ -68,7 +72,10 @@ impl Store {
             },
             hash: [1; 32],
             alike: [*length as u8; 32],
-            providers: vec![self.provider],
+            copies: Copies {
+                sure: vec![self.provider],
+                doubtful: Vec::new(),
+            },
         };
         let chunks: Vec<NewChunk> = names.iter().zip(lengths).map(chunk).collect();
         let pieces = chunks.iter().map(|new| NewPiece {
@@ -498,6 +505,115 @@ fn parts_become_an_object_once() {
         ensure!(lengths == [(0, 10), (10, 20), (30, 40)], "{lengths:?}");
         // What was not used is of nobody now, and is collected.
         ensure!(store.count("piece").await? == 3 && store.count("part").await? == 0);
+        Ok(())
+    });
+}
+
+/// Three providers in memory, and what goes through them.
+async fn walks(store: &Store) -> Result<(Uploads, Downloads)> {
+    for (name, region) in [("one", "eu"), ("two", "us"), ("three", "asia")] {
+        let place = r#"{"kind":"memory"}"#;
+        store
+            .catalog
+            .put_provider(name, "memory", region, place, None)
+            .await?;
+    }
+    ensure!(store.catalog.set_provider("here", State::Dead).await?);
+    let fleet = Fleet::of(&store.catalog.snapshot(), &Fleet::default());
+    let (_, fleet) = tokio::sync::watch::channel(fleet);
+    let catalog = &store.catalog;
+    Ok((
+        Uploads::new(catalog.clone(), fleet.clone(), 2),
+        Downloads::new(catalog.clone(), fleet, None),
+    ))
+}
+
+/// Bytes that no compression and no accident makes equal.
+fn bytes(length: usize, seed: u64) -> Bytes {
+    let mut state = seed | 1;
+    let next = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(next).collect::<Vec<u8>>().into()
+}
+
+fn body(bytes: &Bytes) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> + use<> {
+    let pieces: Vec<_> = bytes.chunks(70_001).map(Bytes::copy_from_slice).collect();
+    futures_util::stream::iter(pieces.into_iter().map(Ok))
+}
+
+#[test]
+fn what_was_uploaded_comes_back() {
+    run(async {
+        let store = Store::start().await?;
+        let (uploads, downloads) = walks(&store).await?;
+        let bucket = store.bucket("through", Versioning::Off).await?;
+        let small = automator67_storage::upload::VALUE_BYTES_MAX;
+        for length in [0, 1, small, small + 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 4711] {
+            let sent = bytes(length, length as u64);
+            let content = uploads.take(&bucket, body(&sent)).await?;
+            ensure!(content.size == length as u64);
+            ensure!(content.value.is_some() == (length <= small), "{length}");
+            let copies = content.chunks.iter().all(|new| new.copies.sure.len() == 2);
+            ensure!(copies);
+            let key = format!("of {length}");
+            let new = new(&bucket, &key, "e", Condition::default());
+            store.catalog.put_version(&new, &content).await?;
+            let found = store.catalog.find(&bucket, &key, None).await?;
+            let found = found.context("it is there")?;
+            let end = length as u64;
+            for range in [
+                0..end,
+                0..end.min(1),
+                end / 3..end / 2,
+                end.saturating_sub(1)..end,
+                end.min(65_530)..end.min(CHUNK_BYTES as u64 + 9),
+            ] {
+                let read = downloads.read(&found, range.clone()).await?;
+                let read: Vec<Bytes> = read.try_collect().await?;
+                let expected = &sent[range.start as usize..range.end as usize];
+                ensure!(read.concat() == expected, "{length}: {range:?}");
+            }
+        }
+        ensure!(store.count("chunk").await? == 1 + 1 + 3);
+
+        // The same bytes again are there already, for the same owner.
+        let sent = bytes(2 * CHUNK_BYTES + 4711, 2 * CHUNK_BYTES as u64 + 4711);
+        let content = uploads.take(&bucket, body(&sent)).await?;
+        ensure!(content.chunks.is_empty() && content.pieces.len() == 3);
+        let again = new(&bucket, "again", "e", Condition::default());
+        store.catalog.put_version(&again, &content).await?;
+        let found = store.catalog.find(&bucket, "again", None).await?;
+        let found = found.context("it is there")?;
+        let read = downloads.read(&found, 0..content.size).await?;
+        ensure!(read.try_collect::<Vec<Bytes>>().await?.concat() == sent);
+        ensure!(store.count("chunk").await? == 5);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_body_that_breaks_off_leaves_nothing_to_see() {
+    run(async {
+        let store = Store::start().await?;
+        let (uploads, _) = walks(&store).await?;
+        let bucket = store.bucket("broken", Versioning::Off).await?;
+        let sent = bytes(CHUNK_BYTES + 10, 3);
+        // The client goes when its first chunk has a name.
+        let end = futures_util::stream::once(async {
+            while store.count("intent").await.is_ok_and(|names| names == 0) {
+                tokio::task::yield_now().await;
+            }
+            Err(std::io::Error::other("the client is gone"))
+        });
+        let done = uploads.take(&bucket, body(&sent).chain(end)).await;
+        ensure!(matches!(done, Err(UploadError::Body(_))));
+        ensure!(store.count("chunk").await? == 0 && store.count("version").await? == 0);
+        // What was put is named.
+        ensure!(store.count("intent").await? > 0);
         Ok(())
     });
 }

@@ -150,7 +150,7 @@ pub struct BucketSettings {
 }
 
 /// A provider, as far as the catalog knows it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderRow {
     /// Number.
     pub id: i64,
