@@ -2,7 +2,7 @@
 //! it, opened, and passed on in order. Nothing is passed on that is not what was written.
 //!
 //! The first bytes are there before anything is answered, so that a client is told of a failure by a
-//! status. What is read ahead is [`AHEAD`] parts.
+//! status. What is read ahead is two parts.
 
 use std::{collections::VecDeque, ops::Range};
 

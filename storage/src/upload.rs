@@ -2,7 +2,7 @@
 //! be told of them comes back. Nothing is visible yet; what is given up here is collected by its names.
 //!
 //! Memory: a chunk is filled while the one before it is put, so an upload holds two. Chunks are smaller
-//! while many uploads run, so that together they hold no more than [`MEMORY_BYTES`].
+//! while many uploads run, so that together they hold no more than 256 MiB.
 
 use std::{
     sync::{
