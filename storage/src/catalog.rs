@@ -14,13 +14,17 @@ use bytes::Bytes;
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio_postgres::{NoTls, Row, error::SqlState, types::Json};
+use tokio_postgres::{
+    NoTls, Row,
+    error::SqlState,
+    types::{Json, ToSql},
+};
 use zeroize::Zeroizing;
 
 use crate::{
     chunk::{Chunk, ChunkId},
     fleet::{Bad, Copies},
-    keys::{BucketKey, KeyError, RootKey},
+    keys::{KeyError, RootKey},
 };
 
 mod read;
@@ -289,44 +293,30 @@ impl Catalog {
         let value = content.value.as_ref();
         let value = value.map(|value| bucket_key.seal(new.key.as_bytes(), value));
         let value_key = value.as_ref().map(|_| key_number);
-        let arrays = Arrays::of(content, bucket_key);
+        let arrays = Arrays::of(content, &new.bucket);
         let size = content.size as i64;
-        let versioning = new.bucket.versioning.name();
+        let (key, versioning) = (new.key.as_bytes(), new.bucket.versioning.name());
+        let about = Json(&new.about);
+        let mut parameters: Vec<Parameter<'_>> = vec![
+            &new.bucket.id,
+            &key,
+            &versioning,
+            &id,
+            &size,
+            &new.etag,
+            &about,
+            &value,
+            &value_key,
+            &new.lock.until,
+            &new.lock.held,
+            &new.condition.matches,
+            &new.condition.differs,
+        ];
+        parameters.extend(arrays.parameters());
         for attempt in 1.. {
             let client = self.client().await?;
             let statement = client.prepare_cached(PUT_VERSION).await?;
-            let done = client
-                .query_one(
-                    &statement,
-                    &[
-                        &new.bucket.id,
-                        &new.key.as_bytes(),
-                        &versioning,
-                        &id,
-                        &size,
-                        &new.etag,
-                        &Json(&new.about),
-                        &value,
-                        &value_key,
-                        &new.lock.until,
-                        &new.lock.held,
-                        &new.condition.matches,
-                        &new.condition.differs,
-                        &arrays.ids,
-                        &key_number,
-                        &arrays.keys,
-                        &arrays.lengths,
-                        &arrays.hashes,
-                        &arrays.alikes,
-                        &arrays.replica_chunks,
-                        &arrays.replica_providers,
-                        &arrays.replica_good,
-                        &arrays.piece_chunks,
-                        &arrays.piece_starts,
-                        &arrays.piece_lengths,
-                    ],
-                )
-                .await;
+            let done = client.query_one(&statement, &parameters).await;
             match done {
                 Err(error) if attempt < ATTEMPTS && was_in_the_way(&error) => {}
                 Err(error) => return Err(error.into()),
@@ -346,36 +336,14 @@ impl Catalog {
         about: &About,
         content: &Content,
     ) -> Result<(), CatalogError> {
-        let (key_number, bucket_key) = bucket.newest_key();
-        let arrays = Arrays::of(content, bucket_key);
-        let size = content.size as i64;
+        let arrays = Arrays::of(content, bucket);
+        let (size, about) = (content.size as i64, Json(about));
+        let mut parameters: Vec<Parameter<'_>> =
+            vec![&upload, &part, &size, &etag, &about, &bucket.id];
+        parameters.extend(arrays.parameters());
         let client = self.client().await?;
         let statement = client.prepare_cached(PUT_PART).await?;
-        client
-            .query_one(
-                &statement,
-                &[
-                    &upload,
-                    &part,
-                    &size,
-                    &etag,
-                    &Json(about),
-                    &bucket.id,
-                    &arrays.ids,
-                    &key_number,
-                    &arrays.keys,
-                    &arrays.lengths,
-                    &arrays.hashes,
-                    &arrays.alikes,
-                    &arrays.replica_chunks,
-                    &arrays.replica_providers,
-                    &arrays.replica_good,
-                    &arrays.piece_chunks,
-                    &arrays.piece_starts,
-                    &arrays.piece_lengths,
-                ],
-            )
-            .await?;
+        client.query_one(&statement, &parameters).await?;
         Ok(())
     }
 
@@ -539,6 +507,7 @@ const COMPLETE_UPLOAD: &str =
 /// The columns of new chunks, replicas and pieces.
 #[derive(Default)]
 struct Arrays {
+    key_number: i32,
     ids: Vec<Vec<u8>>,
     keys: Vec<Vec<u8>>,
     lengths: Vec<i32>,
@@ -553,8 +522,12 @@ struct Arrays {
 }
 
 impl Arrays {
-    fn of(content: &Content, key: &BucketKey) -> Arrays {
-        let mut arrays = Arrays::default();
+    fn of(content: &Content, bucket: &Bucket) -> Arrays {
+        let (key_number, key) = bucket.newest_key();
+        let mut arrays = Arrays {
+            key_number,
+            ..Arrays::default()
+        };
         for new in &content.chunks {
             let id = new.chunk.id.0.to_vec();
             let sure = new.copies.sure.iter().map(|provider| (provider, true));
@@ -577,7 +550,27 @@ impl Arrays {
         }
         arrays
     }
+
+    /// In the order in which functions take them.
+    fn parameters(&self) -> [Parameter<'_>; 12] {
+        [
+            &self.ids,
+            &self.key_number,
+            &self.keys,
+            &self.lengths,
+            &self.hashes,
+            &self.alikes,
+            &self.replica_chunks,
+            &self.replica_providers,
+            &self.replica_good,
+            &self.piece_chunks,
+            &self.piece_starts,
+            &self.piece_lengths,
+        ]
+    }
 }
+
+type Parameter<'a> = &'a (dyn ToSql + Sync);
 
 fn as_i32(bytes: usize) -> i32 {
     i32::try_from(bytes).expect("a chunk is shorter than 2 GiB")

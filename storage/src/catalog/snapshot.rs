@@ -8,14 +8,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use deadpool_postgres::Pool;
+use deadpool_postgres::{Pool, Transaction};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio_postgres::{AsyncMessage, NoTls, types::Json};
+use tokio_postgres::{AsyncMessage, IsolationLevel, NoTls, Row, types::Json};
 use zeroize::Zeroizing;
 
 use super::{Catalog, CatalogError};
-use crate::keys::{BucketKey, RootKey};
+use crate::keys::{BucketKey, KeyError, RootKey};
 
 /// On which changes are told.
 const CHANNEL: &str = "automator67_storage";
@@ -33,7 +33,7 @@ pub struct Snapshot {
     pub access_keys: HashMap<String, AccessKey>,
     /// By their numbers.
     pub logins: HashMap<i64, Arc<Login>>,
-    /// All that are not dead.
+    /// All, also those that were given up.
     pub providers: Vec<ProviderRow>,
     /// Of all buckets that there are or were, by bucket and version.
     pub bucket_keys: HashMap<(i64, i32), BucketKey>,
@@ -274,104 +274,136 @@ async fn follow(
     Ok(())
 }
 
+/// All of it, of one moment.
 async fn read(pool: &Pool, root: &RootKey) -> Result<Snapshot, CatalogError> {
     let mut client = pool.get().await?;
     let moment = client
         .build_transaction()
-        .isolation_level(tokio_postgres::IsolationLevel::RepeatableRead)
+        .isolation_level(IsolationLevel::RepeatableRead)
         .read_only(true)
         .start()
         .await?;
-    let mut snapshot = Snapshot::default();
-    for row in moment
-        .query("select id, name, administrator from login", &[])
-        .await?
-    {
-        let login = Login {
-            id: row.get(0),
-            name: row.get(1),
-            administrator: row.get(2),
-        };
-        snapshot.logins.insert(login.id, Arc::new(login));
+    let (bucket_keys, newest) = read_bucket_keys(&moment, root).await?;
+    Ok(Snapshot {
+        logins: read_logins(&moment).await?,
+        access_keys: read_access_keys(&moment, root).await?,
+        buckets: read_buckets(&moment, newest).await?,
+        providers: read_providers(&moment, root).await?,
+        bucket_keys,
+    })
+}
+
+async fn read_logins(moment: &Transaction<'_>) -> Result<HashMap<i64, Arc<Login>>, CatalogError> {
+    let text = "select id, name, administrator from login";
+    let rows = moment.query(text, &[]).await?;
+    let login = |row: &Row| Login {
+        id: row.get("id"),
+        name: row.get("name"),
+        administrator: row.get("administrator"),
+    };
+    let logins = rows.iter().map(login);
+    Ok(logins.map(|login| (login.id, Arc::new(login))).collect())
+}
+
+async fn read_access_keys(
+    moment: &Transaction<'_>,
+    root: &RootKey,
+) -> Result<HashMap<String, AccessKey>, CatalogError> {
+    let text = "select id, login, secret from access_key";
+    let mut keys = HashMap::new();
+    for row in moment.query(text, &[]).await? {
+        let id: String = row.get("id");
+        let secret = open_text(root, &secret_name(&id), row.get("secret"))?;
+        let login = row.get("login");
+        keys.insert(id, AccessKey { login, secret });
     }
-    for row in moment
-        .query("select id, login, secret from access_key", &[])
-        .await?
-    {
-        let id: String = row.get(0);
-        let secret = root.open(&secret_name(&id), row.get(2))?;
-        let secret = Zeroizing::new(String::from_utf8_lossy(&secret).into_owned());
-        let login = row.get(1);
-        snapshot.access_keys.insert(id, AccessKey { login, secret });
+    Ok(keys)
+}
+
+type BucketKeys = HashMap<(i64, i32), BucketKey>;
+type NewestKeys = HashMap<i64, (i32, BucketKey)>;
+
+async fn read_bucket_keys(
+    moment: &Transaction<'_>,
+    root: &RootKey,
+) -> Result<(BucketKeys, NewestKeys), CatalogError> {
+    let text = "select bucket, number, wrapped from bucket_key order by number";
+    let (mut all, mut newest) = (HashMap::new(), HashMap::new());
+    for row in moment.query(text, &[]).await? {
+        let (bucket, number) = (row.get("bucket"), row.get("number"));
+        let key = root.unwrap(row.get("wrapped"))?;
+        newest.insert(bucket, (number, key.clone()));
+        all.insert((bucket, number), key);
     }
-    let mut rights: HashMap<i64, HashMap<i64, Rights>> = HashMap::new();
-    for row in moment
-        .query("select bucket, login, reads, writes from bucket_right", &[])
-        .await?
-    {
-        let (reads, writes) = (row.get(2), row.get(3));
-        let of_bucket = rights.entry(row.get(0)).or_default();
-        of_bucket.insert(row.get(1), Rights { reads, writes });
-    }
-    let mut newest_keys: HashMap<i64, (i32, BucketKey)> = HashMap::new();
-    for row in moment
-        .query(
-            "select bucket, number, wrapped from bucket_key order by number",
-            &[],
-        )
-        .await?
-    {
-        let (bucket, number) = (row.get(0), row.get(1));
-        let key = root.unwrap(row.get(2))?;
-        newest_keys.insert(bucket, (number, key.clone()));
-        snapshot.bucket_keys.insert((bucket, number), key);
-    }
-    for row in moment
-        .query(
-            "select id, name, owner, versioning, settings, made from bucket",
-            &[],
-        )
-        .await?
-    {
-        let id = row.get(0);
-        let Some(newest_key) = newest_keys.remove(&id) else {
-            continue;
-        };
-        let Json(settings) = row.get(4);
+    Ok((all, newest))
+}
+
+async fn read_buckets(
+    moment: &Transaction<'_>,
+    mut newest: NewestKeys,
+) -> Result<HashMap<String, Arc<Bucket>>, CatalogError> {
+    let mut rights = read_rights(moment).await?;
+    let text = "select id, name, owner, versioning, settings, made from bucket";
+    let mut buckets = HashMap::new();
+    for row in moment.query(text, &[]).await? {
+        let id = row.get("id");
+        // A bucket is made with its first key.
+        let newest_key = newest.remove(&id);
+        let newest_key = newest_key.ok_or(KeyError::Foreign("a bucket key"))?;
+        let Json(settings) = row.get("settings");
         let bucket = Bucket {
             id,
-            name: row.get(1),
-            owner: row.get(2),
-            versioning: Versioning::of(row.get(3)),
+            name: row.get("name"),
+            owner: row.get("owner"),
+            versioning: Versioning::of(row.get("versioning")),
             settings,
             rights: rights.remove(&id).unwrap_or_default(),
-            made: row.get(5),
+            made: row.get("made"),
             newest_key,
         };
-        snapshot
-            .buckets
-            .insert(bucket.name.clone(), Arc::new(bucket));
+        buckets.insert(bucket.name.clone(), Arc::new(bucket));
     }
-    for row in moment
-        .query(
-            "select id, name, kind, region, place, state, quota_bytes from provider order by id",
-            &[],
-        )
-        .await?
-    {
-        let name: String = row.get(1);
-        let place = root.open(&place_name(&name), row.get(4))?;
-        snapshot.providers.push(ProviderRow {
-            id: row.get(0),
-            kind: row.get(2),
-            region: row.get(3),
-            place: Zeroizing::new(String::from_utf8_lossy(&place).into_owned()),
-            state: State::of(row.get(5)),
-            quota_bytes: row.get(6),
+    Ok(buckets)
+}
+
+/// By bucket and login.
+async fn read_rights(
+    moment: &Transaction<'_>,
+) -> Result<HashMap<i64, HashMap<i64, Rights>>, CatalogError> {
+    let text = "select bucket, login, reads, writes from bucket_right";
+    let mut rights: HashMap<i64, HashMap<i64, Rights>> = HashMap::new();
+    for row in moment.query(text, &[]).await? {
+        let (reads, writes) = (row.get("reads"), row.get("writes"));
+        let of_bucket = rights.entry(row.get("bucket")).or_default();
+        of_bucket.insert(row.get("login"), Rights { reads, writes });
+    }
+    Ok(rights)
+}
+
+async fn read_providers(
+    moment: &Transaction<'_>,
+    root: &RootKey,
+) -> Result<Vec<ProviderRow>, CatalogError> {
+    let text = "select id, name, kind, region, place, state, quota_bytes from provider order by id";
+    let rows = moment.query(text, &[]).await?;
+    let provider = |row: &Row| {
+        let name: String = row.get("name");
+        Ok(ProviderRow {
+            id: row.get("id"),
+            kind: row.get("kind"),
+            region: row.get("region"),
+            place: open_text(root, &place_name(&name), row.get("place"))?,
+            state: State::of(row.get("state")),
+            quota_bytes: row.get("quota_bytes"),
             name,
-        });
-    }
-    Ok(snapshot)
+        })
+    };
+    rows.iter().map(provider).collect()
+}
+
+fn open_text(root: &RootKey, name: &str, sealed: &[u8]) -> Result<Zeroizing<String>, KeyError> {
+    let text = root.open(name, sealed)?;
+    Ok(Zeroizing::new(String::from_utf8_lossy(&text).into_owned()))
 }
 
 fn secret_name(access_key: &str) -> String {
